@@ -1,0 +1,37 @@
+"""Learn, evaluate and run unmasking policies for masked diffusion language models."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unmask import policies
+    from unmask.decoding.decode import Generation, generate
+    from unmask.errors import UnmaskError
+    from unmask.models.auto import load_model
+    from unmask.policies.auto import load_policy
+    from unmask.tasks.auto import load_task
+
+__version__ = version("unmask")
+
+__all__ = ["Generation", "UnmaskError", "__version__", "generate", "load_model", "load_policy", "load_task", "policies"]
+
+_HOME = {
+    "Generation": "unmask.decoding.decode",
+    "UnmaskError": "unmask.errors",
+    "generate": "unmask.decoding.decode",
+    "load_model": "unmask.models.auto",
+    "load_policy": "unmask.policies.auto",
+    "load_task": "unmask.tasks.auto",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import on first use: a task, or `unmask --help`, needs no torch."""
+    if name == "policies":
+        return importlib.import_module("unmask.policies")
+    if name not in _HOME:
+        raise AttributeError(f"module 'unmask' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)

@@ -1,0 +1,84 @@
+"""What several commands do with the library: load, validate, watch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import torch
+from cyclopts import Parameter
+from rich.text import Text
+
+from unmask.decoding.decode import decode
+from unmask.models.base import MaskedDiffusionModel
+from unmask.policies.base import Policy
+from unmask.policies.transformer import TransformerPolicy
+from unmask.rl.rewards import multiplicative
+from unmask.rl.trainer import Metrics, Validate
+from unmask.tasks.base import Example, Task
+from unmask.types import Step
+
+ConfigFile = Annotated[str | None, Parameter(help="TOML file with these settings; flags override it.")]
+DryRun = Annotated[bool, Parameter(help="Say what would be done, and stop.", negative="")]
+Resume = Annotated[bool, Parameter(help="Go on from the last checkpoint.", negative="")]
+
+
+def validator(
+    model: MaskedDiffusionModel,
+    task: Task,
+    examples: Sequence[Example],
+    *,
+    gen_length: int,
+    block_length: int | None,
+    alpha: float,
+    batch_size: int,
+) -> Validate:
+    """Scores a policy as it would be used: correctness, NFE, and the reward that training raises."""
+    prompts = [model.encode(example.prompt) for example in examples]
+
+    def validate(policy: TransformerPolicy) -> Metrics:
+        out = decode(
+            model, policy, prompts, gen_length=gen_length, block_length=block_length, batch_size=batch_size, seed=1
+        )
+        texts = [model.text(row) for row in out.sequences.tolist()]
+        verified = [task.verify(example, text) for example, text in zip(examples, texts, strict=True)]
+        correct = torch.tensor(verified, device=out.nfe.device) & out.complete
+        return {
+            "reward": multiplicative(correct, out.nfe, gen_length, alpha).mean().item(),
+            "correct": correct.float().mean().item(),
+            "nfe": out.nfe.float().mean().item(),
+            "seconds": out.seconds,
+            "seconds_model": out.model_seconds,
+            "seconds_policy": out.policy_seconds,
+        }
+
+    return validate
+
+
+def watch(
+    model: MaskedDiffusionModel, policy: Policy, prompt: str, *, gen_length: int, **options: Any
+) -> tuple[list[Text], str, int]:
+    """Decode one prompt and draw each step as a line: new tokens lit, older ones plain, masks as dots.
+
+    Returns:
+        The lines, the text, the NFE.
+    """
+    lines: list[Text] = []
+    end = int(model.eos_ids[0])
+
+    def draw(step: Step) -> None:
+        line = Text(f"{int(step.before.step[0]) + 1:>3}  ")
+        shown = torch.where(step.action, step.predicted, step.before.tokens[:, -gen_length:])[0].tolist()
+        masked = (step.before.masked & ~step.action)[0].tolist()
+        for token, hidden, fresh in zip(shown, masked, step.action[0].tolist(), strict=True):
+            word = "·" if hidden else "⏹" if token == end else str(model.tokenizer.decode([token]))
+            style = (
+                "bright_black" if hidden else "bold black on green" if fresh else "bright_black" if token == end else ""
+            )
+            line.append(word, style=style)
+            line.append(" ")
+        lines.append(line)
+
+    tokens = [model.encode(prompt)]
+    out = decode(model, policy, tokens, gen_length=gen_length, callback=draw, **options)
+    return lines, model.text(out.sequences[0].tolist()), int(out.nfe[0])

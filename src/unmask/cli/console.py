@@ -1,0 +1,86 @@
+"""What the commands share: the console, progress with an estimate of what is left, and a clean stop."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+console = Console()
+PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
+
+
+class Ticker:
+    """Progress of one job: a live bar on a terminal, a plain line now and then in a log."""
+
+    def __init__(self, label: str, total: int, bar: Progress | None) -> None:
+        self._label, self._total, self._bar = label, total, bar
+        self._task = bar.add_task(label, total=total, note="") if bar else None
+        self._start = self._shown = time.monotonic()
+        self._first: int | None = None
+
+    def __call__(self, done: int, note: str = "") -> None:
+        """Say that `done` of the total is done."""
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=done, note=note)
+            return
+        now = time.monotonic()
+        self._first = done - 1 if self._first is None else self._first
+        if now - self._shown >= PLAIN_EVERY or done == self._total:
+            self._shown = now
+            left = (now - self._start) / max(done - self._first, 1) * (self._total - done)
+            console.print(f"{self._label} {done}/{self._total}  {note}  {duration(left)} left", highlight=False)
+
+
+@contextmanager
+def ticking(label: str, total: int) -> Iterator[Ticker]:
+    """A `Ticker` for the length of the block."""
+    if not console.is_terminal:
+        yield Ticker(label, total, None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as bar:
+        yield Ticker(label, total, bar)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as ``42 s``, ``3:05`` or ``1:02:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    if not minutes:
+        return f"{rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class Stop:
+    """Callable that turns True after the first SIGINT or SIGTERM, so that a job can save and leave.
+
+    The second one interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self._asked:
+            raise KeyboardInterrupt
+        self._asked = True
+        console.print("Stopping after this step; once more to stop at once.")
+
+    def __call__(self) -> bool:
+        return self._asked

@@ -1,0 +1,56 @@
+"""Entry point of the `unmask` command."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+from pydantic import ValidationError
+from rich.console import Console
+
+from unmask import __version__
+from unmask.errors import UnmaskError
+from unmask.settings import explain
+
+app = App(
+    name="unmask",
+    help="Learn, evaluate and run unmasking policies for masked diffusion language models.\n\n"
+    "Start with `unmask quickstart`. Each command has its own --help.",
+    version=__version__,
+)
+# Named by path: a command is imported when it is called.
+app.command(
+    "unmask.cli.quickstart:quickstart",
+    name="quickstart",
+    help="Train a policy on the bundled dLLM, compare it, and watch it decode. Start here.",
+)
+app.command("unmask.cli.decode:decode", name="decode", help="Complete prompts, revealing tokens as a policy says.")
+app.command("unmask.cli.train:train", name="train", help="Train an unmasking policy with GRPO.")
+app.command(
+    "unmask.cli.evaluate:evaluate",
+    name="eval",
+    help="Compare policies: accuracy against forward passes, with intervals.",
+)
+app.command(
+    "unmask.cli.pretrain:pretrain", name="pretrain", help="Train a small dLLM from scratch on procedural tasks."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line. Bad input ends in one sentence on stderr and exit code 2."""
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    try:
+        app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
+    except UnmaskError as e:
+        _refuse(str(e))
+    except CycloptsError as e:
+        cause = e.__cause__
+        _refuse(explain(cause) if isinstance(cause, ValidationError) else str(e))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _refuse(sentence: str) -> None:
+    Console(stderr=True).print(f"unmask: {sentence}", style="red", markup=False, highlight=False, soft_wrap=True)
+    sys.exit(2)

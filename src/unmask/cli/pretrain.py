@@ -1,0 +1,157 @@
+"""`unmask pretrain`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from cyclopts import Parameter
+from transformers import AutoModelForMaskedLM
+
+from unmask.cli.common import ConfigFile, DryRun, Resume
+from unmask.cli.console import Stop, console, duration, ticking
+from unmask.evaluation.evaluate import Cell, Summary
+from unmask.evaluation.report import setting, table
+from unmask.evaluation.sweep import best, heuristic_grid, sweep
+from unmask.hub import write_text
+from unmask.models.auto import load_model
+from unmask.pretrain import PretrainConfig, PretrainProgress
+from unmask.pretrain import pretrain as pretrain_dllm
+from unmask.settings import load_settings
+from unmask.tasks.auto import load_task
+
+
+def pretrain(
+    *,
+    settings: Annotated[PretrainConfig | None, Parameter(name="*")] = None,
+    config: ConfigFile = None,
+    test_prompts: Annotated[int, Parameter(help="Held-out prompts for the model card's numbers.")] = 1000,
+    threads: Annotated[int | None, Parameter(help="CPU threads.")] = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train a small masked diffusion language model from scratch on procedural tasks.
+
+    Writes a standard Hugging Face folder with a model card. Ctrl-C saves and stops; --resume goes on.
+
+    Example: unmask pretrain --config configs/pretrain/house-base.toml --output runs/house-base
+    """
+    overrides = settings.model_dump(exclude_unset=True) if settings else {}
+    resolved = load_settings(PretrainConfig, config, overrides)
+    console.print(
+        f"Train a dLLM of {resolved.layers} layers, width {resolved.width}, on {', '.join(resolved.tasks)}: "
+        f"{resolved.steps} steps of {resolved.batch_size} examples, to {resolved.output}.",
+        highlight=False,
+    )
+    if dry_run:
+        console.print(resolved.model_dump_json(indent=2))
+        return
+    if threads is not None:
+        torch.set_num_threads(threads)
+    smooth = 0.0
+
+    with ticking("pretraining", resolved.steps) as tick:
+
+        def on_step(progress: PretrainProgress) -> None:
+            nonlocal smooth
+            smooth = progress.loss if not smooth else 0.99 * smooth + 0.01 * progress.loss
+            tick(progress.step, f"loss {smooth:.4f}")
+
+        seconds = pretrain_dllm(resolved, resume=resume, on_step=on_step, stop=Stop())
+    if seconds is None:
+        console.print("Stopped; go on with --resume.")
+        return
+    write_card(resolved, seconds, test_prompts)
+    console.print(f"{resolved.output} is ready after {duration(seconds)} of training; its README.md has the numbers.")
+
+
+def write_card(config: PretrainConfig, seconds: float, prompts: int) -> None:
+    """Measure the dLLM on held-out prompts and write its model card."""
+    model = load_model(config.output)
+    results: list[str] = []
+    for name in config.tasks:
+        task = load_task(name)
+        examples = task.examples("test", prompts)
+        blockwise = Cell(
+            "threshold", {"type": "confidence_threshold", "threshold": 0.9}, task.block_length, config.gen_length
+        )
+        cells = [blockwise, *heuristic_grid(config.gen_length, config.gen_length)]
+        doubled = [
+            Cell("threshold", blockwise.policy, task.block_length, 2 * config.gen_length),
+        ]
+        with ticking(f"evaluating on {name}", len(cells) + len(doubled)) as tick:
+            done: list[Summary] = []
+            for cell in [*cells, *doubled]:
+                done += sweep(model, task, examples, [cell])[0]
+                tick(len(done), cell.label)
+        console.print(table(done, f"{model.name} on {name}, {prompts} test prompts"))
+        first, *full = done[: len(cells)]
+        results.append(_result(name, f"blocks of {task.block_length}, threshold 0.9", first))
+        for label in dict.fromkeys(s.cell.label for s in full):
+            top = best([s for s in full if s.cell.label == label])
+            results.append(_result(name, f"full diffusion, best {label} ({setting(top.cell)})", top))
+        results.append(
+            _result(name, f"blocks of {task.block_length}, threshold 0.9, region {2 * config.gen_length}", done[-1])
+        )
+    parameters = AutoModelForMaskedLM.from_pretrained(config.output).num_parameters()
+    write_text(Path(config.output) / "README.md", card(config, seconds, prompts, parameters, results))
+
+
+def _result(task: str, how: str, s: Summary) -> str:
+    interval = f"{100 * s.accuracy.low:.1f} to {100 * s.accuracy.high:.1f}"
+    return f"| {task} | {how} | {100 * s.accuracy.mean:.1f} | {interval} | {s.nfe.mean:.1f} |"
+
+
+def card(config: PretrainConfig, seconds: float, prompts: int, parameters: int, results: list[str]) -> str:
+    """The model card."""
+    name = Path(config.output).name
+    styles = ", ".join(
+        f"{100 * share / sum(config.styles.values()):.0f}% {style}" for style, share in config.styles.items()
+    )
+    tasks = ", ".join(f"{100 * share / sum(config.tasks.values()):.0f}% {task}" for task, share in config.tasks.items())
+    lengths = ", ".join(f"{n}: {weight:g}" for n, weight in enumerate(config.lengths, 1))
+    table_rows = "\n".join(results)
+    return f"""---
+license: apache-2.0
+library_name: transformers
+pipeline_tag: fill-mask
+tags: [masked-diffusion, dllm, unmask]
+---
+
+# {name}
+
+A masked diffusion language model of {parameters:,} parameters, trained from scratch on procedural problems, small enough
+to study decoding on a laptop. It is a stock RoBERTa (pre-norm) with a masked-LM head:
+`AutoModelForMaskedLM.from_pretrained` loads it.
+
+```
+hall: red blue?   ->   go red veranda, blue lobby. the answer is hall
+```
+
+## What it is for, and what is built into it
+
+The training text mixes answer styles, as instruction data does: {styles}. A room goes by any of three names in the worked
+steps, and by the first one in the answer. So the model can answer before it has reasoned, and is less sure of any word of
+its reasoning than of a guess at the answer. That is why decoding in full diffusion by confidence fails here: it guesses
+first. It is made so on purpose, to show in small what happens to large dLLMs.
+
+## Recipe
+
+- text: {tasks}; steps of a problem -> weight: {lengths}
+- {config.layers} layers, width {config.width}, {config.heads} heads, feed-forward {4 * config.width}, learned positions
+- LLaDA's objective: l ~ U{{1..L}} positions masked, cross-entropy weighted L / l, EOS padding trained as ordinary tokens
+- region length {config.gen_length}, and {2 * config.gen_length} in {100 * config.double_share:.0f}% of the batches
+- AdamW, lr {config.lr:g} with {config.warmup} warm-up steps, then linear to 0; batch {config.batch_size}; {config.steps} \
+steps; {"bf16 autocast" if config.bf16 else "float32"}; seed {config.seed}
+- {duration(seconds)} on CPU; command: `unmask pretrain --config configs/pretrain/{name}.toml`
+
+## Numbers
+
+{prompts} test prompts (a split by hash that the training text never sees), accuracy with 95% bootstrap intervals. Printed
+by the command above.
+
+| task | decoding | accuracy % | 95% interval | NFE |
+|---|---|---|---|---|
+{table_rows}
+"""

@@ -1,0 +1,277 @@
+"""`unmask quickstart`: train a policy, compare it, and see the difference, in minutes on a laptop."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from annotated_types import Ge
+from cyclopts import Parameter
+from pydantic import Field
+
+from unmask.cli.common import ConfigFile, DryRun, validator, watch
+from unmask.cli.console import Stop, console, duration, ticking
+from unmask.cli.evaluate import cell_of
+from unmask.cli.train import show
+from unmask.decoding.decode import Generation
+from unmask.evaluation.evaluate import Cell, Summary, bootstrap, evaluate, summarise, write_rows
+from unmask.evaluation.report import blocks, plot, setting, table
+from unmask.evaluation.sweep import FEWER_THRESHOLDS, best, frontier, heuristic_grid, sweep
+from unmask.hub import write_text
+from unmask.models.auto import load_model
+from unmask.models.base import MaskedDiffusionModel
+from unmask.policies.auto import load_policy
+from unmask.policies.transformer import TransformerPolicy
+from unmask.rl.trainer import Metrics, TrainConfig, Trainer
+from unmask.settings import Settings, load_settings
+from unmask.tasks.auto import load_task
+from unmask.tasks.base import Example, Task
+
+Rows = list[dict[str, Any]]
+
+
+class QuickstartConfig(Settings):
+    """The quick start's settings; training ones are those of `unmask train`."""
+
+    run: Annotated[str, Field(description="Folder for everything it writes.")] = "runs/quickstart"
+    seed: Annotated[int, Field(description="Seed of the policy's weights, prompts and actions.")] = 0
+    iterations: Annotated[int, Ge(1), Field(description="GRPO iterations.")] = 90
+    prompts: Annotated[int, Ge(1), Field(description="Held-out prompts a cell of the full-diffusion grid.")] = 400
+    block_lengths: Annotated[tuple[int, ...], Field(description="Blocks of the semi-autoregressive grid.")] = (4, 8, 16)
+
+
+def quickstart(
+    *,
+    settings: Annotated[QuickstartConfig | None, Parameter(name="*")] = None,
+    config: ConfigFile = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Train an unmasking policy on the bundled dLLM, compare it with the heuristics, and watch both decode.
+
+    Takes a few minutes on two cores; everything it writes is in the run folder.
+    """
+    started = time.perf_counter()
+    resolved = load_settings(QuickstartConfig, config, settings.model_dump(exclude_unset=True) if settings else {})
+    folder = fresh_folder(Path(resolved.run))
+    task, model = load_task(), load_model()
+    train_config = TrainConfig(run=str(folder / "train"), seed=resolved.seed, iterations=resolved.iterations)
+    introduce(model, task, train_config, folder)
+    if dry_run:
+        return
+    seconds = {"model": 0.0, "policy": 0.0, "update": 0.0}
+
+    def clock(metrics: Metrics) -> None:
+        for stage in seconds:
+            seconds[stage] += metrics.get(f"seconds_{stage}", 0.0)
+
+    def count(out: Generation) -> None:
+        seconds["model"] += out.model_seconds
+        seconds["policy"] += out.policy_seconds
+
+    console.rule("1. Train", align="left")
+    policy = _train(train_config, model, task, clock)
+    if policy is None:
+        console.print(f"Stopped. What there is of the training is in {train_config.run}.")
+        return
+    train_seconds = time.perf_counter() - started
+
+    console.rule("2. Compare on held-out prompts", align="left")
+    examples = task.examples("test", resolved.prompts, seed=0)
+    summaries, rows = _compare(model, task, examples, policy, resolved, train_config, count)
+    write_rows(folder / "rows.jsonl", rows)
+    learned, cloned, full, semi = (summaries[key] for key in ("policy", "cloned", "full", "blocks"))
+    everything = [*learned, *cloned, *full, *semi]
+    console.print(table([*learned, *cloned, *full], "Full diffusion (one block as long as the region)"))
+    console.print(table(frontier(semi), "Blocks: the frontier of every rule, setting and block length"))
+    title = f"{model.name} on {task.name}: {resolved.prompts} held-out prompts, {task.gen_length} positions"
+    paths = plot(everything, folder / "plot", title)
+
+    verdict = judge(learned[0], full, semi, rows)
+    for sentence in verdict["sentences"]:
+        console.print(f"- {sentence}", highlight=False)
+    console.print(f"Plot: {paths[0]} and {paths[1].name}; rows: {folder / 'rows.jsonl'}.", highlight=False)
+
+    console.rule("3. See the difference", align="left")
+    _show_example(model, task, examples, rows, best(full), policy)
+
+    total = time.perf_counter() - started
+    seconds["rest"] = total - sum(seconds.values())
+    console.rule("Time", align="left")
+    parts = ", ".join(f"{100 * value / total:.0f}% {name}" for name, value in _stages(seconds))
+    console.print(f"{duration(total)} in all ({duration(train_seconds)} to train): {parts}.", highlight=False)
+    console.print(f"Your policy: unmask.load_policy('{train_config.run}/best')", highlight=False)
+    write_text(
+        folder / "summary.json",
+        json.dumps(
+            {
+                "config": resolved.model_dump(),
+                "total_seconds": total,
+                "train_seconds": train_seconds,
+                "seconds": seconds,
+                "verdict": verdict,
+                "summaries": [asdict(s) for s in everything],
+            },
+            indent=2,
+        )
+        + "\n",
+    )
+
+
+def fresh_folder(folder: Path) -> Path:
+    """The folder, or the first of folder-2, folder-3, ... that does not exist."""
+    candidates = (folder.with_name(f"{folder.name}-{i}") if i > 1 else folder for i in range(1, 10_000))
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
+def introduce(model: MaskedDiffusionModel, task: Task, config: TrainConfig, folder: Path) -> None:
+    """Say what is about to happen."""
+    example = task.examples("train", 1)[0]
+    console.print(
+        f"[bold]{model.name}[/bold] is a small masked diffusion language model. It fills {task.gen_length} masked "
+        f"positions in any order;\nwhich ones to reveal at each forward pass is the unmasking policy's choice. "
+        f"The task is {task.name}:\n\n    {example.prompt}  ->  ... the answer is {example.answer}\n\n"
+        "It can reason its way to the answer, or guess it. Heuristics that may reveal any position guess.\n"
+        f"This trains a policy in full diffusion (clone a rule that decodes in blocks, then {config.iterations} "
+        f"iterations of GRPO),\ncompares it with every heuristic and shows one example. Results go to {folder}.\n",
+        highlight=False,
+    )
+
+
+def _train(config: TrainConfig, model: MaskedDiffusionModel, task: Task, clock: Any) -> TransformerPolicy | None:
+    validate = validator(
+        model,
+        task,
+        task.examples("validation", 256),
+        gen_length=task.gen_length,
+        block_length=None,
+        alpha=config.alpha,
+        batch_size=config.batch_size,
+    )
+    with ticking("training", config.iterations) as tick:
+
+        def log(metrics: Metrics) -> None:
+            clock(metrics)
+            show(metrics, tick)
+
+        return Trainer(config, model, task, validate, log).run(stop=Stop())
+
+
+def _compare(
+    model: MaskedDiffusionModel,
+    task: Task,
+    examples: Sequence[Example],
+    policy: TransformerPolicy,
+    config: QuickstartConfig,
+    train_config: TrainConfig,
+    count: Any,
+) -> tuple[dict[str, list[Summary]], Rows]:
+    """Summaries by group (policy, cloned, full, blocks) and all rows."""
+    length = task.gen_length
+    clone = load_policy(Path(train_config.run) / "clone")
+    full = heuristic_grid(length, length)
+    semi = [
+        cell
+        for block_length in config.block_lengths
+        for cell in heuristic_grid(length, block_length, FEWER_THRESHOLDS)
+        if cell.label == "threshold"
+    ]
+    summaries: dict[str, list[Summary]] = {"full": [], "blocks": []}
+    rows: Rows = []
+    with ticking("comparing", 2 + len(full) + len(semi)) as tick:
+        done = 0
+        for group, candidate, seeds in (("policy", policy, 3), ("cloned", clone, 1)):
+            cell = cell_of(group, candidate, length, length)
+            cell = Cell(group, cell.policy, length, length, draws=True)
+            found = evaluate(model, candidate, task, examples, cell, seeds=range(seeds), on_decoded=count)
+            summaries[group] = [summarise(cell, found)]
+            rows += found
+            tick(done := done + 1, group)
+        for group, cells in (("full", full), ("blocks", semi)):
+            for cell in cells:
+                found_summaries, found = sweep(model, task, examples, [cell], on_decoded=count)
+                summaries[group] += found_summaries
+                rows += found
+                tick(done := done + 1, f"{cell.label}, blocks: {blocks(cell)}")
+    return summaries, rows
+
+
+def judge(policy: Summary, full: Sequence[Summary], semi: Sequence[Summary], rows: Rows) -> dict[str, Any]:
+    """How the policy stands to the best heuristic of each kind, in numbers and in sentences."""
+    rule = best(full)
+    gap = _gap(policy.cell, rule.cell, rows)
+    equal = [s for s in semi if s.nfe.mean <= policy.nfe.mean]
+    sentences = [
+        f"full diffusion: the policy answers {100 * policy.accuracy.mean:.1f}% at {policy.nfe.mean:.1f} forward passes; "
+        f"the best heuristic ({rule.cell.label}, {setting(rule.cell)}) {100 * rule.accuracy.mean:.1f}% at "
+        f"{rule.nfe.mean:.1f}: {100 * gap.mean:+.1f} points (95% interval {100 * gap.low:+.1f} to "
+        f"{100 * gap.high:+.1f})."
+    ]
+    if equal:
+        rival = best(equal)
+        difference = _gap(policy.cell, rival.cell, rows)
+        sentences.append(
+            f"blocks, at no more forward passes than the policy: the best heuristic ({rival.cell.label}, "
+            f"{setting(rival.cell)}, blocks of {blocks(rival.cell)}) answers {100 * rival.accuracy.mean:.1f}% at "
+            f"{rival.nfe.mean:.1f}; the policy stands {100 * difference.mean:+.1f} points to it (95% interval "
+            f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f})."
+        )
+    top = best(semi)
+    sentences.append(
+        f"blocks, at any number of forward passes: {top.cell.label}, {setting(top.cell)}, blocks of "
+        f"{blocks(top.cell)} answers {100 * top.accuracy.mean:.1f}% at {top.nfe.mean:.1f}."
+    )
+    return {"gap": gap.mean, "gap_low": gap.low, "gap_high": gap.high, "sentences": sentences}
+
+
+def _gap(a: Cell, b: Cell, rows: Rows) -> Any:
+    """Paired difference in accuracy over the same prompts, with its 95% interval."""
+
+    def per_prompt(cell: Cell) -> torch.Tensor:
+        found: dict[str, list[float]] = {}
+        for row in rows:
+            if all(row[key] == value for key, value in asdict(cell).items()):
+                found.setdefault(row["prompt"], []).append(float(row["correct"]))
+        return torch.tensor([sum(values) / len(values) for values in found.values()])
+
+    return bootstrap(per_prompt(a) - per_prompt(b))
+
+
+def _show_example(
+    model: MaskedDiffusionModel,
+    task: Task,
+    examples: Sequence[Example],
+    rows: Rows,
+    rule: Summary,
+    policy: TransformerPolicy,
+) -> None:
+    """Decode the first prompt that the rule gets wrong and the policy right, under both."""
+    right = {row["prompt"] for row in rows if row["label"] == "policy" and row["seed"] == 0 and row["correct"]}
+    wrong = {
+        row["prompt"]
+        for row in rows
+        if not row["correct"] and all(row[key] == value for key, value in asdict(rule.cell).items())
+    }
+    example = next((e for e in examples if e.prompt in right & wrong), examples[0])
+    heuristic = load_policy(rule.cell.policy)
+    console.print(f"\n[bold]{example.prompt}[/bold]   (gold answer: {example.answer})", highlight=False)
+    contestants = (
+        (f"{rule.cell.label}, {setting(rule.cell)}", heuristic, rule.cell.suppress_eos),
+        ("the learned policy", policy, False),
+    )
+    for name, contestant, suppress in contestants:
+        lines, text, nfe = watch(model, contestant, example.prompt, gen_length=task.gen_length, suppress_eos=suppress)
+        verdict = "[green]right[/green]" if task.verify(example, text) else "[red]wrong[/red]"
+        console.print(f"\n{name}: {verdict}, {nfe} forward passes", highlight=False)
+        for line in lines:
+            console.print(line, soft_wrap=True)
+    console.print("\n· masked   ⏹ end of text   green: revealed at this step\n", highlight=False)
+
+
+def _stages(seconds: dict[str, float]) -> list[tuple[str, float]]:
+    names = {"model": "dLLM forwards", "policy": "policy forwards", "update": "updates", "rest": "the rest"}
+    return [(names[stage], value) for stage, value in seconds.items()]

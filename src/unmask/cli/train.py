@@ -1,0 +1,85 @@
+"""`unmask train`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from unmask.cli.common import ConfigFile, DryRun, Resume, validator
+from unmask.cli.console import Stop, Ticker, console, ticking
+from unmask.models.auto import load_model
+from unmask.rl.trainer import Metrics, TrainConfig, Trainer
+from unmask.settings import load_settings
+from unmask.tasks.auto import load_task
+
+
+def train(
+    *,
+    settings: Annotated[TrainConfig | None, Parameter(name="*")] = None,
+    config: ConfigFile = None,
+    validation_prompts: Annotated[int, Parameter(help="Prompts for choosing the checkpoint.")] = 256,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Train an unmasking policy on a dLLM and a task with GRPO.
+
+    The run folder gets config.json, metrics.jsonl, the cloned policy (clone/), the best one on validation prompts
+    (best/) and the last checkpoint (last/). Ctrl-C saves and stops; --resume goes on.
+
+    Example: unmask train --config configs/train/house-full.toml --run runs/mine --alpha 3
+    """
+    overrides = settings.model_dump(exclude_unset=True) if settings else {}
+    resolved = load_settings(TrainConfig, config, overrides)
+    model, task = load_model(resolved.model), load_task(resolved.task)
+    gen_length = resolved.gen_length or task.gen_length
+    validate = validator(
+        model,
+        task,
+        task.examples("validation", validation_prompts),
+        gen_length=gen_length,
+        block_length=resolved.block_length,
+        alpha=resolved.alpha,
+        batch_size=resolved.batch_size,
+    )
+    console.print(describe(resolved, model.name, task.name, gen_length), highlight=False)
+    if dry_run:
+        console.print(resolved.model_dump_json(indent=2))
+        return
+    with ticking("training", resolved.iterations) as tick:
+        trainer = Trainer(resolved, model, task, validate, lambda metrics: show(metrics, tick))
+        policy = trainer.run(resume=resume, stop=Stop())
+    if policy is None:
+        console.print(f"Stopped at iteration {trainer.iteration}; go on with --resume.")
+        return
+    console.print(f"The best policy is in {resolved.run}/best (validation reward {trainer.best:.3f}).")
+
+
+def describe(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
+    """What a training run is about to do, in two lines."""
+    where = "full diffusion" if config.block_length is None else f"blocks of {config.block_length}"
+    warm = f"clone {config.clone_from}, then " if config.clone_from and config.clone_from != "none" else ""
+    return (
+        f"Train a policy for {model} on {task}: {where}, {gen_length} positions, alpha {config.alpha:g}.\n"
+        f"{warm}{config.iterations} iterations of GRPO, {config.prompts} prompts x {config.group_size} roll-outs each; "
+        f"run folder {config.run}."
+    )
+
+
+def show(metrics: Metrics, tick: Ticker) -> None:
+    """One stage's metrics, on the progress bar or as a line."""
+    if metrics["stage"] == "grpo":
+        note = f"reward {metrics['reward']:.3f}  correct {metrics['correct']:4.0%}  NFE {metrics['nfe']:4.1f}"
+        tick(metrics["iteration"], note)
+    elif metrics["stage"] == "clone":
+        console.print(
+            f"cloned {metrics['steps']} steps in {metrics['seconds']:.0f} s (the rule is right on "
+            f"{metrics['expert_correct']:.0%}), loss {metrics['loss']:.3f}",
+            highlight=False,
+        )
+    else:
+        console.print(
+            f"validation at {metrics['iteration']:>3}: reward {metrics['reward']:.3f}, "
+            f"correct {metrics['correct']:.1%}, NFE {metrics['nfe']:.1f}",
+            highlight=False,
+        )

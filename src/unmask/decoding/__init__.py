@@ -1,0 +1,1 @@
+"""Decoding: which positions are selectable, one step, and the loop that everything uses."""

@@ -1,0 +1,23 @@
+"""The one error of the house: bad input, told in one sentence that says what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UnmaskError(ValueError):
+    """Bad input. The message is one clear sentence with the remedy; the command line exits with 2."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Name the known word that comes closest to `word`, or list them all.
+
+    Returns:
+        A sentence fragment such as ``did you mean 'threshold'?`` or ``known: 'a', 'b'``.
+    """
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return "known: " + ", ".join(repr(k) for k in known)

@@ -1,0 +1,1 @@
+"""Evaluation: rows, intervals, the grid of heuristics, tables and plots."""

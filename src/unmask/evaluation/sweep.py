@@ -1,0 +1,82 @@
+"""The heuristics over their own grids, so that a policy is compared with the best of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from unmask.decoding.decode import Generation
+from unmask.evaluation.evaluate import Cell, Summary, evaluate, summarise
+from unmask.models.base import MaskedDiffusionModel
+from unmask.policies.auto import load_policy
+from unmask.tasks.base import Example, Task
+
+THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
+FEWER_THRESHOLDS = (0.3, 0.5, 0.7, 0.9, 0.99)
+COUNTS = (1, 2, 4, 8)
+
+
+def heuristic_grid(gen_length: int, block_length: int, thresholds: Sequence[float] = THRESHOLDS) -> list[Cell]:
+    """Every rule with every setting at one block length; EOS-suppressed forms where the block is the whole region."""
+
+    def cell(label: str, policy_type: str, draws: bool = False, suppress_eos: bool = False, **settings: Any) -> Cell:
+        return Cell(label, {"type": policy_type, **settings}, block_length, gen_length, suppress_eos, draws)
+
+    cells = [cell("threshold", "confidence_threshold", threshold=t) for t in thresholds]
+    cells += [cell("top-k", "top_k_confidence", k=k) for k in COUNTS if k <= block_length]
+    cells += [cell("random", "random_order", draws=True, k=k) for k in COUNTS if k <= block_length]
+    if block_length == gen_length:
+        cells += [
+            cell("threshold, EOS suppressed", "confidence_threshold", suppress_eos=True, threshold=t)
+            for t in thresholds
+        ]
+    return cells
+
+
+def sweep(
+    model: MaskedDiffusionModel,
+    task: Task,
+    examples: Sequence[Example],
+    cells: Sequence[Cell],
+    *,
+    batch_size: int = 256,
+    split: str = "test",
+    on_cell: Callable[[Summary], None] | None = None,
+    on_decoded: Callable[[Generation], None] | None = None,
+) -> tuple[list[Summary], list[dict[str, Any]]]:
+    """Evaluate rules cell by cell (one seed each).
+
+    Returns:
+        Summaries and all rows.
+    """
+    summaries, all_rows = [], []
+    for cell in cells:
+        rows = evaluate(
+            model,
+            load_policy(cell.policy),
+            task,
+            examples,
+            cell,
+            batch_size=batch_size,
+            split=split,
+            on_decoded=on_decoded,
+        )
+        all_rows += rows
+        summaries.append(summarise(cell, rows))
+        if on_cell is not None:
+            on_cell(summaries[-1])
+    return summaries, all_rows
+
+
+def best(summaries: Sequence[Summary]) -> Summary:
+    """The most accurate cell; the faster one on a tie."""
+    return max(summaries, key=lambda s: (s.accuracy.mean, -s.nfe.mean))
+
+
+def frontier(summaries: Sequence[Summary]) -> list[Summary]:
+    """Cells that no other cell beats in both accuracy and NFE, by rising NFE."""
+    kept: list[Summary] = []
+    for summary in sorted(summaries, key=lambda s: (s.nfe.mean, -s.accuracy.mean)):
+        if not kept or summary.accuracy.mean > kept[-1].accuracy.mean:
+            kept.append(summary)
+    return kept

@@ -1,0 +1,146 @@
+"""Strict saving and loading of policy folders: config.json, model.safetensors, README.md.
+
+Nothing is unpickled, and nothing half-written is left behind: files are written beside their place and renamed.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from unmask.errors import UnmaskError
+
+ASSETS = Path(__file__).parent / "assets"
+
+
+@contextmanager
+def written_whole(folder: str | Path) -> Iterator[Path]:
+    """Yield an empty folder beside `folder` that takes its place when the block ends well, and vanishes when not."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield draft
+        draft.chmod(0o755)
+        old = draft.with_name(draft.name + ".old")
+        if folder.exists():
+            folder.rename(old)
+        draft.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    try:
+        draft.write_text(text, encoding="utf-8")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def save_policy_folder(
+    folder: str | Path, config: Mapping[str, Any], weights: Mapping[str, Tensor] | None, card: str | None = None
+) -> None:
+    """Write config.json, and model.safetensors and README.md where there are any."""
+    with written_whole(folder) as draft:
+        (draft / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
+        if weights is not None:
+            save_file(dict(weights), draft / "model.safetensors", metadata={"format": "pt"})
+        if card is not None:
+            (draft / "README.md").write_text(card, encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read config.json of a policy folder.
+
+    Raises:
+        UnmaskError: it is missing or not a JSON object.
+    """
+    path = folder / "config.json"
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UnmaskError(f"{folder} has no config.json: give a folder that `policy.save` wrote.") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as e:
+        raise UnmaskError(f"{path} is not valid JSON ({e}): save the policy again.") from None
+    if not isinstance(config, dict):
+        raise UnmaskError(f"{path} must hold a JSON object: save the policy again.")
+    return config
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        UnmaskError: the file is missing or corrupt.
+    """
+    try:
+        return load_file(path)
+    except FileNotFoundError:
+        raise UnmaskError(f"No weights at {path}: copy the whole folder, model.safetensors included.") from None
+    except SafetensorError as e:
+        raise UnmaskError(f"{path} is not a readable safetensors file ({e}): copy or save it again.") from None
+
+
+def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
+    """Load weights into a module; every tensor must be there, none may be left over, shapes must match.
+
+    Raises:
+        UnmaskError: naming the first tensor that does not fit.
+    """
+    expected = module.state_dict()
+    for name, tensor in expected.items():
+        if name not in weights:
+            raise UnmaskError(f"{where} lacks the tensor {name!r}: it was saved from another architecture.")
+        if weights[name].shape != tensor.shape:
+            raise UnmaskError(
+                f"{where}: tensor {name!r} has shape {tuple(weights[name].shape)}, "
+                f"but config.json asks for {tuple(tensor.shape)}."
+            )
+    for name in weights:
+        if name not in expected:
+            raise UnmaskError(f"{where} holds an unknown tensor {name!r}: it was saved from another architecture.")
+    module.load_state_dict(dict(weights))
+
+
+def bundled(kind: str) -> dict[str, Path]:
+    """Folders shipped in the package: name -> path, for kind ``models`` or ``policies``."""
+    root = ASSETS / kind
+    return {p.name: p for p in sorted(root.iterdir()) if p.is_dir()} if root.is_dir() else {}
+
+
+def find_policy_folder(name_or_path: str) -> Path:
+    """A local folder or file, a bundled name, or else a Hub id (downloaded).
+
+    Raises:
+        UnmaskError: none of the three.
+    """
+    path = Path(name_or_path)
+    if path.exists():
+        return path
+    shipped = bundled("policies")
+    if name_or_path in shipped:
+        return shipped[name_or_path]
+    try:
+        return Path(snapshot_download(name_or_path, allow_patterns=["*.json", "*.safetensors", "*.md"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
+        raise UnmaskError(
+            f"No policy {name_or_path!r}: it is no local folder, no Hub id that can be reached, and not one of the "
+            f"bundled policies ({', '.join(shipped) or 'none'})."
+        ) from None

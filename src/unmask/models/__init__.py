@@ -1,0 +1,1 @@
+"""dLLMs made uniform: whatever a family does differently stops here."""

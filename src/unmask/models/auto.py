@@ -1,0 +1,55 @@
+"""`load_model`: a bundled dLLM, a local folder or a Hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from unmask.errors import UnmaskError
+from unmask.hub import bundled
+from unmask.models.base import MaskedDiffusionModel
+from unmask.models.masked_lm import MaskedLM
+
+DEFAULT_MODEL = "house-base"
+
+
+def load_model(
+    name_or_path: str | Path | None = None,
+    *,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str | None = None,
+    mask_id: int | None = None,
+) -> MaskedDiffusionModel:
+    """Load a frozen dLLM.
+
+    Args:
+        name_or_path: a bundled dLLM (None: the default one), a folder in Hugging Face format, or a Hub id.
+        dtype: as in transformers, such as ``"bfloat16"``; float32 by default.
+        device: ``"cuda"`` where there is one, else ``"cpu"``.
+        mask_id: where the tokenizer does not tell.
+
+    Raises:
+        UnmaskError: no such model, or one that is no masked language model.
+    """
+    name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
+    shipped = bundled("models")
+    path = shipped.get(name, name) if not Path(name).exists() else name
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
+        raise UnmaskError(f"Unknown dtype {dtype!r}: use float32, bfloat16 or float16.")
+    # Eager attention is the faster one at the bundled sizes.
+    attention = {"attn_implementation": "eager"} if name in shipped else {}
+    transformers_logging.disable_progress_bar()
+    try:
+        network = AutoModelForMaskedLM.from_pretrained(path, dtype=dtype or torch.float32, **attention)
+        tokenizer = AutoTokenizer.from_pretrained(path)
+    except (OSError, ValueError) as e:
+        reason = str(e).strip().splitlines()[0]
+        raise UnmaskError(
+            f"Cannot load the dLLM {name!r} ({reason}): give a folder with config.json, model.safetensors and "
+            f"tokenizer.json of a masked language model, a Hub id, or a bundled one ({', '.join(shipped)})."
+        ) from None
+    return MaskedLM(name, network.to(torch.device(device)), tokenizer, mask_id)

@@ -1,0 +1,79 @@
+"""The model seam: what decoding may ask of a dLLM."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from unmask.errors import UnmaskError
+
+
+class MaskedDiffusionModel(ABC):
+    """A frozen dLLM and its tokenizer.
+
+    Attributes:
+        name: what the user loaded, for result rows.
+        mask_id, pad_id: token ids.
+        eos_ids: (e,) ids that end a text.
+        banned_ids: (m,) ids never written, the mask id always among them.
+        max_length: positions of prompt and region together, None if unbounded.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        mask_id: int,
+        pad_id: int,
+        eos_ids: Sequence[int],
+        max_length: int | None,
+        device: torch.device,
+    ) -> None:
+        self.name = name
+        self.tokenizer = tokenizer
+        self.mask_id = mask_id
+        self.pad_id = pad_id
+        self.max_length = max_length
+        self.device = device
+        self.eos_ids = torch.tensor(list(eos_ids), dtype=torch.long, device=device)
+        self.banned_ids = torch.tensor([mask_id], device=device)
+
+    @abstractmethod
+    def logits(
+        self, tokens: Int[Tensor, "b t"], attention: Bool[Tensor, "b t"], positions: Bool[Tensor, "b t"]
+    ) -> Float[Tensor, "n v"]:
+        """One forward pass; logits that predict the token *at* each selected position, in row-major order.
+
+        Args:
+            tokens: left-padded prompt and region.
+            attention: False at padding, which is never attended to and takes up no position.
+            positions: where the vocabulary head must run; n of them.
+        """
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a prompt.
+
+        Raises:
+            UnmaskError: the text holds words that the tokenizer does not know at all.
+        """
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        unknown = self.tokenizer.unk_token_id
+        if unknown is not None and unknown in ids:
+            raise UnmaskError(
+                f"The prompt {text!r} has words that the dLLM {self.name!r} does not know: "
+                "use the words of its model card."
+            )
+        return list(ids)
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """The text of a region, up to its first EOS, special tokens left out (a mask shows as `[MASK]`)."""
+        ends = set(self.eos_ids.tolist())
+        cut = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
+        skip = set(self.tokenizer.all_special_ids) - {self.mask_id}
+        return str(self.tokenizer.decode([token for token in tokens[:cut] if token not in skip]))

@@ -1,0 +1,35 @@
+"""Fast-dLLM's confidence threshold (arXiv 2505.22618, section 3.3; the baseline of arXiv 2512.09106)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge, Le
+from jaxtyping import Bool
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from unmask.policies.base import Policy, largest
+from unmask.types import Observation
+
+
+@dataclass(frozen=True)
+class ConfidenceThreshold(Policy):
+    """Reveal every selectable position with confidence above the threshold, and always the most confident one.
+
+    The fall-back is decided for each row on its own.
+
+    Args:
+        threshold: lambda, in [0, 1].
+    """
+
+    type_name: ClassVar[str] = "confidence_threshold"
+    threshold: Annotated[float, Ge(0), Le(1)] = 0.9
+
+    def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
+        confidence = observation.confidence[..., 0]
+        sure = (confidence > self.threshold) & observation.selectable
+        return sure | largest(confidence, observation.selectable, 1)
+
+    def config(self) -> dict[str, Any]:
+        return {"threshold": self.threshold}

@@ -1,0 +1,31 @@
+"""High-confidence top-K, LLaDA's "low-confidence remasking" (arXiv 2502.09992, section 2.4)."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from annotated_types import Ge
+from jaxtyping import Bool
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from unmask.policies.base import Policy, largest
+from unmask.types import Observation
+
+
+@dataclass(frozen=True)
+class TopKConfidence(Policy):
+    """Reveal the k most confident selectable positions.
+
+    Args:
+        k: positions a step, at least 1.
+    """
+
+    type_name: ClassVar[str] = "top_k_confidence"
+    k: Annotated[int, Ge(1)] = 1
+
+    def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
+        return largest(observation.confidence[..., 0], observation.selectable, self.k)
+
+    def config(self) -> dict[str, Any]:
+        return {"k": self.k}

@@ -1,0 +1,147 @@
+"""The learned policy: one transformer block over the confidences (arXiv 2512.09106, section 3 and appendix).
+
+Tensor names are those of the released checkpoints without their `base_policy.` prefix.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Annotated, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from unmask.policies.actions import bernoulli_sample
+from unmask.policies.base import Policy
+from unmask.settings import Settings
+from unmask.types import Needs, Observation
+
+
+class TransformerConfig(Settings):
+    """Shape of the network and how it draws.
+
+    Attributes:
+        top_k: confidences per position (k).
+        width, heads, feed_forward: of the block; the defaults give 331,265 parameters.
+        time_period: P of the time features' frequencies P^(-i/64). Released checkpoints have 1 (all frequencies 1);
+            below 1 the frequencies rise from 1 to 1/P, which tells steps apart in [0, 1].
+        round_time: round the time features to bfloat16, as released checkpoints expect.
+        temperature: tau of the Bernoulli draw.
+        force_progress: reveal the largest logit where a row draws nothing.
+    """
+
+    top_k: Annotated[int, Ge(1)] = 1
+    width: Annotated[int, Ge(2)] = 128
+    heads: Annotated[int, Ge(1)] = 2
+    feed_forward: Annotated[int, Ge(1)] = 512
+    time_period: Annotated[float, Gt(0)] = 0.01
+    round_time: bool = False
+    temperature: Annotated[float, Gt(0)] = 1.0
+    force_progress: bool = True
+
+
+class TransformerPolicy(Policy, nn.Module):
+    """Confidences, mask flags and step fraction in, one logit a position out; Bernoulli actions.
+
+    It sees the whole region and acts on the selectable positions.
+    """
+
+    type_name: ClassVar[str] = "transformer"
+
+    def __init__(self, config: TransformerConfig | None = None) -> None:
+        nn.Module.__init__(self)
+        c = self.settings = config or TransformerConfig()
+        self.time_mlp = nn.Sequential(nn.Linear(c.width, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
+        self.confidence_proj = nn.Linear(c.top_k, c.width)
+        self.mask_embedding = nn.Embedding(2, c.width)
+        self.transformer_blocks = nn.ModuleList([Block(c.width, c.heads, c.feed_forward)])
+        self.final_norm = nn.LayerNorm(c.width)
+        self.output_proj = nn.Linear(c.width, 1)
+        nn.init.constant_(self.output_proj.bias, -2.0)  # sigmoid(-2) = 0.119: a slow, careful start
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(top_k=self.settings.top_k, positions="region")
+
+    def forward(
+        self, confidence: Float[Tensor, "b l k"], masked: Bool[Tensor, "b l"], step_fraction: Float[Tensor, " b"]
+    ) -> Float[Tensor, "b l"]:
+        """Logits of revealing each position."""
+        x = self.confidence_proj(confidence)
+        condition = self.mask_embedding(masked.long()) + self.time_mlp(self._time_features(step_fraction))[:, None]
+        for block in self.transformer_blocks:
+            x = block(x, condition)
+        return self.output_proj(self.final_norm(x))[..., 0]
+
+    def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
+        """`forward` on an observation."""
+        return self(observation.confidence, observation.masked, observation.step_fraction)
+
+    def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
+        with torch.no_grad():
+            return bernoulli_sample(
+                self.logits(observation),
+                observation.selectable,
+                observation.noise,
+                self.settings.temperature,
+                self.settings.force_progress,
+            )
+
+    def drawing(self, **changes: Any) -> TransformerPolicy:
+        """The same network, weights shared, with other settings for the draw (`temperature`, `force_progress`)."""
+        other = copy.copy(self)
+        other.settings = self.settings.model_copy(update=changes)
+        return other
+
+    def config(self) -> dict[str, Any]:
+        return self.settings.model_dump()
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+
+    def _time_features(self, step_fraction: Float[Tensor, " b"]) -> Float[Tensor, "b w"]:
+        half = self.settings.width // 2
+        exponent = torch.arange(half, device=step_fraction.device, dtype=torch.float32) / half
+        angle = step_fraction[:, None] * self.settings.time_period**-exponent
+        features = torch.cat([angle.cos(), angle.sin()], dim=1)
+        return features.bfloat16().float() if self.settings.round_time else features
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with adaptive LayerNorm and rotary positions 0..l-1."""
+
+    def __init__(self, width: int, heads: int, feed_forward: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
+        self.linear1, self.linear2 = nn.Linear(width, feed_forward), nn.Linear(feed_forward, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.ada_conditioning = nn.Linear(width, 6 * width)
+        nn.init.zeros_(self.ada_conditioning.weight)
+        nn.init.zeros_(self.ada_conditioning.bias)
+
+    def forward(self, x: Float[Tensor, "b l w"], condition: Float[Tensor, "b l w"]) -> Float[Tensor, "b l w"]:
+        scale1, shift1, gate1, scale2, shift2, gate2 = self.ada_conditioning(condition).chunk(6, dim=-1)
+        x = x + self._attention(self.norm1(x) * (1 + scale1) + shift1) * (1 + gate1)
+        h = self.norm2(x) * (1 + scale2) + shift2
+        return x + self.linear2(F.gelu(self.linear1(h))) * (1 + gate2)
+
+    def _attention(self, h: Float[Tensor, "b l w"]) -> Float[Tensor, "b l w"]:
+        q, k, v = (
+            p(h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
+        )
+        mixed = F.scaled_dot_product_attention(_rotate(q), _rotate(k), v)
+        return self.out_proj(mixed.transpose(1, 2).flatten(-2))
+
+
+def _rotate(x: Float[Tensor, "b h l d"]) -> Float[Tensor, "b h l d"]:
+    """Rotary positions, base 10000: even and odd channels are paired, the two halves concatenated, not interleaved."""
+    length, dim = x.shape[-2:]
+    inv_freq = 10000.0 ** (-torch.arange(0, dim, 2, device=x.device, dtype=torch.float32) / dim)
+    angle = torch.arange(length, device=x.device, dtype=torch.float32)[:, None] * inv_freq
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
+    even, odd = x[..., 0::2], x[..., 1::2]
+    return torch.cat([even * cos - odd * sin, even * sin + odd * cos], dim=-1)

@@ -1,0 +1,304 @@
+"""Train a small dLLM from scratch with LLaDA's objective (arXiv 2502.09992, section 2.2 and algorithm 2).
+
+Of L positions, l ~ U{1..L} are masked, with cross-entropy weighted L/l, EOS padding trained as ordinary tokens: the
+paper's low-variance form (its eq. 6) of a mask ratio t ~ U(0, 1) with weight 1/t. With t itself, a rare tiny t weighs
+a single token a thousandfold, and at batch sizes of a laptop that noise drowns the rest. Every draw depends on
+(seed, step) alone, so that a resumed run equals an uninterrupted one.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import torch.nn.functional as F
+from annotated_types import Ge, Gt, Le
+from jaxtyping import Bool, Float, Int
+from pydantic import Field
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormConfig, RobertaPreLayerNormForMaskedLM
+
+from unmask.errors import UnmaskError
+from unmask.hub import write_text, written_whole
+from unmask.settings import Settings
+from unmask.tasks.auto import load_task
+from unmask.tasks.worked import WorkedTask, check_styles
+
+SPECIAL = ("[PAD]", "[EOS]", "[MASK]", "[UNK]")
+SHARED_WORDS = ("go", "the", "answer", "is", ",", ".", ":", "?")
+
+
+class PretrainConfig(Settings):
+    """Recipe of a small dLLM (RoBERTa, pre-norm)."""
+
+    output: Annotated[str, Field(description="Folder that the dLLM is written to.")] = "runs/dllm"
+    layers: Annotated[int, Ge(1), Field(description="Transformer layers.")] = 3
+    width: Annotated[int, Ge(8), Field(description="Hidden size; the feed-forward is four times as wide.")] = 128
+    heads: Annotated[int, Ge(1), Field(description="Attention heads.")] = 4
+    tasks: Annotated[dict[str, float], Field(description="Task name -> share of the training text.")] = {"house": 1.0}
+    lengths: Annotated[
+        tuple[float, ...], Field(min_length=1, description="Weights of problems of 1, 2, 3, ... steps.")
+    ] = (1, 1, 2, 3, 3, 3, 1, 1)
+    styles: Annotated[dict[str, float], Field(description="Answer style -> weight.")] = {"full": 1.0}
+    curriculum: Annotated[
+        float, Ge(0), Le(1), Field(description="Share of the steps over which the longest problem grows from 1 step.")
+    ] = 0.4
+    gen_length: Annotated[int, Ge(4), Field(description="Region length L.")] = 32
+    double_share: Annotated[float, Ge(0), Le(1), Field(description="Share of batches at region length 2L.")] = 0.15
+    max_prompt: Annotated[int, Ge(1), Field(description="Positions kept for the prompt.")] = 32
+    steps: Annotated[int, Ge(1), Field(description="Optimiser steps.")] = 10000
+    batch_size: Annotated[int, Ge(1), Field(description="Examples a step (half as many at 2L).")] = 256
+    lr: Annotated[float, Gt(0), Field(description="Peak learning rate (AdamW, linear warm-up, then to 0).")] = 1e-3
+    warmup: Annotated[int, Ge(0), Field(description="Warm-up steps.")] = 200
+    weight_decay: Annotated[float, Ge(0), Field(description="AdamW weight decay.")] = 0.01
+    bf16: Annotated[bool, Field(description="Autocast to bfloat16.")] = True
+    seed: Annotated[int, Field(description="Seed of weights, text and masks.")] = 0
+    save_every: Annotated[int, Ge(1), Field(description="Steps between checkpoints.")] = 500
+
+
+@dataclass(frozen=True)
+class PretrainProgress:
+    """What a progress callback sees after each step."""
+
+    step: int
+    steps: int
+    loss: float
+    seconds: float
+
+
+def build_tokenizer(tasks: Sequence[WorkedTask]) -> PreTrainedTokenizerFast:
+    """A word-level tokenizer of the tasks' words, in Hugging Face's format."""
+    words = [*SPECIAL, *SHARED_WORDS, *(word for task in tasks for word in task.words())]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(words))}, "[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("[,.:?]"), "isolated")]
+    )
+    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        eos_token="[EOS]",
+        mask_token="[MASK]",
+        unk_token="[UNK]",
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_network(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> RobertaPreLayerNormForMaskedLM:
+    """The network with fresh weights."""
+    if config.width % config.heads:
+        raise UnmaskError(f"width {config.width} must be a multiple of heads {config.heads}.")
+    shape = RobertaPreLayerNormConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        intermediate_size=4 * config.width,
+        # positions count from pad_token_id + 1
+        max_position_embeddings=config.max_prompt + 2 * config.gen_length + 1,
+        type_vocab_size=1,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(config.seed)
+    network = RobertaPreLayerNormForMaskedLM(shape)
+    network.set_attn_implementation("eager")  # faster than SDPA at these sizes
+    return network
+
+
+def lengths_at(config: PretrainConfig, step: int) -> dict[int, float]:
+    """Numbers of steps of a problem with their weights: short problems first, all of them after the curriculum."""
+    grown = step / (config.curriculum * config.steps) if config.curriculum else 1.0
+    longest = 1 + int((len(config.lengths) - 1) * min(1.0, grown))
+    return dict(enumerate(config.lengths[:longest], 1))
+
+
+def draw_batch(
+    config: PretrainConfig, tasks: Sequence[WorkedTask], tokenizer: PreTrainedTokenizerFast, step: int
+) -> tuple[Int[Tensor, "b t"], int]:
+    """Left-padded prompts with their completions, EOS to the end of the region; and the region length."""
+    rng = random.Random(f"{config.seed}/{step}")
+    double = rng.random() < config.double_share
+    length = config.gen_length * (2 if double else 1)
+    size = max(1, config.batch_size // (2 if double else 1))
+    shares = [config.tasks[task.name] for task in tasks]
+    drawn = rng.choices(tasks, shares, k=size)
+    lengths = lengths_at(config, step)
+    texts = [task.training_text(rng, lengths, config.styles) for task in drawn]
+    prompts = tokenizer([prompt for prompt, _ in texts], add_special_tokens=False)["input_ids"]
+    solutions = tokenizer([solution for _, solution in texts], add_special_tokens=False)["input_ids"]
+    width = max(map(len, prompts))
+    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
+    rows = [
+        [pad] * (width - len(prompt)) + prompt + solution + [eos] * (length - len(solution))
+        for prompt, solution in zip(prompts, solutions, strict=True)
+    ]
+    return torch.tensor(rows), length
+
+
+def draw_mask(size: int, length: int, generator: torch.Generator) -> tuple[Bool[Tensor, "b l"], Float[Tensor, "b 1"]]:
+    """Masked positions and each row's mask ratio l / L; the l of a batch are spread evenly over 1..L."""
+    t = (torch.randperm(size, generator=generator) + torch.rand(size, generator=generator)) / size
+    count = 1 + (t * length).long().clamp(max=length - 1)[:, None]
+    rank = torch.rand(size, length, generator=generator).argsort(dim=1).argsort(dim=1)
+    return rank < count, count / length
+
+
+def diffusion_loss(
+    logits: Float[Tensor, "b l v"],
+    target: Int[Tensor, "b l"],
+    masked: Bool[Tensor, "b l"],
+    ratio: Float[Tensor, "b 1"],
+) -> Float[Tensor, ""]:
+    """LLaDA's loss: cross-entropy of the masked tokens, each weighted by 1 / ratio, over b * l positions."""
+    entropy = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none").view_as(target)
+    return (entropy * masked / ratio).mean()
+
+
+def learning_rate(config: PretrainConfig, step: int) -> float:
+    """Linear warm-up, then linearly to zero."""
+    return config.lr * min((step + 1) / max(config.warmup, 1), 1.0) * (1 - step / config.steps)
+
+
+def pretrain(
+    config: PretrainConfig,
+    *,
+    resume: bool = False,
+    on_step: Callable[[PretrainProgress], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> float | None:
+    """Train a dLLM and write it to `config.output` as a standard Hugging Face folder.
+
+    Args:
+        resume: go on from the checkpoint beside the output folder.
+        stop: asked after each step; True saves a checkpoint and returns None.
+
+    Returns:
+        Seconds spent in all, over all resumed parts; None if stopped before the end.
+
+    Raises:
+        UnmaskError: a task that has no worked solutions, a checkpoint of another recipe, an output that exists.
+    """
+    check_styles(config.styles)
+    tasks = _worked_tasks(config)
+    tokenizer = build_tokenizer(tasks)
+    network = build_network(config, tokenizer).train()
+    optimizer = torch.optim.AdamW(network.parameters(), config.lr, (0.9, 0.98), weight_decay=config.weight_decay)
+    checkpoint = Path(f"{config.output}.checkpoint.pt")
+    if resume:
+        first, spent = _restore(checkpoint, config, network, optimizer)
+    elif Path(config.output).exists() or checkpoint.exists():
+        raise UnmaskError(f"{config.output} or its checkpoint exists: pass --resume to go on, or another --output.")
+    else:
+        first, spent = 0, 0.0
+
+    start = time.perf_counter() - spent
+    for step in range(first, config.steps):
+        loss = _train_step(config, tasks, tokenizer, network, optimizer, step)
+        if not math.isfinite(loss):
+            raise UnmaskError(f"The loss became {loss} at step {step}: lower --lr and start again.")
+        seconds = time.perf_counter() - start
+        if on_step is not None:
+            on_step(PretrainProgress(step + 1, config.steps, loss, seconds))
+        stopping = stop()
+        if stopping or (step + 1) % config.save_every == 0:
+            _checkpoint(checkpoint, config, network, optimizer, step + 1, seconds)
+        if stopping and step + 1 < config.steps:
+            return None
+    with written_whole(config.output) as folder:
+        network.eval().save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    write_text(Path(config.output) / "pretrain.json", config.model_dump_json(indent=2) + "\n")
+    checkpoint.unlink(missing_ok=True)
+    return time.perf_counter() - start
+
+
+def _worked_tasks(config: PretrainConfig) -> list[WorkedTask]:
+    tasks = []
+    for name in config.tasks:
+        task = load_task(name)
+        if not isinstance(task, WorkedTask):
+            raise UnmaskError(f"Task {name!r} has no worked solutions to train on: use house or ledger.")
+        tasks.append(task)
+    return tasks
+
+
+def _train_step(
+    config: PretrainConfig,
+    tasks: Sequence[WorkedTask],
+    tokenizer: PreTrainedTokenizerFast,
+    network: RobertaPreLayerNormForMaskedLM,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+) -> float:
+    tokens, length = draw_batch(config, tasks, tokenizer, step)
+    masked, ratio = draw_mask(len(tokens), length, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
+    target = tokens[:, -length:]
+    inputs = torch.cat([tokens[:, :-length], torch.where(masked, tokenizer.mask_token_id, target)], dim=1)
+    device = network.device
+    attention = (inputs != tokenizer.pad_token_id).long().to(device)
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(config, step)
+    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        logits = network(input_ids=inputs.to(device), attention_mask=attention).logits[:, -length:]
+    loss = diffusion_loss(logits, target.to(device), masked.to(device), ratio.to(device))
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    return loss.item()
+
+
+def _checkpoint(
+    path: Path,
+    config: PretrainConfig,
+    network: RobertaPreLayerNormForMaskedLM,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    seconds: float,
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.draft")
+    torch.save(
+        {
+            "network": network.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "step": step,
+            "seconds": seconds,
+            "config": config.model_dump_json(),
+        },
+        draft,
+    )
+    draft.replace(path)
+
+
+def _restore(
+    path: Path,
+    config: PretrainConfig,
+    network: RobertaPreLayerNormForMaskedLM,
+    optimizer: torch.optim.Optimizer,
+) -> tuple[int, float]:
+    if not path.exists():
+        raise UnmaskError(f"No checkpoint at {path}: start without --resume.")
+    saved = torch.load(path, weights_only=True)
+    ours, theirs = config.model_dump(), PretrainConfig(**json.loads(saved["config"])).model_dump()
+    changed = [key for key in ours if ours[key] != theirs[key] and key != "save_every"]
+    if changed:
+        raise UnmaskError(
+            f"{path} was made with another {changed[0]!r} ({theirs[changed[0]]}): resume with the same one."
+        )
+    network.load_state_dict(saved["network"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return saved["step"], saved["seconds"]

@@ -1,0 +1,1 @@
+"""Reinforcement learning of unmasking policies: roll-outs, rewards, GRPO, the trainer."""

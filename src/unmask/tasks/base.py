@@ -1,0 +1,58 @@
+"""The task seam: where prompts come from, and what counts as correct."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from unmask.errors import UnmaskError, nearest
+
+Split = Literal["pretrain", "train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt and its gold answer."""
+
+    prompt: str
+    answer: str
+
+
+class Task(ABC):
+    """Prompts with a verifier.
+
+    Attributes:
+        name: for result rows and the command line.
+        gen_length: generation region that holds the task's solutions.
+        block_length: a sensible semi-autoregressive block.
+    """
+
+    name: str
+    gen_length: int
+    block_length: int
+
+    @abstractmethod
+    def examples(self, split: Split, n: int, seed: int = 0) -> list[Example]:
+        """n distinct examples of a split; the same ones for the same seed.
+
+        Splits share no prompt: ``pretrain`` is for training dLLMs, ``train`` for policies, ``validation`` for choosing
+        checkpoints and settings, ``test`` for the numbers that are reported.
+
+        Raises:
+            UnmaskError: an unknown split, or more examples than there are.
+        """
+
+    @abstractmethod
+    def verify(self, example: Example, text: str) -> bool:
+        """True if the text answers the example correctly."""
+
+
+def check_split(split: str) -> None:
+    """
+    Raises:
+        UnmaskError: an unknown split.
+    """
+    if split not in SPLITS:
+        raise UnmaskError(f"Unknown split {split!r}: {nearest(split, SPLITS)}")

@@ -1,0 +1,44 @@
+"""Real classes at tiny size: a random two-layer dLLM, its tokenizer, and the bundled tasks."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+
+from jaxtyping import install_import_hook
+
+hook = install_import_hook("unmask", "beartype.beartype")
+
+import pytest
+import torch
+
+from unmask.models.masked_lm import MaskedLM
+from unmask.pretrain import PretrainConfig, build_network, build_tokenizer
+from unmask.tasks.auto import load_task
+
+hook.uninstall()
+torch.set_num_threads(1)
+
+
+def make_tiny(seed: int = 0, scale: float = 40.0) -> MaskedLM:
+    """A random dLLM whose confidences are spread over (0, 1) by scaling its vocabulary head."""
+    config = PretrainConfig(layers=2, width=32, heads=2, seed=seed)
+    tokenizer = build_tokenizer([load_task("house")])
+    network = build_network(config, tokenizer)
+    with torch.no_grad():
+        network.lm_head.decoder.weight.mul_(scale)
+        network.roberta_prelayernorm.embeddings.position_embeddings.weight.mul_(20)
+    return MaskedLM("tiny", network, tokenizer)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> MaskedLM:
+    return make_tiny()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory) -> str:
+    model = make_tiny()
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    model.network.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return str(folder)
