@@ -6,7 +6,9 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 from jaxtyping import install_import_hook
 
-hook = install_import_hook("unmask", "beartype.beartype")
+from tests import typecheck  # noqa: F401 (the hook names it)
+
+hook = install_import_hook("unmask", "tests.typecheck.check")
 
 import pytest
 import torch
@@ -19,14 +21,19 @@ hook.uninstall()
 torch.set_num_threads(1)
 
 
-def make_tiny(seed: int = 0, scale: float = 40.0) -> MaskedLM:
+def make_tiny(seed: int = 0, scale: float = 3.0) -> MaskedLM:
     """A random dLLM whose confidences are spread over (0, 1) by scaling its vocabulary head."""
     config = PretrainConfig(layers=2, width=32, heads=2, seed=seed)
     tokenizer = build_tokenizer([load_task("house")])
     network = build_network(config, tokenizer)
     with torch.no_grad():
         network.lm_head.decoder.weight.mul_(scale)
-        network.roberta_prelayernorm.embeddings.position_embeddings.weight.mul_(20)
+        embeddings = network.roberta_prelayernorm.embeddings
+        embeddings.position_embeddings.weight.mul_(20)
+        embeddings.word_embeddings.weight.mul_(20)
+        for layer in network.roberta_prelayernorm.encoder.layer:
+            for projection in (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value):
+                projection.weight.mul_(12)
     return MaskedLM("tiny", network, tokenizer)
 
 

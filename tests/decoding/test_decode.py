@@ -92,16 +92,6 @@ def test_a_stalled_row_costs_its_budget_and_is_incomplete():
     assert (out.revealed_at == -1).all()
 
 
-def test_the_fall_back_is_decided_for_each_row():
-    """A row that no confidence passes still advances, beside rows that reveal everything at once."""
-    steps = []
-    prompts = [[5], [6, 7], [8, 9, 10], [20, 21, 22, 23], [31, 32]]
-    decode(TINY, ConfidenceThreshold(0.7), prompts, gen_length=8, callback=steps.append)
-    passing = [(s.observation.confidence[..., 0] > 0.7) & s.observation.selectable for s in steps]
-    assert any(p.any(dim=1).any() and not p.any(dim=1).all() for p in passing), "the case never came up"
-    assert all(s.action.any(dim=1).all() for s in steps)
-
-
 @pytest.mark.parametrize("block_length", [2, 8])
 def test_nfe_of_one_position_a_step_is_the_region_length(block_length):
     out = decode(TINY, TopKConfidence(1), [[5, 6], [7, 8, 9]], gen_length=8, block_length=block_length)

@@ -105,9 +105,13 @@ def _cells(config: EvalConfig, gen_length: int, block_length: int) -> list[tuple
     return cells
 
 
+LABELS = {"confidence_threshold": "threshold", "top_k_confidence": "top-k", "random_order": "random"}
+
+
 def cell_of(name: str, policy: Policy, gen_length: int, block_length: int, suppress_eos: bool = False) -> Cell:
     """The comparison's cell of a policy that the user names."""
-    learned = isinstance(policy, TransformerPolicy)
-    label = "policy" if learned else policy.type_name.replace("_", " ")
-    settings = {"type": policy.type_name, "name": name, **policy.config()}
-    return Cell(label, settings, block_length, gen_length, suppress_eos, learned or policy.type_name == "random_order")
+    settings = {"type": policy.type_name, **policy.config()}
+    if isinstance(policy, TransformerPolicy):
+        return Cell("policy", {**settings, "name": name}, block_length, gen_length, suppress_eos, draws=True)
+    label = LABELS.get(policy.type_name, policy.type_name) + (", EOS suppressed" if suppress_eos else "")
+    return Cell(label, settings, block_length, gen_length, suppress_eos, draws=policy.type_name == "random_order")

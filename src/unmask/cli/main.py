@@ -23,17 +23,37 @@ app = App(
 app.command(
     "unmask.cli.quickstart:quickstart",
     name="quickstart",
-    help="Train a policy on the bundled dLLM, compare it, and watch it decode. Start here.",
+    help="Train an unmasking policy on the bundled dLLM, compare it, and watch it decode. Start here.\n\n"
+    "Takes a few minutes on two cores; everything it writes is in the run folder.",
 )
-app.command("unmask.cli.decode:decode", name="decode", help="Complete prompts, revealing tokens as a policy says.")
-app.command("unmask.cli.train:train", name="train", help="Train an unmasking policy with GRPO.")
+app.command(
+    "unmask.cli.decode:decode",
+    name="decode",
+    help="Complete prompts, revealing tokens as a policy says.\n\n"
+    'Example: unmask decode "hall: red blue gold green?" --steps'
+    "\n\nThe bundled dLLM and policy are the default.",
+)
+app.command(
+    "unmask.cli.train:train",
+    name="train",
+    help="Train an unmasking policy with GRPO.\n\n"
+    "The run folder gets config.json, metrics.jsonl, the cloned policy (clone/), the best one on validation prompts "
+    "(best/) and the last checkpoint (last/). Ctrl-C saves and stops; --resume goes on.\n\n"
+    "Example: unmask train --config configs/train/house-full.toml --run runs/mine --alpha 3",
+)
 app.command(
     "unmask.cli.evaluate:evaluate",
     name="eval",
-    help="Compare policies: accuracy against forward passes, with intervals.",
+    help="Compare policies: accuracy against forward passes, with intervals.\n\n"
+    "Prints a table, writes one JSONL row a prompt and seed, and a plot as PNG and SVG.\n\n"
+    "Example: unmask eval --policies house-base-full --heuristics --block-lengths 32 8",
 )
 app.command(
-    "unmask.cli.pretrain:pretrain", name="pretrain", help="Train a small dLLM from scratch on procedural tasks."
+    "unmask.cli.pretrain:pretrain",
+    name="pretrain",
+    help="Train a small dLLM from scratch on procedural tasks.\n\n"
+    "Writes a standard Hugging Face folder with a model card. Ctrl-C saves and stops; --resume goes on.\n\n"
+    "Example: unmask pretrain --config configs/pretrain/house-base.toml --output runs/house-base",
 )
 
 

@@ -185,8 +185,8 @@ def _compare(
     with ticking("comparing", 2 + len(full) + len(semi)) as tick:
         done = 0
         for group, candidate, seeds in (("policy", policy, 3), ("cloned", clone, 1)):
-            cell = cell_of(group, candidate, length, length)
-            cell = Cell(group, cell.policy, length, length, draws=True)
+            name = {"policy": "cloned, then GRPO", "cloned": "before GRPO"}[group]
+            cell = Cell(group, cell_of(name, candidate, length, length).policy, length, length, draws=True)
             found = evaluate(model, candidate, task, examples, cell, seeds=range(seeds), on_decoded=count)
             summaries[group] = [summarise(cell, found)]
             rows += found
@@ -206,8 +206,8 @@ def judge(policy: Summary, full: Sequence[Summary], semi: Sequence[Summary], row
     gap = _gap(policy.cell, rule.cell, rows)
     equal = [s for s in semi if s.nfe.mean <= policy.nfe.mean]
     sentences = [
-        f"full diffusion: the policy answers {100 * policy.accuracy.mean:.1f}% at {policy.nfe.mean:.1f} forward passes; "
-        f"the best heuristic ({rule.cell.label}, {setting(rule.cell)}) {100 * rule.accuracy.mean:.1f}% at "
+        f"full diffusion: the policy answers {100 * policy.accuracy.mean:.1f}% at {policy.nfe.mean:.1f} forward "
+        f"passes; the best heuristic ({rule.cell.label}, {setting(rule.cell)}) {100 * rule.accuracy.mean:.1f}% at "
         f"{rule.nfe.mean:.1f}: {100 * gap.mean:+.1f} points (95% interval {100 * gap.low:+.1f} to "
         f"{100 * gap.high:+.1f})."
     ]

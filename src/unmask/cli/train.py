@@ -31,7 +31,8 @@ def train(
     """
     overrides = settings.model_dump(exclude_unset=True) if settings else {}
     resolved = load_settings(TrainConfig, config, overrides)
-    model, task = load_model(resolved.model), load_task(resolved.task)
+    task = load_task(resolved.task)
+    model = load_model(resolved.model)
     gen_length = resolved.gen_length or task.gen_length
     validate = validator(
         model,

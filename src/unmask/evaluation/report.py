@@ -31,11 +31,13 @@ MARKERS = {
 
 
 def setting(cell: Cell) -> str:
-    """The cell's settings in a few words."""
-    hidden = {"type", "width", "heads", "feed_forward", "time_period", "round_time", "top_k", "force_progress"}
-    if cell.label in ("policy", "cloned"):
-        hidden -= {"temperature"}
-    return ", ".join(f"{key} {value:g}" for key, value in cell.policy.items() if key not in hidden)
+    """The cell's settings in a few words; of a learned policy its name."""
+    if "name" in cell.policy:
+        return str(cell.policy["name"])
+    shown = {key: value for key, value in cell.policy.items() if key != "type"}
+    return ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown.items()
+    )
 
 
 def blocks(cell: Cell) -> str:
@@ -120,16 +122,17 @@ def plot(summaries: Sequence[Summary], path: str | Path, title: str) -> list[Pat
 
 
 def _scatter(axis, cells, label, *, faint=False, line=False, size=34) -> None:  # type: ignore[no-untyped-def]
+    colour, marker = COLOURS.get(label, "#7b5ea7"), MARKERS.get(label, "D")
     x = [s.nfe.mean for s in cells]
     y = [100 * s.accuracy.mean for s in cells]
     if line:
-        axis.plot(x, y, color=COLOURS[label], linewidth=1.2, alpha=0.9)
+        axis.plot(x, y, color=colour, linewidth=1.2, alpha=0.9)
         return
     error = [
         [100 * (s.accuracy.mean - s.accuracy.low) for s in cells],
         [100 * (s.accuracy.high - s.accuracy.mean) for s in cells],
     ]
     alpha = 0.35 if faint else 1.0
-    axis.errorbar(x, y, yerr=error, fmt="none", ecolor=COLOURS[label], elinewidth=0.8, alpha=0.5 * alpha)
+    axis.errorbar(x, y, yerr=error, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.5 * alpha)
     name = {"cloned": "cloned, before GRPO", "policy": "learned policy (full diffusion)"}.get(label, label)
-    axis.scatter(x, y, s=size, marker=MARKERS[label], color=COLOURS[label], alpha=alpha, label=name, zorder=3)
+    axis.scatter(x, y, s=size, marker=marker, color=colour, alpha=alpha, label=name, zorder=3)

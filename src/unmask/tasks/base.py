@@ -34,7 +34,7 @@ class Task(ABC):
     block_length: int
 
     @abstractmethod
-    def examples(self, split: Split, n: int, seed: int = 0) -> list[Example]:
+    def examples(self, split: str, n: int, seed: int = 0) -> list[Example]:
         """n distinct examples of a split; the same ones for the same seed.
 
         Splits share no prompt: ``pretrain`` is for training dLLMs, ``train`` for policies, ``validation`` for choosing

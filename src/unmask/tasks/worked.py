@@ -79,7 +79,7 @@ class WorkedTask(Task):
     def words(self) -> list[str]:
         """Every word that prompts and solutions use."""
 
-    def draw_from(self, split: Split, rng: random.Random, length: int) -> Problem:
+    def draw_from(self, split: str, rng: random.Random, length: int) -> Problem:
         """A random problem of a split."""
         while True:
             problem = self.draw(rng, length)
@@ -103,7 +103,7 @@ class WorkedTask(Task):
         problem = self.draw_from("pretrain", rng, length)
         return problem.prompt, self.solution(problem, style, rng)
 
-    def examples(self, split: Split, n: int, seed: int = 0) -> list[Example]:
+    def examples(self, split: str, n: int, seed: int = 0) -> list[Example]:
         check_split(split)
         rng = random.Random(f"{self.name}/{split}/{seed}")
         found: dict[str, Example] = {}

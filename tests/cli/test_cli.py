@@ -1,0 +1,181 @@
+"""The command line as a person meets it: help, dry runs, refusals with exit code 2."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unmask
+from unmask.cli.main import main
+from unmask.cli.quickstart import fresh_folder
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(capsys, *argv):
+    """Exit code, stdout, stderr of a command."""
+    code = 0
+    try:
+        main([str(a) for a in argv])
+    except SystemExit as e:
+        code = e.code or 0
+    out = capsys.readouterr()
+    return code, out.out, out.err
+
+
+@pytest.mark.parametrize("command", ["quickstart", "decode", "train", "eval", "pretrain"])
+def test_help_explains_every_flag(capsys, command):
+    code, out, _ = run(capsys, command, "--help")
+    assert code == 0
+    assert f"unmask {command}" in out
+    assert "Example" in out or command == "quickstart"
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train", "--lrr", "1"], "Did you mean --lr?"),
+        (["train", "--lr", "-1"], "lr"),
+        (["train", "--config", "none.toml"], "No config file at none.toml"),
+        (["train", "--model", "no/such/model", "--dry-run"], "Cannot load the dLLM 'no/such/model'"),
+        (["train", "--task", "huose", "--dry-run"], "Unknown task 'huose': did you mean 'house'?"),
+        (["eval"], "Nothing to evaluate: give --policies"),
+        (["eval", "--policies", "confidence_treshold:threshold=0.9"], "did you mean 'confidence_threshold'?"),
+        (["eval", "--heuristics", "--block-lengths", "5"], "block_length 5 does not divide gen_length 32"),
+        (["decode"], "No prompt was given"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(capsys, argv, message):
+    code, _, err = run(capsys, *argv)
+    assert code == 2
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert "Traceback" not in err
+
+
+def test_unknown_words_and_long_prompts_are_refused(capsys, tiny_folder):
+    policy = "confidence_threshold:threshold=0.9"
+    code, _, err = run(capsys, "decode", "What is 12 * 7?", "--model", tiny_folder, "--policy", policy)
+    assert code == 2
+    assert "has words that the dLLM" in err
+    long = "hall: " + " ".join(["red"] * 80) + "?"
+    code, _, err = run(capsys, "decode", long, "--model", tiny_folder, "--policy", policy)
+    assert code == 2
+    assert "needs 115 positions, but the dLLM has 96: shorten one of them." in err
+
+
+def test_a_key_misspelt_in_toml_is_refused(capsys, tmp_path):
+    (tmp_path / "c.toml").write_text("iteration = 3\n")
+    code, _, err = run(capsys, "train", "--config", tmp_path / "c.toml")
+    assert code == 2
+    assert "Unknown key 'iteration'" in err
+    assert "did you mean 'iterations'?" in err
+    (tmp_path / "c.toml").write_text("iterations = = 3\n")
+    code, _, err = run(capsys, "train", "--config", tmp_path / "c.toml")
+    assert code == 2
+    assert "is not a TOML file" in err
+
+
+def test_flags_override_the_file(capsys, tmp_path, tiny_folder):
+    (tmp_path / "c.toml").write_text("iterations = 3\nlr = 0.5\n")
+    argv = ["train", "--config", tmp_path / "c.toml", "--lr", "0.25", "--model", tiny_folder, "--dry-run"]
+    code, out, _ = run(capsys, *argv, "--run", tmp_path / "run")
+    assert code == 0
+    assert '"lr": 0.25' in out
+    assert '"iterations": 3' in out
+    assert not (tmp_path / "run").exists()
+
+
+def test_decode_prints_texts_and_steps(capsys, tiny_folder):
+    argv = ["decode", "hall: red blue?", "attic: gold?", "--model", tiny_folder, "--gen-length", 8]
+    code, out, _ = run(capsys, *argv, "--policy", "top_k_confidence:k=2")
+    assert code == 0
+    assert out.count("(4 forward passes)") == 2
+    code, out, _ = run(capsys, *argv, "--policy", "top_k_confidence:k=2", "--steps")
+    assert code == 0
+    assert out.count("·") == 2 * (6 + 4 + 2)
+
+
+def test_eval_writes_rows_plot_and_table(capsys, tmp_path, tiny_folder):
+    argv = ["eval", "--model", tiny_folder, "--policies", "random_order:k=2", "--prompts", 4, "--seeds", 2]
+    code, out, _ = run(capsys, *argv, "--gen-length", 8, "--block-lengths", 4, "--output", tmp_path / "out")
+    assert code == 0
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert len(rows) == 8
+    assert {row["seed"] for row in rows} == {0, 1}
+    assert (tmp_path / "out" / "plot.png").exists()
+    assert (tmp_path / "out" / "plot.svg").exists()
+    assert "random" in out
+
+
+def test_train_and_its_policy_decodes(capsys, tmp_path, tiny_folder):
+    argv = ["train", "--model", tiny_folder, "--run", tmp_path / "run", "--iterations", 2, "--prompts", 2]
+    small = ["--gen-length", 8, "--clone-examples", 4, "--clone-updates", 2, "--validation-prompts", 4]
+    code, out, err = run(capsys, *argv, *small)
+    assert code == 0, err
+    assert "validation at   2" in out
+    code, _, err = run(capsys, *argv, *small)
+    assert code == 2
+    assert "exists: pass --resume" in err
+    policy = tmp_path / "run" / "best"
+    code, out, _ = run(capsys, "decode", "hall: red?", "--model", tiny_folder, "--policy", policy, "--gen-length", 8)
+    assert code == 0
+    assert "forward passes" in out
+
+
+def test_fresh_folder_never_overwrites(tmp_path):
+    assert fresh_folder(tmp_path / "q") == tmp_path / "q"
+    (tmp_path / "q").mkdir()
+    (tmp_path / "q-2").mkdir()
+    assert fresh_folder(tmp_path / "q") == tmp_path / "q-3"
+
+
+def test_a_new_rule_is_one_file_and_one_line(tmp_path, tiny_folder):
+    """In a copy of the package: add policies/leftmost.py and its line in auto.py; eval, decode and TOML know it."""
+    package = tmp_path / "unmask"
+    shutil.copytree(Path(unmask.__file__).parent, package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
+    (package / "policies" / "leftmost.py").write_text(
+        '''"""Left to right, k positions a step."""
+from typing import Any, ClassVar
+from pydantic.dataclasses import dataclass
+from unmask.policies.base import Policy, largest
+
+@dataclass(frozen=True)
+class Leftmost(Policy):
+    type_name: ClassVar[str] = "leftmost"
+    k: int = 1
+    def select(self, observation):
+        return largest(observation.noise * 0, observation.selectable, self.k)
+    def config(self) -> dict[str, Any]:
+        return {"k": self.k}
+'''
+    )
+    auto = package / "policies" / "auto.py"
+    line = '    "leftmost": "unmask.policies.leftmost:Leftmost",\n'
+    text = auto.read_text()
+    auto.write_text(text.replace("TYPES = {\n", "TYPES = {\n" + line))
+    assert auto.read_text() != text
+    (tmp_path / "c.toml").write_text('policies = ["leftmost:k=2"]\nprompts = 3\ngen_length = 8\n')
+
+    def command(*argv):
+        return subprocess.run(
+            [sys.executable, "-c", "from unmask.cli.main import main; main()", *map(str, argv), "--model", tiny_folder],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+
+    done = command("eval", "--config", "c.toml", "--output", "out")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(row) for row in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert {row["policy"]["type"] for row in rows} == {"leftmost"}
+    assert {row["nfe"] for row in rows} == {4}
+    done = command("decode", "hall: red?", "--policy", "leftmost:k=4", "--gen-length", 8)
+    assert "(2 forward passes)" in done.stdout
+    done = command("decode", "hall: red?", "--policy", "leftmost:q=4", "--gen-length", 8)
+    assert done.returncode == 2
+    assert "Unknown key 'q'" in done.stderr

@@ -1,0 +1,77 @@
+"""Rows, summaries, intervals, frontiers, and a plot that holds what it should."""
+
+import json
+
+import pytest
+import torch
+
+from unmask.evaluation.evaluate import Cell, Interval, Summary, bootstrap, evaluate, summarise, write_rows
+from unmask.evaluation.report import plot
+from unmask.evaluation.sweep import best, frontier, heuristic_grid, sweep
+from unmask.policies import RandomOrder
+from unmask.tasks.auto import load_task
+
+
+def point(accuracy, nfe, label="threshold", block_length=8):
+    cell = Cell(label, {"type": "confidence_threshold", "threshold": 0.9}, block_length, 32)
+    return Summary(cell, Interval(accuracy, accuracy - 0.1, accuracy + 0.1), Interval(nfe, nfe, nfe), 100, 1)
+
+
+def test_frontier_and_best():
+    points = [point(0.5, 4), point(0.4, 6), point(0.9, 10), point(0.9, 12), point(0.7, 8), point(0.3, 4)]
+    assert [(p.accuracy.mean, p.nfe.mean) for p in frontier(points)] == [(0.5, 4), (0.7, 8), (0.9, 10)]
+    assert best(points).nfe.mean == 10
+
+
+def test_bootstrap_covers_the_truth():
+    generator = torch.Generator().manual_seed(0)
+    covered = 0
+    for i in range(200):
+        sample = (torch.rand(120, generator=generator) < 0.3).float()
+        interval = bootstrap(sample, seed=i)
+        covered += interval.low <= 0.3 <= interval.high
+    assert 180 <= covered <= 199
+
+
+def test_summary_averages_seeds_of_a_prompt_first():
+    cell = point(0, 1).cell
+    rows = [
+        {"prompt": p, "seed": s, "correct": correct, "nfe": nfe}
+        for p, s, correct, nfe in [("a", 0, True, 4), ("b", 0, False, 8), ("a", 1, True, 6), ("b", 1, True, 10)]
+    ]
+    summary = summarise(cell, rows)
+    assert summary.accuracy.mean == pytest.approx(0.75)
+    assert summary.nfe.mean == pytest.approx(7)
+    assert (summary.prompts, summary.seeds) == (2, 2)
+
+
+def test_rows_carry_their_configuration(tiny, tmp_path):
+    task = load_task("house")
+    cell = Cell("random", {"type": "random_order", "k": 2}, 8, 8, draws=True)
+    rows = evaluate(tiny, RandomOrder(2), task, task.examples("test", 3), cell, seeds=(0, 1))
+    assert len(rows) == 6
+    assert {row["nfe"] for row in rows} == {4}
+    write_rows(tmp_path / "rows.jsonl", rows)
+    first = json.loads((tmp_path / "rows.jsonl").read_text().splitlines()[0])
+    assert first["policy"] == {"type": "random_order", "k": 2}
+    assert {"model", "task", "split", "seed", "versions", "block_length", "gen_length", "text"} <= first.keys()
+
+
+def test_the_grid_has_eos_suppression_in_full_diffusion_only():
+    full, semi = heuristic_grid(32, 32), heuristic_grid(32, 2)
+    assert any(cell.suppress_eos for cell in full)
+    assert not any(cell.suppress_eos for cell in semi)
+    assert {cell.policy["k"] for cell in semi if cell.label == "top-k"} == {1, 2}
+    thresholds = {cell.policy["threshold"] for cell in full if cell.label == "threshold"}
+    assert min(thresholds) == 0.3
+    assert max(thresholds) == 0.99
+
+
+def test_sweep_and_plot(tiny, tmp_path):
+    task = load_task("house")
+    cells = heuristic_grid(8, 8, thresholds=(0.5,)) + heuristic_grid(8, 4, thresholds=(0.5,))
+    summaries, rows = sweep(tiny, task, task.examples("test", 4), cells)
+    assert len(rows) == 4 * len(cells)
+    png, svg = plot([*summaries, point(0.9, 5, "policy", 32)], tmp_path / "plots" / "plot", "a title")
+    assert png.stat().st_size > 10_000
+    assert "learned policy" in svg.read_text() or svg.stat().st_size > 10_000

@@ -1,0 +1,116 @@
+"""The objective by hand, and a pretraining that can be killed."""
+
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+from unmask.errors import UnmaskError
+from unmask.models.auto import load_model
+from unmask.pretrain import (
+    PretrainConfig,
+    build_tokenizer,
+    diffusion_loss,
+    draw_batch,
+    draw_mask,
+    learning_rate,
+    lengths_at,
+    pretrain,
+)
+from unmask.tasks.auto import load_task
+
+
+def small(folder, **changes):
+    settings = {
+        "output": str(folder),
+        "layers": 1,
+        "width": 16,
+        "heads": 2,
+        "steps": 6,
+        "batch_size": 8,
+        "save_every": 2,
+    }
+    return PretrainConfig(**{**settings, **changes})
+
+
+def test_loss_by_hand():
+    # two rows of two positions, two words; row 0 masks one position (ratio 1/2), row 1 both (ratio 1)
+    p = torch.tensor([[[0.25, 0.75], [0.5, 0.5]], [[0.9, 0.1], [0.2, 0.8]]])
+    target = torch.tensor([[1, 0], [0, 1]])
+    masked = torch.tensor([[True, False], [True, True]])
+    ratio = torch.tensor([[0.5], [1.0]])
+    expected = (-math.log(0.75) / 0.5 - math.log(0.9) - math.log(0.8)) / 4
+    assert diffusion_loss(p.log(), target, masked, ratio).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_masks_hold_exactly_their_ratio():
+    masked, ratio = draw_mask(64, 32, torch.Generator().manual_seed(0))
+    assert torch.equal(masked.sum(dim=1), (ratio[:, 0] * 32).round().long())
+    counts = masked.sum(dim=1)
+    assert counts.min() >= 1
+    assert sorted(set(counts.tolist())) == list(range(1, 33))
+
+
+def test_batches_are_padded_left_and_end_in_eos():
+    task = load_task("house")
+    tokenizer = build_tokenizer([task])
+    tokens, length = draw_batch(PretrainConfig(batch_size=16, double_share=0.0), [task], tokenizer, 9000)
+    assert length == 32
+    assert (tokens[:, -1] == tokenizer.eos_token_id).all()
+    prompts, regions = tokens[:, :-length], tokens[:, -length:]
+    assert (prompts[:, -1] == tokenizer.convert_tokens_to_ids("?")).all()
+    assert (prompts == tokenizer.pad_token_id).any()
+    assert not (regions == tokenizer.pad_token_id).any()
+    text = tokenizer.decode(regions[0][regions[0] != tokenizer.eos_token_id])
+    assert "the answer is" in text
+    doubled, length = draw_batch(PretrainConfig(batch_size=16, double_share=1.0), [task], tokenizer, 9000)
+    assert length == 64
+    assert len(doubled) == 8
+
+
+def test_the_curriculum_grows_the_problems():
+    config = PretrainConfig(steps=100, curriculum=0.5, lengths=(1, 2, 3, 4))
+    assert lengths_at(config, 0) == {1: 1}
+    assert lengths_at(config, 25) == {1: 1, 2: 2}
+    assert lengths_at(config, 50) == {1: 1, 2: 2, 3: 3, 4: 4}
+    assert learning_rate(config, 99) < learning_rate(config, 50)
+
+
+def test_a_resumed_pretraining_equals_an_uninterrupted_one(tmp_path):
+    assert pretrain(small(tmp_path / "whole")) is not None
+    stops = iter([False, False, True])
+    cut = small(tmp_path / "cut")
+    assert pretrain(cut, stop=lambda: next(stops)) is None
+    assert not (tmp_path / "cut").exists()
+    assert pretrain(cut, resume=True) is not None
+    whole = load_file(tmp_path / "whole" / "model.safetensors")
+    resumed = load_file(tmp_path / "cut" / "model.safetensors")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert not (tmp_path / "cut.checkpoint.pt").exists()
+
+
+def test_the_folder_is_standard(tmp_path):
+    pretrain(small(tmp_path / "m"))
+    network = AutoModelForMaskedLM.from_pretrained(tmp_path / "m")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "m")
+    ids = tokenizer("hall: red blue? go red porch, blue hall. the answer is hall", return_tensors="pt")["input_ids"]
+    assert network(input_ids=ids).logits.shape == (1, ids.shape[1], len(tokenizer))
+    assert tokenizer.decode(ids[0, 5:]) == "go red porch, blue hall. the answer is hall"
+    assert load_model(tmp_path / "m").max_length == 32 + 64
+
+
+def test_bad_recipes_are_refused(tmp_path):
+    with pytest.raises(UnmaskError, match="No checkpoint at"):
+        pretrain(small(tmp_path / "m"), resume=True)
+    with pytest.raises(UnmaskError, match="width 16 must be a multiple of heads 3"):
+        pretrain(small(tmp_path / "m", heads=3))
+    with pytest.raises(UnmaskError, match="Unknown answer style 'fulll': did you mean 'full'"):
+        pretrain(small(tmp_path / "m", styles={"fulll": 1.0}))
+    stops = iter([True])
+    pretrain(small(tmp_path / "m"), stop=lambda: next(stops))
+    with pytest.raises(UnmaskError, match="or its checkpoint exists: pass --resume"):
+        pretrain(small(tmp_path / "m"))
+    with pytest.raises(UnmaskError, match="was made with another 'lr'"):
+        pretrain(small(tmp_path / "m", lr=0.1), resume=True)
