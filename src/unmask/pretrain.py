@@ -135,10 +135,8 @@ def draw_batch(
     size = max(1, config.batch_size // (2 if double else 1))
     shares = [config.tasks[task.name] for task in tasks]
     drawn = rng.choices(tasks, shares, k=size)
-    lengths = lengths_at(config, step)
-    texts = [task.training_text(rng, lengths, config.styles) for task in drawn]
-    prompts = tokenizer([prompt for prompt, _ in texts], add_special_tokens=False)["input_ids"]
-    solutions = tokenizer([solution for _, solution in texts], add_special_tokens=False)["input_ids"]
+    texts = [_fitting_text(config, task, tokenizer, rng, step, length) for task in drawn]
+    prompts, solutions = [prompt for prompt, _ in texts], [solution for _, solution in texts]
     width = max(map(len, prompts))
     pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
     rows = [
@@ -146,6 +144,22 @@ def draw_batch(
         for prompt, solution in zip(prompts, solutions, strict=True)
     ]
     return torch.tensor(rows), length
+
+
+def _fitting_text(
+    config: PretrainConfig,
+    task: WorkedTask,
+    tokenizer: PreTrainedTokenizerFast,
+    rng: random.Random,
+    step: int,
+    length: int,
+) -> tuple[list[int], list[int]]:
+    """Token ids of a prompt and of a solution that the region holds; long problems come up at 2L only."""
+    while True:
+        text = task.training_text(rng, lengths_at(config, step), config.styles)
+        prompt, solution = tokenizer(list(text), add_special_tokens=False)["input_ids"]
+        if len(solution) <= length and len(prompt) <= config.max_prompt:
+            return prompt, solution
 
 
 def draw_mask(size: int, length: int, generator: torch.Generator) -> tuple[Bool[Tensor, "b l"], Float[Tensor, "b 1"]]:

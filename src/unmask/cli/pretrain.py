@@ -13,7 +13,7 @@ from unmask.cli.common import ConfigFile, DryRun, Resume
 from unmask.cli.console import Stop, console, duration, ticking
 from unmask.evaluation.evaluate import Cell, Summary
 from unmask.evaluation.report import setting, table
-from unmask.evaluation.sweep import best, heuristic_grid, sweep
+from unmask.evaluation.sweep import FEWER_THRESHOLDS, best, heuristic_grid, sweep
 from unmask.hub import write_text
 from unmask.models.auto import load_model
 from unmask.pretrain import PretrainConfig, PretrainProgress
@@ -70,30 +70,25 @@ def write_card(config: PretrainConfig, seconds: float, prompts: int) -> None:
     """Measure the dLLM on held-out prompts and write its model card."""
     model = load_model(config.output)
     results: list[str] = []
+    main_task = max(config.tasks, key=lambda name: config.tasks[name])
     for name in config.tasks:
         task = load_task(name)
         examples = task.examples("test", prompts)
-        blockwise = Cell(
-            "threshold", {"type": "confidence_threshold", "threshold": 0.9}, task.block_length, config.gen_length
-        )
-        cells = [blockwise, *heuristic_grid(config.gen_length, config.gen_length)]
-        doubled = [
-            Cell("threshold", blockwise.policy, task.block_length, 2 * config.gen_length),
-        ]
-        with ticking(f"evaluating on {name}", len(cells) + len(doubled)) as tick:
-            done: list[Summary] = []
-            for cell in [*cells, *doubled]:
+        rule = {"type": "confidence_threshold", "threshold": 0.9}
+        lengths = (config.gen_length, 2 * config.gen_length)
+        blockwise = [Cell("threshold", rule, task.block_length, length) for length in lengths]
+        full = heuristic_grid(config.gen_length, config.gen_length, FEWER_THRESHOLDS) if name == main_task else []
+        done: list[Summary] = []
+        with ticking(f"evaluating on {name}", len(blockwise) + len(full)) as tick:
+            for cell in [*blockwise, *full]:
                 done += sweep(model, task, examples, [cell])[0]
                 tick(len(done), cell.label)
         console.print(table(done, f"{model.name} on {name}, {prompts} test prompts"))
-        first, *full = done[: len(cells)]
-        results.append(_result(name, f"blocks of {task.block_length}, threshold 0.9", first))
-        for label in dict.fromkeys(s.cell.label for s in full):
-            top = best([s for s in full if s.cell.label == label])
+        for length, found in zip(lengths, done, strict=False):
+            results.append(_result(name, f"region {length}, blocks of {task.block_length}, threshold 0.9", found))
+        for label in dict.fromkeys(cell.label for cell in full):
+            top = best([s for s in done[2:] if s.cell.label == label])
             results.append(_result(name, f"full diffusion, best {label} ({setting(top.cell)})", top))
-        results.append(
-            _result(name, f"blocks of {task.block_length}, threshold 0.9, region {2 * config.gen_length}", done[-1])
-        )
     parameters = AutoModelForMaskedLM.from_pretrained(config.output).num_parameters()
     write_text(Path(config.output) / "README.md", card(config, seconds, prompts, parameters, results))
 

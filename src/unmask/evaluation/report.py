@@ -91,7 +91,7 @@ def plot(summaries: Sequence[Summary], path: str | Path, title: str) -> list[Pat
     ):
         panels = [("full diffusion", full), ("best of all block lengths", semi)]
         panels = [panel for panel in panels if panel[1] or (not semi and not full)]
-        figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.2), sharey=True, squeeze=False)
+        figure, axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.5), sharey=True, squeeze=False)
         for axis, (name, cells) in zip(axes[0], panels, strict=True):
             for label in dict.fromkeys(s.cell.label for s in cells):
                 family = [s for s in cells if s.cell.label == label]
@@ -110,9 +110,9 @@ def plot(summaries: Sequence[Summary], path: str | Path, title: str) -> list[Pat
         for axis in axes[0]:
             for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
                 handles.setdefault(label, handle)
-        figure.legend(list(handles.values()), list(handles), loc="lower center", ncols=len(handles), frameon=False)
+        figure.legend(list(handles.values()), list(handles), loc="lower center", ncols=3, frameon=False)
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-        figure.tight_layout(rect=(0, 0.07, 1, 1))
+        figure.tight_layout(rect=(0, 0.1, 1, 1))
         paths = [Path(path).with_suffix(suffix) for suffix in (".png", ".svg")]
         for target in paths:
             target.parent.mkdir(parents=True, exist_ok=True)

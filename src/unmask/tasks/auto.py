@@ -12,8 +12,8 @@ from unmask.tasks.ledger import Ledger
 DEFAULT_TASK = "house"
 
 TASKS: dict[str, Callable[[], Task]] = {
-    "house": lambda: House("house", lengths=(4, 5, 6)),
-    "house-long": lambda: House("house-long", lengths=(7, 8, 9)),
+    "house": lambda: House("house", lengths=(6, 7, 8)),
+    "house-long": lambda: House("house-long", lengths=(9, 10, 11, 12), gen_length=64),
     "ledger": lambda: Ledger("ledger", lengths=(3, 4, 5)),
 }
 

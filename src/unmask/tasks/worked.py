@@ -60,14 +60,15 @@ def check_styles(styles: Iterable[str]) -> None:
 class WorkedTask(Task):
     """A procedural task. A subclass draws problems and lists its words."""
 
-    gen_length = 32
     block_length = 8
 
-    def __init__(self, name: str, lengths: Sequence[int]) -> None:
+    def __init__(self, name: str, lengths: Sequence[int], gen_length: int = 32) -> None:
         """
         Args:
             lengths: numbers of steps of the problems, equally frequent.
+            gen_length: region that holds the longest worked solution, 3 * steps + 5 tokens.
         """
+        self.gen_length = gen_length
         self.name = name
         self.lengths = tuple(lengths)
 
