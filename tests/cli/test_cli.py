@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import unmask
+from unmask.cli.console import Stop
 from unmask.cli.main import main
 from unmask.cli.quickstart import fresh_folder
 
@@ -179,3 +181,15 @@ class Leftmost(Policy):
     done = command("decode", "hall: red?", "--policy", "leftmost:q=4", "--gen-length", 8)
     assert done.returncode == 2
     assert "Unknown key 'q'" in done.stderr
+
+
+def test_stop_is_asked_once_and_gives_the_signals_back(capsys):
+    before = signal.getsignal(signal.SIGTERM)
+    with Stop() as stop:
+        assert not stop()
+        signal.raise_signal(signal.SIGTERM)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGTERM)
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert "Stopping after this step" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """The MaskedLM adapter on several stock architectures at tiny size: padding, head, ids, errors."""
 
+import shutil
+
 import pytest
 import torch
 from transformers import (
@@ -98,6 +100,18 @@ def test_wrong_models_are_refused(tmp_path, tiny_folder):
     network = RobertaPreLayerNormForMaskedLM(RobertaPreLayerNormConfig(vocab_size=60, **SHAPE, **SHARED))
     with pytest.raises(UnmaskError, match="has no mask token: pass mask_id"):
         MaskedLM("m", network, tokenizer)
+
+
+def test_damaged_models_are_refused(tmp_path, tiny_folder):
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_folder, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:2000])
+    with pytest.raises(UnmaskError, match="Cannot load the dLLM .*broken"):
+        load_model(broken)
+    weights.unlink()
+    with pytest.raises(UnmaskError, match="Cannot load the dLLM .*broken"):
+        load_model(broken)
 
 
 def test_bfloat16_loads_and_decodes(tiny_folder):

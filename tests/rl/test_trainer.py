@@ -183,5 +183,11 @@ def test_bad_runs_are_refused(tiny, tmp_path):
     trainer(tiny, tmp_path / "run", iterations=1).run()
     with pytest.raises(UnmaskError, match="exists: pass --resume to go on, or another --run"):
         trainer(tiny, tmp_path / "run", iterations=1).run()
+    state = tmp_path / "run" / "last" / "trainer.pt"
+    whole = state.read_bytes()
+    state.write_bytes(whole[:500])
+    with pytest.raises(UnmaskError, match=r"trainer.pt is damaged .*use the best policy so far"):
+        trainer(tiny, tmp_path / "run", iterations=1).run(resume=True)
+    state.write_bytes(whole)
     with pytest.raises(UnmaskError, match="was started with lr = 0.0002, not 0.001"):
         trainer(tiny, tmp_path / "run", iterations=1, lr=1e-3).run(resume=True)

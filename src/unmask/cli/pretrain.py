@@ -51,14 +51,14 @@ def pretrain(
         torch.set_num_threads(threads)
     smooth = 0.0
 
-    with ticking("pretraining", resolved.steps) as tick:
+    with ticking("pretraining", resolved.steps) as tick, Stop() as stop:
 
         def on_step(progress: PretrainProgress) -> None:
             nonlocal smooth
             smooth = progress.loss if not smooth else 0.99 * smooth + 0.01 * progress.loss
             tick(progress.step, f"loss {smooth:.4f}")
 
-        seconds = pretrain_dllm(resolved, resume=resume, on_step=on_step, stop=Stop())
+        seconds = pretrain_dllm(resolved, resume=resume, on_step=on_step, stop=stop)
     if seconds is None:
         console.print("Stopped; go on with --resume.")
         return

@@ -152,13 +152,13 @@ def _train(config: TrainConfig, model: MaskedDiffusionModel, task: Task, clock: 
         alpha=config.alpha,
         batch_size=config.batch_size,
     )
-    with ticking("training", config.iterations) as tick:
+    with ticking("training", config.iterations) as tick, Stop() as stop:
 
         def log(metrics: Metrics) -> None:
             clock(metrics)
             show(metrics, tick)
 
-        return Trainer(config, model, task, validate, log).run(stop=Stop())
+        return Trainer(config, model, task, validate, log).run(stop=stop)
 
 
 def _compare(

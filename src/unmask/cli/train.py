@@ -47,9 +47,9 @@ def train(
     if dry_run:
         console.print(resolved.model_dump_json(indent=2))
         return
-    with ticking("training", resolved.iterations) as tick:
+    with ticking("training", resolved.iterations) as tick, Stop() as stop:
         trainer = Trainer(resolved, model, task, validate, lambda metrics: show(metrics, tick))
-        policy = trainer.run(resume=resume, stop=Stop())
+        policy = trainer.run(resume=resume, stop=stop)
     if policy is None:
         console.print(f"Stopped at iteration {trainer.iteration}; go on with --resume.")
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
@@ -46,7 +47,7 @@ def load_model(
     try:
         network = AutoModelForMaskedLM.from_pretrained(path, dtype=dtype or torch.float32, **attention)
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
         reason = str(e).strip().splitlines()[0]
         raise UnmaskError(
             f"Cannot load the dLLM {name!r} ({reason}): give a folder with config.json, model.safetensors and "

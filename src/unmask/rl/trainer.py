@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Annotated, Any
 
 import torch
@@ -317,7 +318,13 @@ class Trainer:
                     f"{self.folder} was started with {key} = {saved_config.get(key)!r}, not {value!r}: "
                     "resume with the same settings, or start another --run."
                 )
-        saved = torch.load(last / "trainer.pt", weights_only=True)
+        try:
+            saved = torch.load(last / "trainer.pt", weights_only=True)
+        except (RuntimeError, EOFError, UnpicklingError) as e:
+            raise UnmaskError(
+                f"{last / 'trainer.pt'} is damaged ({str(e).splitlines()[0]}): start another --run, "
+                f"or use the best policy so far in {self.folder / 'best'}."
+            ) from None
         self.policy.load_state_dict(read_weights(last / "policy" / "model.safetensors"))
         self.optimizer.load_state_dict(saved["optimizer"])
         self.iteration, self.best = saved["iteration"], saved["best"]

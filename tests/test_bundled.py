@@ -1,0 +1,66 @@
+"""What ships in the package: dLLMs and policies that load by name and do what their cards say."""
+
+import pytest
+from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+import unmask
+from unmask.hub import ASSETS, bundled
+from unmask.policies.transformer import TransformerPolicy
+
+MODELS = sorted(bundled("models"))
+POLICIES = sorted(bundled("policies"))
+
+
+def accuracy(model, policy, block_length, n=100):
+    task = unmask.load_task()
+    examples = task.examples("test", n)
+    out = unmask.generate(
+        model,
+        policy,
+        [example.prompt for example in examples],
+        gen_length=task.gen_length,
+        block_length=block_length,
+        batch_size=n,
+    )
+    return sum(map(task.verify, examples, out.texts)) / n, out.nfe.float().mean().item()
+
+
+def test_the_names_that_readme_promises():
+    assert MODELS == ["house-base", "house-small"]
+    assert {"house-base-full", "house-base-block8"} <= set(POLICIES)
+    assert sum(f.stat().st_size for f in ASSETS.rglob("*") if f.is_file()) < 32e6
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_are_standard_folders(name):
+    folder = bundled("models")[name]
+    network = AutoModelForMaskedLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert network.config.vocab_size == len(tokenizer)
+    card = (folder / "README.md").read_text()
+    assert f"{network.num_parameters():,} parameters" in card
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_reason_in_blocks(name):
+    found, _ = accuracy(unmask.load_model(name), unmask.policies.ConfidenceThreshold(0.9), 8)
+    assert found >= 0.9
+
+
+def test_three_lines():
+    model = unmask.load_model()
+    policy = unmask.load_policy()
+    out = unmask.generate(model, policy, ["hall: red blue gold green red gold?"], gen_length=32)
+    assert isinstance(policy, TransformerPolicy)
+    assert out.texts[0].startswith(("go", "the"))
+    assert out.nfe.shape == (1,)
+    assert out.sequences.shape == (1, 32)
+
+
+@pytest.mark.parametrize(("name", "block_length"), [("house-base-full", None), ("house-base-block8", 8)])
+def test_policies_beat_guessing(name, block_length):
+    model = unmask.load_model("house-base")
+    learned, _ = accuracy(model, unmask.load_policy(name), block_length)
+    guessed, _ = accuracy(model, unmask.policies.ConfidenceThreshold(0.9), None)
+    assert learned >= guessed + 0.1
+    assert (bundled("policies")[name] / "README.md").exists()
