@@ -124,6 +124,7 @@ def test_train_and_its_policy_decodes(capsys, tmp_path, tiny_folder):
     assert code == 2
     assert "exists: pass --resume" in err
     policy = tmp_path / "run" / "best"
+    assert "gen_length=8)" in (policy / "README.md").read_text()
     code, out, _ = run(capsys, "decode", "hall: red?", "--model", tiny_folder, "--policy", policy, "--gen-length", 8)
     assert code == 0
     assert "forward passes" in out

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from unmask.cli.common import ConfigFile, DryRun, Resume, validator
 from unmask.cli.console import Stop, Ticker, console, ticking
+from unmask.hub import write_text
 from unmask.models.auto import load_model
 from unmask.rl.trainer import Metrics, TrainConfig, Trainer
 from unmask.settings import load_settings
@@ -53,6 +56,7 @@ def train(
     if policy is None:
         console.print(f"Stopped at iteration {trainer.iteration}; go on with --resume.")
         return
+    write_text(Path(resolved.run) / "best" / "README.md", card(resolved, model.name, task.name, gen_length))
     console.print(f"The best policy is in {resolved.run}/best (validation reward {trainer.best:.3f}).")
 
 
@@ -65,6 +69,35 @@ def describe(config: TrainConfig, model: str, task: str, gen_length: int) -> str
         f"{warm}{config.iterations} iterations of GRPO, {config.prompts} prompts x {config.group_size} roll-outs each; "
         f"run folder {config.run}."
     )
+
+
+def card(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
+    """The model card of a trained policy."""
+    lines = (Path(config.run) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    validations = [m for m in map(json.loads, lines) if m["stage"] == "validation"]
+    reached = max(validations, key=lambda m: m["reward"])
+    block = "" if config.block_length is None else f", block_length={config.block_length}"
+    where = "full diffusion" if config.block_length is None else f"blocks of {config.block_length}"
+    return f"""---
+license: apache-2.0
+library_name: unmask
+tags: [masked-diffusion, dllm, unmasking-policy]
+---
+
+# {Path(config.run).name}
+
+An unmasking policy for the dLLM `{model}` in {where}: one transformer block over the dLLM's confidences
+(arXiv 2512.09106). Trained on `{task}`, region {gen_length}, alpha {config.alpha:g}: cloned from
+`{config.clone_from}` decoded in blocks, then {config.iterations} iterations of GRPO with {config.prompts} prompts x
+{config.group_size} roll-outs, learning rate {config.lr:g}, seed {config.seed}.
+Kept is the checkpoint that was best on validation prompts, of iteration {reached["iteration"]}:
+{100 * reached["correct"]:.1f}% correct at {reached["nfe"]:.1f} forward passes.
+
+```python
+model, policy = unmask.load_model("{model}"), unmask.load_policy(...)
+out = unmask.generate(model, policy, prompts, gen_length={gen_length}{block})
+```
+"""
 
 
 def show(metrics: Metrics, tick: Ticker) -> None:

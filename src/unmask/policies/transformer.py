@@ -71,9 +71,10 @@ class TransformerPolicy(Policy, nn.Module):
     ) -> Float[Tensor, "b l"]:
         """Logits of revealing each position."""
         x = self.confidence_proj(confidence)
-        condition = self.mask_embedding(masked.long()) + self.time_mlp(self._time_features(step_fraction))[:, None]
+        # A row has two conditions only, one for revealed and one for masked positions: modulate those, then spread.
+        condition = self.mask_embedding.weight + self.time_mlp(self._time_features(step_fraction))[:, None]
         for block in self.transformer_blocks:
-            x = block(x, condition)
+            x = block(x, condition, masked)
         return self.output_proj(self.final_norm(x))[..., 0]
 
     def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
@@ -123,8 +124,16 @@ class Block(nn.Module):
         nn.init.zeros_(self.ada_conditioning.weight)
         nn.init.zeros_(self.ada_conditioning.bias)
 
-    def forward(self, x: Float[Tensor, "b l w"], condition: Float[Tensor, "b l w"]) -> Float[Tensor, "b l w"]:
-        scale1, shift1, gate1, scale2, shift2, gate2 = self.ada_conditioning(condition).chunk(6, dim=-1)
+    def forward(
+        self, x: Float[Tensor, "b l w"], condition: Float[Tensor, "b 2 w"], masked: Bool[Tensor, "b l"]
+    ) -> Float[Tensor, "b l w"]:
+        """
+        Args:
+            condition: what modulates revealed (0) and masked (1) positions.
+        """
+        revealed, hidden = self.ada_conditioning(condition)[:, :, None].unbind(dim=1)
+        modulation = torch.where(masked[..., None], hidden, revealed)
+        scale1, shift1, gate1, scale2, shift2, gate2 = modulation.chunk(6, dim=-1)
         x = x + self._attention(self.norm1(x) * (1 + scale1) + shift1) * (1 + gate1)
         h = self.norm2(x) * (1 + scale2) + shift2
         return x + self.linear2(F.gelu(self.linear1(h))) * (1 + gate2)

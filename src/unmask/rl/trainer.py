@@ -74,7 +74,7 @@ class TrainConfig(Settings):
     )
     clone_examples: Annotated[int, Ge(1), Field(description="Prompts to clone from.")] = 256
     clone_updates: Annotated[int, Ge(1), Field(description="Optimiser steps of the cloning.")] = 150
-    clone_batch_size: Annotated[int, Ge(1), Field(description="Recorded steps a cloning batch.")] = 256
+    clone_batch_size: Annotated[int, Ge(1), Field(description="Recorded steps a cloning batch.")] = 128
     clone_lr: Annotated[float, Gt(0), Field(description="Learning rate of the cloning.")] = 1e-3
     validate_every: Annotated[int, Ge(1), Field(description="Iterations between validations and checkpoints.")] = 15
     batch_size: Annotated[int, Ge(1), Field(description="Live rows of a roll-out at most.")] = 256
