@@ -13,7 +13,7 @@ from unmask.cli.common import ConfigFile, DryRun, Resume
 from unmask.cli.console import Stop, console, duration, ticking
 from unmask.evaluation.evaluate import Cell, Summary
 from unmask.evaluation.report import setting, table
-from unmask.evaluation.sweep import FEWER_THRESHOLDS, best, heuristic_grid, sweep
+from unmask.evaluation.sweep import best, heuristic_grid, sweep
 from unmask.hub import write_text
 from unmask.models.auto import load_model
 from unmask.pretrain import PretrainConfig, PretrainProgress
@@ -77,7 +77,7 @@ def write_card(config: PretrainConfig, seconds: float, prompts: int) -> None:
         rule = {"type": "confidence_threshold", "threshold": 0.9}
         lengths = (config.gen_length, 2 * config.gen_length)
         blockwise = [Cell("threshold", rule, task.block_length, length) for length in lengths]
-        full = heuristic_grid(config.gen_length, config.gen_length, FEWER_THRESHOLDS) if name == main_task else []
+        full = heuristic_grid(config.gen_length, config.gen_length) if name == main_task else []
         done: list[Summary] = []
         with ticking(f"evaluating on {name}", len(blockwise) + len(full)) as tick:
             for cell in [*blockwise, *full]:

@@ -21,7 +21,7 @@ from unmask.cli.train import show
 from unmask.decoding.decode import Generation
 from unmask.evaluation.evaluate import Cell, Summary, bootstrap, evaluate, summarise, write_rows
 from unmask.evaluation.report import blocks, plot, setting, table
-from unmask.evaluation.sweep import FEWER_THRESHOLDS, best, frontier, heuristic_grid, sweep
+from unmask.evaluation.sweep import best, frontier, heuristic_grid, sweep
 from unmask.hub import write_text
 from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
@@ -97,7 +97,8 @@ def quickstart(
     console.print(f"Plot: {paths[0]} and {paths[1].name}; rows: {folder / 'rows.jsonl'}.", highlight=False)
 
     console.rule("3. See the difference", align="left")
-    _show_example(model, task, examples, rows, best(full), policy)
+    thresholds = [s for s in full if s.cell.label.startswith("threshold")]
+    _show_example(model, task, examples, rows, best(thresholds), policy)
 
     total = time.perf_counter() - started
     seconds["rest"] = total - sum(seconds.values())
@@ -133,11 +134,11 @@ def introduce(model: MaskedDiffusionModel, task: Task, config: TrainConfig, fold
     example = task.examples("train", 1)[0]
     console.print(
         f"[bold]{model.name}[/bold] is a small masked diffusion language model. It fills {task.gen_length} masked "
-        f"positions in any order;\nwhich ones to reveal at each forward pass is the unmasking policy's choice. "
+        f"positions in any order; which ones to reveal at each forward pass is the unmasking policy's choice. "
         f"The task is {task.name}:\n\n    {example.prompt}  ->  ... the answer is {example.answer}\n\n"
-        "It can reason its way to the answer, or guess it. Heuristics that may reveal any position guess.\n"
+        "It can reason its way to the answer, or guess it. Heuristics that may reveal any position guess. "
         f"This trains a policy in full diffusion (clone a rule that decodes in blocks, then {config.iterations} "
-        f"iterations of GRPO),\ncompares it with every heuristic and shows one example. Results go to {folder}.\n",
+        f"iterations of GRPO), compares it with every heuristic and shows one example. Results go to {folder}.\n",
         highlight=False,
     )
 
@@ -177,8 +178,8 @@ def _compare(
     semi = [
         cell
         for block_length in config.block_lengths
-        for cell in heuristic_grid(length, block_length, FEWER_THRESHOLDS)
-        if cell.label == "threshold"
+        for cell in heuristic_grid(length, block_length)
+        if cell.label != "random"
     ]
     summaries: dict[str, list[Summary]] = {"full": [], "blocks": []}
     rows: Rows = []

@@ -11,8 +11,7 @@ from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
 from unmask.tasks.base import Example, Task
 
-THRESHOLDS = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
-FEWER_THRESHOLDS = (0.3, 0.5, 0.7, 0.9, 0.99)
+THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 COUNTS = (1, 2, 4, 8)
 
 
