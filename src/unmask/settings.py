@@ -20,6 +20,9 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+S = TypeVar("S", bound=Settings)
+
+
 def build(cls: type[T], values: Mapping[str, Any], *, where: str, known: set[str]) -> T:
     """Validate `values` into `cls` (a pydantic model or dataclass).
 
@@ -44,7 +47,7 @@ def explain(error: ValidationError) -> str:
     return f"{leaf} = {first['input']!r}: {message}{more}." if first["type"] != "missing" else f"{leaf} is missing."
 
 
-def load_settings(cls: type[T], path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> T:
+def load_settings(cls: type[S], path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> S:
     """Read a TOML file into `cls` and lay the flags given on the command line over it.
 
     Raises:
@@ -60,6 +63,4 @@ def load_settings(cls: type[T], path: str | Path | None, overrides: Mapping[str,
             raise UnmaskError(f"No config file at {path}: give the path of a TOML file.") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
             raise UnmaskError(f"{path} is not a TOML file: {e}.") from None
-    if not issubclass(cls, BaseModel):
-        raise TypeError(f"{cls.__name__} is not a settings class")
     return build(cls, {**values, **(overrides or {})}, where=where, known=set(cls.model_fields))

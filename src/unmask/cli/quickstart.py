@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +19,7 @@ from unmask.cli.console import Stop, console, duration, ticking
 from unmask.cli.evaluate import cell_of
 from unmask.cli.train import show
 from unmask.decoding.decode import Generation
-from unmask.evaluation.evaluate import Cell, Summary, bootstrap, evaluate, summarise, write_rows
+from unmask.evaluation.evaluate import Cell, Interval, Summary, bootstrap, evaluate, summarise, write_rows
 from unmask.evaluation.report import blocks, plot, setting, table
 from unmask.evaluation.sweep import best, frontier, heuristic_grid, sweep
 from unmask.hub import write_text
@@ -143,7 +143,9 @@ def introduce(model: MaskedDiffusionModel, task: Task, config: TrainConfig, fold
     )
 
 
-def _train(config: TrainConfig, model: MaskedDiffusionModel, task: Task, clock: Any) -> TransformerPolicy | None:
+def _train(
+    config: TrainConfig, model: MaskedDiffusionModel, task: Task, clock: Callable[[Metrics], None]
+) -> TransformerPolicy | None:
     validate = validator(
         model,
         task,
@@ -169,7 +171,7 @@ def _compare(
     policy: TransformerPolicy,
     config: QuickstartConfig,
     train_config: TrainConfig,
-    count: Any,
+    count: Callable[[Generation], None],
 ) -> tuple[dict[str, list[Summary]], Rows]:
     """Summaries by group (policy, cloned, full, blocks) and all rows."""
     length = task.gen_length
@@ -229,7 +231,7 @@ def judge(policy: Summary, full: Sequence[Summary], semi: Sequence[Summary], row
     return {"gap": gap.mean, "gap_low": gap.low, "gap_high": gap.high, "sentences": sentences}
 
 
-def _gap(a: Cell, b: Cell, rows: Rows) -> Any:
+def _gap(a: Cell, b: Cell, rows: Rows) -> Interval:
     """Paired difference in accuracy over the same prompts, with its 95% interval."""
 
     def per_prompt(cell: Cell) -> torch.Tensor:
