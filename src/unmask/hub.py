@@ -36,7 +36,12 @@ def written_whole(folder: str | Path) -> Iterator[Path]:
         old = draft.with_name(draft.name + ".old")
         if folder.exists():
             folder.rename(old)
-        draft.rename(folder)
+        try:
+            draft.rename(folder)
+        except OSError:
+            if old.exists():
+                old.rename(folder)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -57,7 +62,15 @@ def write_text(path: str | Path, text: str) -> None:
 def save_policy_folder(
     folder: str | Path, config: Mapping[str, Any], weights: Mapping[str, Tensor] | None, card: str | None = None
 ) -> None:
-    """Write config.json, and model.safetensors and README.md where there are any."""
+    """Write config.json, and model.safetensors and README.md where there are any.
+
+    Raises:
+        UnmaskError: the folder holds files that are not a policy's.
+    """
+    known = {"config.json", "model.safetensors", "README.md"}
+    others = sorted(p.name for p in Path(folder).iterdir() if p.name not in known) if Path(folder).is_dir() else []
+    if others:
+        raise UnmaskError(f"{folder} holds other files ({others[0]}): save the policy to a folder of its own.")
     with written_whole(folder) as draft:
         (draft / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
         if weights is not None:
@@ -126,12 +139,14 @@ def bundled(kind: str) -> dict[str, Path]:
 
 
 def find_policy_folder(name_or_path: str) -> Path:
-    """A local folder or file, a bundled name, or else a Hub id (downloaded).
+    """A local folder, a bundled name, or else a Hub id (downloaded).
 
     Raises:
         UnmaskError: none of the three.
     """
     path = Path(name_or_path)
+    if path.is_file():
+        raise UnmaskError(f"{path} is a file: give the policy's folder.")
     if path.exists():
         return path
     shipped = bundled("policies")

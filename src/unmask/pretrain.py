@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Annotated
 
 import torch
@@ -43,11 +44,13 @@ class PretrainConfig(Settings):
     layers: Annotated[int, Ge(1), Field(description="Transformer layers.")] = 3
     width: Annotated[int, Ge(8), Field(description="Hidden size; the feed-forward is four times as wide.")] = 128
     heads: Annotated[int, Ge(1), Field(description="Attention heads.")] = 4
-    tasks: Annotated[dict[str, float], Field(description="Task name -> share of the training text.")] = {"house": 1.0}
+    tasks: Annotated[dict[str, float], Field(min_length=1, description="Task name -> share of the training text.")] = {
+        "house": 1.0
+    }
     lengths: Annotated[
         tuple[float, ...], Field(min_length=1, description="Weights of problems of 1, 2, 3, ... steps.")
     ] = (1, 1, 2, 3, 3, 3, 1, 1)
-    styles: Annotated[dict[str, float], Field(description="Answer style -> weight.")] = {"full": 1.0}
+    styles: Annotated[dict[str, float], Field(min_length=1, description="Answer style -> weight.")] = {"full": 1.0}
     curriculum: Annotated[
         float, Ge(0), Le(1), Field(description="Share of the steps over which the longest problem grows from 1 step.")
     ] = 0.4
@@ -155,11 +158,14 @@ def _fitting_text(
     length: int,
 ) -> tuple[list[int], list[int]]:
     """Token ids of a prompt and of a solution that the region holds; long problems come up at 2L only."""
-    while True:
+    for _ in range(1000):
         text = task.training_text(rng, lengths_at(config, step), config.styles)
         prompt, solution = tokenizer(list(text), add_special_tokens=False)["input_ids"]
         if len(solution) <= length and len(prompt) <= config.max_prompt:
             return prompt, solution
+    raise UnmaskError(
+        f"No problem of {task.name!r} fits max_prompt {config.max_prompt} and region {length}: raise one of them."
+    )
 
 
 def draw_mask(size: int, length: int, generator: torch.Generator) -> tuple[Bool[Tensor, "b l"], Float[Tensor, "b 1"]]:
@@ -234,7 +240,7 @@ def pretrain(
     with written_whole(config.output) as folder:
         network.eval().save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-    write_text(Path(config.output) / "pretrain.json", config.model_dump_json(indent=2) + "\n")
+        write_text(folder / "pretrain.json", config.model_dump_json(indent=2) + "\n")
     checkpoint.unlink(missing_ok=True)
     return time.perf_counter() - start
 
@@ -306,7 +312,10 @@ def _restore(
 ) -> tuple[int, float]:
     if not path.exists():
         raise UnmaskError(f"No checkpoint at {path}: start without --resume.")
-    saved = torch.load(path, weights_only=True)
+    try:
+        saved = torch.load(path, weights_only=True)
+    except (RuntimeError, EOFError, UnpicklingError) as e:
+        raise UnmaskError(f"{path} is damaged ({str(e).splitlines()[0]}): delete it and start again.") from None
     ours, theirs = config.model_dump(), PretrainConfig(**json.loads(saved["config"])).model_dump()
     changed = [key for key in ours if ours[key] != theirs[key] and key != "save_every"]
     if changed:

@@ -61,6 +61,8 @@ def load_settings(cls: type[S], path: str | Path | None, overrides: Mapping[str,
             values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise UnmaskError(f"No config file at {path}: give the path of a TOML file.") from None
+        except OSError as e:
+            raise UnmaskError(f"Cannot read the config {path} ({e.strerror}): give the path of a TOML file.") from None
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
             raise UnmaskError(f"{path} is not a TOML file: {e}.") from None
     return build(cls, {**values, **(overrides or {})}, where=where, known=set(cls.model_fields))

@@ -115,7 +115,8 @@ def uniform(key: Int[Tensor, " b"], step: Int[Tensor, " b"], n: int) -> Float[Te
     """
     position = torch.arange(n, device=key.device)
     x = _mix(_mix(key)[:, None] + _mix(step * 2 + 1)[:, None] + position * -7046029254386353131)
-    return ((x >> 40) & 0xFFFFFF).to(torch.float32).add(0.5) / 2**24
+    numbers = ((x >> 40) & 0xFFFFFF).to(torch.float32).add(0.5) / 2**24
+    return numbers.clamp(max=1 - 2**-24)  # float32 rounds the last one up to 1
 
 
 def row_keys(seed: int, rows: Int[Tensor, " b"]) -> Int[Tensor, " b"]:

@@ -116,7 +116,7 @@ def test_eval_writes_rows_plot_and_table(capsys, tmp_path, tiny_folder):
 
 def test_train_and_its_policy_decodes(capsys, tmp_path, tiny_folder):
     argv = ["train", "--model", tiny_folder, "--run", tmp_path / "run", "--iterations", 2, "--prompts", 2]
-    small = ["--gen-length", 8, "--clone-examples", 4, "--clone-updates", 2, "--validation-prompts", 4]
+    small = ["--gen-length", 8, "--clone-from", "none", "--validation-prompts", 4]
     code, out, err = run(capsys, *argv, *small)
     assert code == 0, err
     assert "validation at   2" in out

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -10,6 +11,9 @@ from cyclopts import Parameter
 from rich.text import Text
 
 from unmask.decoding.decode import decode
+from unmask.errors import UnmaskError
+from unmask.evaluation.evaluate import Summary
+from unmask.evaluation.report import plot
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
 from unmask.policies.transformer import TransformerPolicy
@@ -55,6 +59,15 @@ def validator(
     return validate
 
 
+def draw(summaries: Sequence[Summary], path: Path, title: str) -> str:
+    """Write the plot and say where it is, or what is missing for it."""
+    try:
+        png, svg = plot(summaries, path, title)
+    except UnmaskError as e:
+        return f"No plot: {e}"
+    return f"Plot: {png} and {svg.name}."
+
+
 def watch(
     model: MaskedDiffusionModel, policy: Policy, prompt: str, *, gen_length: int, **options: Any
 ) -> tuple[list[Text], str, int]:
@@ -66,7 +79,7 @@ def watch(
     lines: list[Text] = []
     end = int(model.eos_ids[0])
 
-    def draw(step: Step) -> None:
+    def show(step: Step) -> None:
         line = Text(f"{int(step.before.step[0]) + 1:>3}  ")
         shown = torch.where(step.action, step.predicted, step.before.tokens[:, -gen_length:])[0].tolist()
         masked = (step.before.masked & ~step.action)[0].tolist()
@@ -80,5 +93,5 @@ def watch(
         lines.append(line)
 
     tokens = [model.encode(prompt)]
-    out = decode(model, policy, tokens, gen_length=gen_length, callback=draw, **options)
+    out = decode(model, policy, tokens, gen_length=gen_length, callback=show, **options)
     return lines, model.text(out.sequences[0].tolist()), int(out.nfe[0])

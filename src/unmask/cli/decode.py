@@ -41,8 +41,8 @@ def decode(
     length = load_task().gen_length if gen_length is None else gen_length
     options: dict[str, Any] = {"block_length": block_length, "seed": seed, "suppress_eos": suppress_eos}
     if steps:
-        for prompt in prompts:
-            lines, text, nfe = watch(dllm, rule, prompt, gen_length=length, **options)
+        for row, prompt in enumerate(prompts):
+            lines, text, nfe = watch(dllm, rule, prompt, gen_length=length, first_row=row, **options)
             console.print(f"\n{prompt}", style="bold", markup=False, highlight=False)
             for line in lines:
                 console.print(line)

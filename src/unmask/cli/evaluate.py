@@ -9,13 +9,13 @@ from annotated_types import Ge
 from cyclopts import Parameter
 from pydantic import Field
 
-from unmask.cli.common import ConfigFile, DryRun
+from unmask.cli.common import ConfigFile, DryRun, draw
 from unmask.cli.console import console, ticking
 from unmask.decoding.blocks import check_block_length
 from unmask.errors import UnmaskError
 from unmask.evaluation.evaluate import Cell, Summary, summarise, write_rows
 from unmask.evaluation.evaluate import evaluate as evaluate_cell
-from unmask.evaluation.report import plot, table
+from unmask.evaluation.report import table
 from unmask.evaluation.sweep import heuristic_grid
 from unmask.models.auto import load_model
 from unmask.policies.auto import load_policy
@@ -70,6 +70,8 @@ def evaluate(
         for cell, _ in cells:
             console.print(f"  {cell.label}  block_length {cell.block_length}  {dict(cell.policy)}", highlight=False)
         return
+    folder = Path(resolved.output)
+    folder.mkdir(parents=True, exist_ok=True)
     model = load_model(resolved.model)
     examples = task.examples(resolved.split, resolved.prompts)
     summaries: list[Summary] = []
@@ -91,10 +93,8 @@ def evaluate(
             tick(done, cell.label)
     title = f"{model.name} on {task.name}, {resolved.prompts} {resolved.split} prompts, {gen_length} positions"
     console.print(table(summaries, title))
-    folder = Path(resolved.output)
     write_rows(folder / "rows.jsonl", rows)
-    paths = plot(summaries, folder / "plot", title)
-    console.print(f"Rows in {folder / 'rows.jsonl'}, plot in {', '.join(map(str, paths))}.", soft_wrap=True)
+    console.print(f"{draw(summaries, folder / 'plot', title)} Rows: {folder / 'rows.jsonl'}.", soft_wrap=True)
 
 
 def _cells(config: EvalConfig, gen_length: int, block_length: int) -> list[tuple[Cell, Policy]]:
@@ -114,4 +114,4 @@ def cell_of(name: str, policy: Policy, gen_length: int, block_length: int, suppr
     if isinstance(policy, TransformerPolicy):
         return Cell("policy", {**settings, "name": name}, block_length, gen_length, suppress_eos, draws=True)
     label = LABELS.get(policy.type_name, policy.type_name) + (", EOS suppressed" if suppress_eos else "")
-    return Cell(label, settings, block_length, gen_length, suppress_eos, draws=policy.type_name == "random_order")
+    return Cell(label, settings, block_length, gen_length, suppress_eos, draws=policy.draws)

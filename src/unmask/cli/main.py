@@ -64,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except UnmaskError as e:
         _refuse(str(e))
+    except OSError as e:
+        _refuse(f"Cannot read or write {e.filename or 'a file'}: {e.strerror or e}.")
     except CycloptsError as e:
         cause = e.__cause__
         _refuse(explain(cause) if isinstance(cause, ValidationError) else str(e))

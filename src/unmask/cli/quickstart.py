@@ -14,13 +14,14 @@ from annotated_types import Ge
 from cyclopts import Parameter
 from pydantic import Field
 
-from unmask.cli.common import ConfigFile, DryRun, validator, watch
+from unmask.cli.common import ConfigFile, DryRun, draw, validator, watch
 from unmask.cli.console import Stop, console, duration, ticking
 from unmask.cli.evaluate import cell_of
 from unmask.cli.train import show
+from unmask.decoding.blocks import check_block_length
 from unmask.decoding.decode import Generation
 from unmask.evaluation.evaluate import Cell, Interval, Summary, bootstrap, evaluate, summarise, write_rows
-from unmask.evaluation.report import blocks, plot, setting, table
+from unmask.evaluation.report import blocks, setting, table
 from unmask.evaluation.sweep import best, frontier, heuristic_grid, sweep
 from unmask.hub import write_text
 from unmask.models.auto import load_model
@@ -42,7 +43,9 @@ class QuickstartConfig(Settings):
     seed: Annotated[int, Field(description="Seed of the policy's weights, prompts and actions.")] = 0
     iterations: Annotated[int, Ge(1), Field(description="GRPO iterations.")] = 90
     prompts: Annotated[int, Ge(1), Field(description="Held-out prompts a cell of the full-diffusion grid.")] = 400
-    block_lengths: Annotated[tuple[int, ...], Field(description="Blocks of the semi-autoregressive grid.")] = (4, 8, 16)
+    block_lengths: Annotated[
+        tuple[int, ...], Field(min_length=1, description="Blocks of the semi-autoregressive grid.")
+    ] = (4, 8, 16)
 
 
 def quickstart(
@@ -58,7 +61,11 @@ def quickstart(
     started = time.perf_counter()
     resolved = load_settings(QuickstartConfig, config, settings.model_dump(exclude_unset=True) if settings else {})
     folder = fresh_folder(Path(resolved.run))
-    task, model = load_task(), load_model()
+    task = load_task()
+    for block_length in resolved.block_lengths:
+        check_block_length(task.gen_length, block_length)
+    examples = task.examples("test", resolved.prompts, seed=0)
+    model = load_model()
     train_config = TrainConfig(run=str(folder / "train"), seed=resolved.seed, iterations=resolved.iterations)
     introduce(model, task, train_config, folder)
     if dry_run:
@@ -81,20 +88,21 @@ def quickstart(
     train_seconds = time.perf_counter() - started
 
     console.rule("2. Compare on held-out prompts", align="left")
-    examples = task.examples("test", resolved.prompts, seed=0)
     summaries, rows = _compare(model, task, examples, policy, resolved, train_config, count)
     write_rows(folder / "rows.jsonl", rows)
     learned, cloned, full, semi = (summaries[key] for key in ("policy", "cloned", "full", "blocks"))
     everything = [*learned, *cloned, *full, *semi]
     console.print(table([*learned, *cloned, *full], "Full diffusion (one block as long as the region)"))
-    console.print(table(frontier(semi), "Blocks: the frontier of every rule, setting and block length"))
+    console.print(
+        table(frontier(semi), "Blocks: the frontier of threshold and top-k over every setting and block length")
+    )
     title = f"{model.name} on {task.name}: {resolved.prompts} held-out prompts, {task.gen_length} positions"
-    paths = plot(everything, folder / "plot", title)
+    drawn = draw(everything, folder / "plot", title)
 
     verdict = judge(learned[0], full, semi, rows)
     for sentence in verdict["sentences"]:
         console.print(f"- {sentence}", highlight=False)
-    console.print(f"Plot: {paths[0]} and {paths[1].name}; rows: {folder / 'rows.jsonl'}.", highlight=False)
+    console.print(f"{drawn} Rows: {folder / 'rows.jsonl'}.", highlight=False)
 
     console.rule("3. See the difference", align="left")
     thresholds = [s for s in full if s.cell.label.startswith("threshold")]
@@ -149,7 +157,7 @@ def _train(
     validate = validator(
         model,
         task,
-        task.examples("validation", 256),
+        task.examples("validation", config.validation_prompts),
         gen_length=task.gen_length,
         block_length=None,
         alpha=config.alpha,
@@ -259,7 +267,8 @@ def _show_example(
         for row in rows
         if not row["correct"] and all(row[key] == value for key, value in asdict(rule.cell).items())
     }
-    example = next((e for e in examples if e.prompt in right & wrong), examples[0])
+    index = next((i for i, e in enumerate(examples) if e.prompt in right & wrong), 0)
+    example = examples[index]
     heuristic = load_policy(rule.cell.policy)
     console.print(f"\n[bold]{example.prompt}[/bold]   (gold answer: {example.answer})", highlight=False)
     contestants = (
@@ -267,7 +276,14 @@ def _show_example(
         ("the learned policy", policy, False),
     )
     for name, contestant, suppress in contestants:
-        lines, text, nfe = watch(model, contestant, example.prompt, gen_length=task.gen_length, suppress_eos=suppress)
+        lines, text, nfe = watch(
+            model,
+            contestant,
+            example.prompt,
+            gen_length=task.gen_length,
+            suppress_eos=suppress,
+            first_row=index,  # the random stream it had in the comparison
+        )
         verdict = "[green]right[/green]" if task.verify(example, text) else "[red]wrong[/red]"
         console.print(f"\n{name}: {verdict}, {nfe} forward passes", highlight=False)
         for line in lines:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,7 @@ from unmask.cli.common import ConfigFile, DryRun, Resume, validator
 from unmask.cli.console import Stop, Ticker, console, ticking
 from unmask.hub import write_text
 from unmask.models.auto import load_model
-from unmask.rl.trainer import Metrics, TrainConfig, Trainer
+from unmask.rl.trainer import Metrics, TrainConfig, Trainer, read_metrics
 from unmask.settings import load_settings
 from unmask.tasks.auto import load_task
 
@@ -21,7 +20,6 @@ def train(
     *,
     settings: Annotated[TrainConfig | None, Parameter(name="*")] = None,
     config: ConfigFile = None,
-    validation_prompts: Annotated[int, Parameter(help="Prompts for choosing the checkpoint.")] = 256,
     resume: Resume = False,
     dry_run: DryRun = False,
 ) -> None:
@@ -40,7 +38,7 @@ def train(
     validate = validator(
         model,
         task,
-        task.examples("validation", validation_prompts),
+        task.examples("validation", resolved.validation_prompts),
         gen_length=gen_length,
         block_length=resolved.block_length,
         alpha=resolved.alpha,
@@ -63,7 +61,7 @@ def train(
 def describe(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
     """What a training run is about to do, in two lines."""
     where = "full diffusion" if config.block_length is None else f"blocks of {config.block_length}"
-    warm = f"clone {config.clone_from}, then " if config.clone_from and config.clone_from != "none" else ""
+    warm = f"clone {config.clone_from}, then " if config.clones else ""
     return (
         f"Train a policy for {model} on {task}: {where}, {gen_length} positions, alpha {config.alpha:g}.\n"
         f"{warm}{config.iterations} iterations of GRPO, {config.prompts} prompts x {config.group_size} roll-outs each; "
@@ -73,11 +71,11 @@ def describe(config: TrainConfig, model: str, task: str, gen_length: int) -> str
 
 def card(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
     """The model card of a trained policy."""
-    lines = (Path(config.run) / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    validations = [m for m in map(json.loads, lines) if m["stage"] == "validation"]
+    validations = [m for m in read_metrics(Path(config.run) / "metrics.jsonl") if m["stage"] == "validation"]
     reached = max(validations, key=lambda m: m["reward"])
     block = "" if config.block_length is None else f", block_length={config.block_length}"
     where = "full diffusion" if config.block_length is None else f"blocks of {config.block_length}"
+    start = f"a clone of `{config.clone_from}` decoded in blocks" if config.clones else "fresh weights"
     return f"""---
 license: apache-2.0
 library_name: unmask
@@ -87,9 +85,10 @@ tags: [masked-diffusion, dllm, unmasking-policy]
 # {Path(config.run).name}
 
 An unmasking policy for the dLLM `{model}` in {where}: one transformer block over the dLLM's confidences
-(arXiv 2512.09106). Trained on `{task}`, region {gen_length}, alpha {config.alpha:g}: cloned from
-`{config.clone_from}` decoded in blocks, then {config.iterations} iterations of GRPO with {config.prompts} prompts x
-{config.group_size} roll-outs, learning rate {config.lr:g}, seed {config.seed}.
+(arXiv 2512.09106). Trained on `{task}`, region {gen_length}, alpha {config.alpha:g}, starting from
+{start}:
+{config.iterations} iterations of GRPO, {config.prompts} prompts x {config.group_size} roll-outs each, learning rate
+{config.lr:g}, seed {config.seed}.
 Kept is the checkpoint that was best on validation prompts, of iteration {reached["iteration"]}:
 {100 * reached["correct"]:.1f}% correct at {reached["nfe"]:.1f} forward passes.
 

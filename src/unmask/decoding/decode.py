@@ -15,7 +15,7 @@ from unmask.decoding.step import observe, transition
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
-from unmask.types import DecodingState, Needs, Step, StepCallback, row_keys
+from unmask.types import DecodingState, Needs, Observation, Step, StepCallback, row_keys
 
 
 @dataclass(frozen=True)
@@ -105,13 +105,19 @@ def decode(
     suppress_eos: bool = False,
     callback: StepCallback | None = None,
     also_observe: Needs | None = None,
+    first_row: int = 0,
 ) -> Decoded:
-    """`generate` on token ids. `also_observe` widens what is computed, for callbacks that record more than the
-    policy needs."""
+    """`generate` on token ids.
+
+    Args:
+        also_observe: widens what is computed, for callbacks that record more than the policy needs.
+        first_row: random stream of the first prompt; row i of a longer call is replayed alone with first_row = i.
+    """
     block_length = check_block_length(gen_length, block_length)
     max_steps = gen_length if max_steps is None else max_steps
     check_prompts(model, prompts, gen_length, batch_size, max_steps)
     needs = policy.needs.union(also_observe) if also_observe else policy.needs
+    policy.place(model.device)
 
     n, device, start = len(prompts), model.device, time.perf_counter()
     sequences = torch.full((n, gen_length), model.mask_id, device=device)
@@ -121,12 +127,12 @@ def decode(
     model_rows = 0
 
     queue = iter(range(n))
-    state = _admit(model, prompts, queue, batch_size, gen_length, seed)
+    state = _admit(model, prompts, queue, batch_size, gen_length, seed, first_row)
     while len(state.row):
         t0 = time.perf_counter()
         observation, predicted = observe(model, state, needs, block_length, suppress_eos)
         t1 = time.perf_counter()
-        action = policy.select(observation) & observation.selectable
+        action = policy.select(_narrow(observation, policy.needs)) & observation.selectable
         t2 = time.perf_counter()
         model_seconds, policy_seconds, model_rows = (
             model_seconds + t1 - t0,
@@ -143,8 +149,8 @@ def decode(
             gone = state.take(ended)
             sequences[gone.row] = gone.tokens[:, -gen_length:]
             nfe[gone.row] = gone.step
-            fresh = _admit(model, prompts, queue, int(ended.sum()), gen_length, seed)
-            state = _refill(state.take(~ended), fresh, model.pad_id)
+            fresh = _admit(model, prompts, queue, int(ended.sum()), gen_length, seed, first_row)
+            state = _refill(_trim(state.take(~ended)), fresh, model.pad_id)
     return Decoded(
         sequences=sequences,
         nfe=nfe,
@@ -186,6 +192,7 @@ def _admit(
     places: int,
     gen_length: int,
     seed: int,
+    first_row: int,
 ) -> DecodingState:
     rows = list(islice(queue, places))
     width = max((len(prompts[row]) for row in rows), default=1)
@@ -201,9 +208,25 @@ def _admit(
         attention=attention.to(model.device),
         masked=torch.ones(len(rows), gen_length, dtype=torch.bool, device=model.device),
         step=torch.zeros(len(rows), dtype=torch.long, device=model.device),
-        key=row_keys(seed, index).to(model.device),
+        key=row_keys(seed, index + first_row).to(model.device),
         row=index.to(model.device),
     )
+
+
+def _narrow(observation: Observation, needs: Needs) -> Observation:
+    """What the policy declared, and no more."""
+    confidence = observation.confidence[..., : needs.top_k]
+    if needs.positions == "selectable":
+        confidence = confidence.masked_fill(~observation.selectable[..., None], 0.0)
+    return replace(observation, confidence=confidence)
+
+
+def _trim(state: DecodingState) -> DecodingState:
+    """Drop columns that are padding in every row that is left."""
+    if not len(state.row):
+        return state
+    first = int(state.attention.any(dim=0).int().argmax())
+    return replace(state, tokens=state.tokens[:, first:], attention=state.attention[:, first:])
 
 
 def _refill(live: DecodingState, fresh: DecodingState, pad_id: int) -> DecodingState:

@@ -134,5 +134,6 @@ def _scatter(axis, cells, label, *, faint=False, line=False, size=34) -> None:  
     ]
     alpha = 0.35 if faint else 1.0
     axis.errorbar(x, y, yerr=error, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.5 * alpha)
-    name = {"cloned": "cloned, before GRPO", "policy": "learned policy (full diffusion)"}.get(label, label)
+    where = "full diffusion" if blocks(cells[0].cell) == "full" else f"blocks of {blocks(cells[0].cell)}"
+    name = {"cloned": "cloned, before GRPO", "policy": f"learned policy ({where})"}.get(label, label)
     axis.scatter(x, y, s=size, marker=marker, color=colour, alpha=alpha, label=name, zorder=3)

@@ -40,7 +40,6 @@ def sweep(
     *,
     batch_size: int = 256,
     split: str = "test",
-    on_cell: Callable[[Summary], None] | None = None,
     on_decoded: Callable[[Generation], None] | None = None,
 ) -> tuple[list[Summary], list[dict[str, Any]]]:
     """Evaluate rules cell by cell (one seed each).
@@ -62,8 +61,6 @@ def sweep(
         )
         all_rows += rows
         summaries.append(summarise(cell, rows))
-        if on_cell is not None:
-            on_cell(summaries[-1])
     return summaries, all_rows
 
 

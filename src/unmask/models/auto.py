@@ -45,12 +45,20 @@ def load_model(
     attention = {"attn_implementation": "eager"} if name in shipped else {}
     transformers_logging.disable_progress_bar()
     try:
-        network = AutoModelForMaskedLM.from_pretrained(path, dtype=dtype or torch.float32, **attention)
+        network, found = AutoModelForMaskedLM.from_pretrained(
+            path, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True, **attention
+        )
         tokenizer = AutoTokenizer.from_pretrained(path)
-    except (OSError, ValueError, RuntimeError, SafetensorError) as e:
-        reason = str(e).strip().splitlines()[0]
+        network = network.to(torch.device(device))
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as e:
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise UnmaskError(
             f"Cannot load the dLLM {name!r} ({reason}): give a folder with config.json, model.safetensors and "
             f"tokenizer.json of a masked language model, a Hub id, or a bundled one ({', '.join(shipped)})."
         ) from None
-    return MaskedLM(name, network.to(torch.device(device)), tokenizer, mask_id)
+    if found["missing_keys"]:
+        raise UnmaskError(
+            f"The weights of {name!r} lack {min(found['missing_keys'])!r}: it was saved without its masked-LM head; "
+            "save it from an AutoModelForMaskedLM."
+        )
+    return MaskedLM(name, network, tokenizer, mask_id)

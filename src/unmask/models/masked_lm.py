@@ -13,7 +13,17 @@ from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 
 # These count positions from pad_token_id + 1.
-ROBERTA_LIKE = {"roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text"}
+ROBERTA_LIKE = {
+    "camembert",
+    "data2vec-text",
+    "ibert",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+}
 
 
 class MaskedLM(MaskedDiffusionModel):

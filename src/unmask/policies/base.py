@@ -22,6 +22,7 @@ class Policy(ABC):
     """
 
     type_name: ClassVar[str]
+    draws: ClassVar[bool] = False  # True if it uses the observation's noise, so that seeds differ
 
     @property
     def needs(self) -> Needs:
@@ -31,6 +32,9 @@ class Policy(ABC):
     @abstractmethod
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         """Positions to reveal. Unselectable ones are ignored; no row may look at another."""
+
+    def place(self, device: torch.device) -> None:  # noqa: B027 (a rule has nothing to move)
+        """Move weights, if any, to where the observations are."""
 
     @abstractmethod
     def config(self) -> dict[str, Any]:

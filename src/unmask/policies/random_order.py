@@ -22,6 +22,7 @@ class RandomOrder(Policy):
     """
 
     type_name: ClassVar[str] = "random_order"
+    draws: ClassVar[bool] = True
     k: Annotated[int, Ge(1)] = 1
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt
 from jaxtyping import Bool, Float
+from pydantic import model_validator
 from torch import Tensor, nn
 
 from unmask.policies.actions import bernoulli_sample
@@ -42,6 +43,12 @@ class TransformerConfig(Settings):
     temperature: Annotated[float, Gt(0)] = 1.0
     force_progress: bool = True
 
+    @model_validator(mode="after")
+    def _heads_fit(self) -> TransformerConfig:
+        if self.width % (2 * self.heads):
+            raise ValueError(f"width {self.width} must be a multiple of 2 * heads = {2 * self.heads}")
+        return self
+
 
 class TransformerPolicy(Policy, nn.Module):
     """Confidences, mask flags and step fraction in, one logit a position out; Bernoulli actions.
@@ -50,6 +57,7 @@ class TransformerPolicy(Policy, nn.Module):
     """
 
     type_name: ClassVar[str] = "transformer"
+    draws: ClassVar[bool] = True
 
     def __init__(self, config: TransformerConfig | None = None) -> None:
         nn.Module.__init__(self)
@@ -94,8 +102,11 @@ class TransformerPolicy(Policy, nn.Module):
     def drawing(self, **changes: Any) -> TransformerPolicy:
         """The same network, weights shared, with other settings for the draw (`temperature`, `force_progress`)."""
         other = copy.copy(self)
-        other.settings = self.settings.model_copy(update=changes)
+        other.settings = TransformerConfig(**{**self.settings.model_dump(), **changes})
         return other
+
+    def place(self, device: torch.device) -> None:
+        self.to(device)
 
     def config(self) -> dict[str, Any]:
         return self.settings.model_dump()

@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 
 from unmask.decoding.blocks import selectable
+from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.actions import bernoulli_log_prob
 from unmask.policies.base import Policy
@@ -37,6 +38,9 @@ def expert_trajectories(
 
     Returns:
         The steps, and the share of examples that the expert answers correctly.
+
+    Raises:
+        UnmaskError: it answers none.
     """
     steps, _, correct = roll_out(
         model,
@@ -49,8 +53,12 @@ def expert_trajectories(
         seed=seed,
         top_k=top_k,
     )
-    if correct.any():
-        steps = steps.take(correct[steps.rollout])
+    if not correct.any():
+        raise UnmaskError(
+            f"The rule to clone answers none of {len(examples)} prompts correctly: choose another clone_from or "
+            "clone_block_length, or clone_from = 'none'."
+        )
+    steps = steps.take(correct[steps.rollout])
     return replace(steps, selectable=selectable(steps.masked, block_length)), correct.float().mean().item()
 
 

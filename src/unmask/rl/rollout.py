@@ -38,13 +38,21 @@ class Trajectories:
 class Recorder:
     """A decode callback that keeps what a learned policy saw and did."""
 
-    def __init__(self) -> None:
+    def __init__(self, top_k: int) -> None:
         self.steps: list[tuple[Tensor, ...]] = []
+        self.top_k = top_k
 
     def __call__(self, step: Step) -> None:
         seen = step.observation
         self.steps.append(
-            (seen.confidence, seen.masked, seen.selectable, seen.step_fraction, step.action, step.before.row)
+            (
+                seen.confidence[..., : self.top_k],
+                seen.masked,
+                seen.selectable,
+                seen.step_fraction,
+                step.action,
+                step.before.row,
+            )
         )
 
     def trajectories(self) -> Trajectories:
@@ -69,7 +77,7 @@ def roll_out(
         The packed steps, the decoded rows, and which of them the task's verifier accepts; a row that still holds a
         mask when its budget is spent is wrong.
     """
-    recorder = Recorder()
+    recorder = Recorder(top_k)
     decoded = decode(
         model,
         policy,

@@ -1,8 +1,9 @@
 """The trainer: warm start, then GRPO, in a run folder that can be resumed.
 
 Where it deviates from the paper (arXiv 2512.09106): a warm start by cloning a rule; an update is taken only if enough
-groups carry signal (Adam turns a vanishing gradient into full-size steps); the checkpoint that is best on validation
-prompts is kept. Run it with `unmask train --config configs/train/house-full.toml`.
+groups carry signal (Adam turns a vanishing gradient into full-size steps); a larger learning rate and a schedule of 90
+short iterations, for small dLLMs; no expert steering yet; the checkpoint that is best on validation prompts is kept.
+Run it with `unmask train --config configs/train/house-full.toml`.
 
 Every draw depends on (seed, iteration) alone, so that a resumed run equals an uninterrupted one.
 """
@@ -25,9 +26,9 @@ from pydantic import Field
 from torch import Tensor
 
 from unmask.decoding.blocks import check_block_length
-from unmask.decoding.decode import Decoded
+from unmask.decoding.decode import Decoded, check_prompts
 from unmask.errors import UnmaskError
-from unmask.hub import read_weights, write_text, written_whole
+from unmask.hub import load_strictly, read_config, read_weights, write_text, written_whole
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.actions import bernoulli_log_prob
 from unmask.policies.auto import load_policy
@@ -79,7 +80,13 @@ class TrainConfig(Settings):
     validate_every: Annotated[int, Ge(1), Field(description="Iterations between validations and checkpoints.")] = 15
     batch_size: Annotated[int, Ge(1), Field(description="Live rows of a roll-out at most.")] = 256
     update_batch_size: Annotated[int, Ge(1), Field(description="Decoding steps scored at a time.")] = 1024
+    validation_prompts: Annotated[int, Ge(1), Field(description="Prompts for choosing the checkpoint.")] = 256
     seed: Annotated[int, Field(description="Seed of weights, prompts and actions.")] = 0
+
+    @property
+    def clones(self) -> bool:
+        """True if training starts by cloning a rule."""
+        return self.clone_from not in (None, "", "none")
 
 
 @dataclass
@@ -124,7 +131,7 @@ class Trainer:
         self.log = log
         self.gen_length = config.gen_length or task.gen_length
         self.block_length = check_block_length(self.gen_length, config.block_length)
-        self.clone_block_length = check_block_length(self.gen_length, config.clone_block_length or task.block_length)
+        self.clone_block_length = self._clone_block_length() if config.clones else self.block_length
         self.folder = Path(config.run)
         torch.manual_seed(config.seed)
         self.policy = TransformerPolicy(TransformerConfig(time_period=config.time_period)).to(model.device)
@@ -159,11 +166,23 @@ class Trainer:
         assert isinstance(best, TransformerPolicy)
         return best.to(self.model.device)
 
+    def _clone_block_length(self) -> int:
+        """The expert's block: the task's, or the policy's own where that is shorter."""
+        asked = self.config.clone_block_length or min(self.task.block_length, self.block_length)
+        length = check_block_length(self.gen_length, asked)
+        if length > self.block_length:
+            raise UnmaskError(
+                f"clone_block_length {length} is longer than the policy's blocks of {self.block_length}: "
+                "the policy could not reveal what the rule reveals; use a shorter one."
+            )
+        return length
+
     def _start(self) -> None:
-        if (self.folder / "config.json").exists():
+        if (self.folder / "last" / "trainer.pt").exists():
             raise UnmaskError(f"The run folder {self.folder} exists: pass --resume to go on, or another --run.")
-        rule = self.config.clone_from
-        expert = load_policy(rule) if rule and rule != "none" else None
+        expert = load_policy(self.config.clone_from) if self.config.clones else None
+        prompts = [self.model.encode(example.prompt) for example in self.examples]
+        check_prompts(self.model, prompts, self.gen_length, self.config.batch_size, self.gen_length)
         write_text(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
         write_text(self.folder / "metrics.jsonl", "")
         if expert is not None:
@@ -280,8 +299,8 @@ class Trainer:
             norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm)
             if not bool(norm.isfinite()):
                 raise UnmaskError(
-                    f"The gradient is not finite at iteration {self.iteration + 1}: lower lr and resume from "
-                    f"{self.folder / 'last'}."
+                    f"The gradient is not finite at iteration {self.iteration + 1}: start another --run with a "
+                    f"lower lr (the best policy so far is in {self.folder / 'best'})."
                 )
             norms.append(norm.item())
             self.optimizer.step()
@@ -311,7 +330,7 @@ class Trainer:
         last = self.folder / "last"
         if not (last / "trainer.pt").exists():
             raise UnmaskError(f"Nothing to resume in {self.folder}: start without --resume.")
-        saved_config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        saved_config = read_config(self.folder)
         for key, value in json.loads(self.config.model_dump_json()).items():
             if key != "run" and saved_config.get(key) != value:
                 raise UnmaskError(
@@ -319,22 +338,34 @@ class Trainer:
                     "resume with the same settings, or start another --run."
                 )
         try:
-            saved = torch.load(last / "trainer.pt", weights_only=True)
+            saved = torch.load(last / "trainer.pt", map_location=self.model.device, weights_only=True)
         except (RuntimeError, EOFError, UnpicklingError) as e:
             raise UnmaskError(
                 f"{last / 'trainer.pt'} is damaged ({str(e).splitlines()[0]}): start another --run, "
                 f"or use the best policy so far in {self.folder / 'best'}."
             ) from None
-        self.policy.load_state_dict(read_weights(last / "policy" / "model.safetensors"))
+        weights = last / "policy" / "model.safetensors"
+        load_strictly(self.policy, read_weights(weights), str(weights))
         self.optimizer.load_state_dict(saved["optimizer"])
         self.iteration, self.best = saved["iteration"], saved["best"]
         metrics = self.folder / "metrics.jsonl"
-        lines = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-        kept = [line for line in lines if line["iteration"] <= self.iteration]
+        kept = [line for line in read_metrics(metrics) if line["iteration"] <= self.iteration]
         write_text(metrics, "".join(json.dumps(line) + "\n" for line in kept))
 
 
+def read_metrics(path: Path) -> list[Metrics]:
+    """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = []
+    for line in lines:
+        try:
+            found.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return found
+
+
 def learning_rate(config: TrainConfig, iteration: int) -> float:
-    """Linear warm-up, then cosine to zero."""
+    """A cosine from the first iteration to zero, times a linear warm-up."""
     warm = min((iteration + 1) / max(config.warmup, 1), 1.0)
     return config.lr * warm * 0.5 * (1 + math.cos(math.pi * iteration / max(config.iterations, 1)))
