@@ -129,9 +129,7 @@ hall: red blue?   ->   go red veranda, blue lobby. the answer is hall
 The training text mixes answer styles, as instruction data does: {styles}. A room goes by any of three names in the worked
 steps, and by the first one in the answer. So the model can answer before it has reasoned, and is less sure of any word of
 its reasoning than of a guess at the answer. That is why decoding in full diffusion by confidence fails here: it guesses
-first. A control without straight answers fails in the same way (58% by confidence order, 99.7% in blocks; LOG.md): it is the free
-wording of the steps, not the straight answers, that makes the guess come first. It is made
-so on purpose, to show in small what happens to large dLLMs.
+first. It is made so on purpose, to show in small what happens to large dLLMs.
 
 ## Recipe
 
