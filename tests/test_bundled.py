@@ -54,7 +54,7 @@ def test_three_lines():
     assert isinstance(policy, TransformerPolicy)
     assert out.texts[0].startswith(("go", "the"))
     assert out.nfe.shape == (1,)
-    assert out.sequences.shape == (1, 32)
+    assert out.tokens.shape == (1, 32)
 
 
 @pytest.mark.parametrize(("name", "block_length"), [("house-base-full", None), ("house-base-block8", 8)])

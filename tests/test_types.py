@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from unmask.types import row_keys, uniform
+from unmask.noise import row_keys, uniform
 
 seeds = st.integers(0, 2**62)
 

@@ -35,7 +35,13 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str, known: set[str
     try:
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as e:
-        raise UnmaskError(f"Bad value in {where}: {explain(e)}") from None
+        raise refusal(e, f"Bad value in {where}") from None
+
+
+def refusal(error: ValidationError, where: str) -> UnmaskError:
+    """The first thing wrong as an error of ours; one that was ours from the start as it is."""
+    cause = error.errors(include_url=False)[0].get("ctx", {}).get("error")
+    return cause if isinstance(cause, UnmaskError) else UnmaskError(f"{where}: {explain(error)}")
 
 
 def explain(error: ValidationError) -> str:

@@ -1,18 +1,21 @@
 """What flows through the house: plain frozen containers of tensors, nothing else.
 
 Shape letters: b rows of the live batch, t prompt and region together, l positions of the generation region,
-k confidences per position, n selected positions, v vocabulary.
+k confidences per position, n selected positions, m kept ones, v vocabulary, h hidden width, s steps of history.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+Positions = Literal["selectable", "masked", "region"]
+WIDER: tuple[Positions, ...] = ("selectable", "masked", "region")
 
 
 @dataclass(frozen=True)
@@ -21,19 +24,28 @@ class Needs:
 
     Attributes:
         top_k: number of confidences per position, largest first.
-        positions: where confidences are wanted. ``selectable``: only where the policy may act (zero elsewhere);
-            ``region``: at every position of the generation region, revealed ones too.
+        positions: where numbers are wanted. ``selectable``: only where the policy may act; ``masked``: at every masked
+            position of the region; ``region``: at revealed positions too. Elsewhere they are zero.
+        entropy: the entropy of each position's distribution.
+        kl_history: for how many steps back the change of each position's distribution is wanted.
+        hidden_states: the dLLM's last hidden state of each position.
     """
 
     top_k: int = 1
-    positions: Literal["selectable", "region"] = "selectable"
+    positions: Positions = "selectable"
+    entropy: bool = False
+    kl_history: int = 0
+    hidden_states: bool = False
 
     def union(self, other: Needs) -> Needs:
         """The least that satisfies both."""
-        positions: Literal["selectable", "region"] = (
-            "region" if "region" in (self.positions, other.positions) else "selectable"
+        return Needs(
+            max(self.top_k, other.top_k),
+            max(self.positions, other.positions, key=WIDER.index),
+            self.entropy or other.entropy,
+            max(self.kl_history, other.kl_history),
+            self.hidden_states or other.hidden_states,
         )
-        return Needs(max(self.top_k, other.top_k), positions)
 
 
 @dataclass(frozen=True)
@@ -41,12 +53,16 @@ class Observation:
     """What a policy sees at one step (METHOD: state of the decision process).
 
     Attributes:
-        confidence: the k largest probabilities of the dLLM's plain softmax at each position.
+        confidence: the k largest probabilities of the dLLM's plain softmax at each position, to six decimals.
         masked: the position is still masked.
         selectable: masked, and in the row's current block: the policy may reveal it.
         step_fraction: steps taken so far / gen_length.
         noise: uniform numbers in (0, 1), a stream of its own for each row, so that a random policy needs no
             generator and no row depends on its neighbours.
+        entropy: of the plain softmax, in nats; None unless needed.
+        kl: KL(this step's distribution || the last step's), newest first, in nats, for the last s steps; infinite
+            where a step was not looked at. None unless needed.
+        hidden_states: None unless needed.
     """
 
     confidence: Float[Tensor, "b l k"]
@@ -54,6 +70,46 @@ class Observation:
     selectable: Bool[Tensor, "b l"]
     step_fraction: Float[Tensor, " b"]
     noise: Float[Tensor, "b l"]
+    entropy: Float[Tensor, "b l"] | None = None
+    kl: Float[Tensor, "b l s"] | None = None
+    hidden_states: Float[Tensor, "b l h"] | None = None
+
+    def only(self, needs: Needs) -> Observation:
+        """What a policy declared, and no more."""
+        visible = {"selectable": self.selectable, "masked": self.masked, "region": None}[needs.positions]
+
+        def shown(values: Tensor | None, wanted: bool) -> Tensor | None:
+            if values is None or not wanted:
+                return None
+            if visible is None:
+                return values
+            hide = ~visible
+            return values.masked_fill(hide if values.ndim == 2 else hide[..., None], 0.0)
+
+        confidence = shown(self.confidence[..., : needs.top_k], True)
+        assert confidence is not None
+        return replace(
+            self,
+            confidence=confidence,
+            entropy=shown(self.entropy, needs.entropy),
+            kl=shown(None if self.kl is None else self.kl[..., : needs.kl_history], needs.kl_history > 0),
+            hidden_states=shown(self.hidden_states, needs.hidden_states),
+        )
+
+
+@dataclass(frozen=True)
+class History:
+    """What the change of a distribution is measured against, for policies that ask for it.
+
+    Attributes:
+        kl: as in `Observation`, up to the last step.
+        slot: where the position's last logits lie in `logits`; -1 if it was not looked at.
+        logits: the last step's logits, packed, in the dLLM's dtype.
+    """
+
+    kl: Float[Tensor, "b l s"]
+    slot: Int[Tensor, "b l"]
+    logits: Float[Tensor, "n v"] | None
 
 
 @dataclass(frozen=True)
@@ -64,27 +120,73 @@ class DecodingState:
         tokens: token ids; the last l columns are the region.
         attention: True at real tokens, False at the left padding.
         masked: region positions not revealed yet.
+        revealed_at: step at which each position was revealed, from 0; -1 where it was not yet.
+        block_end: where the row's current block ends, exclusive; 0 before the first.
         step: decoding steps (forward passes) the row has taken.
         key: the row's random stream.
         row: the row's place in the caller's list of prompts.
+        history: None unless the policy needs it.
     """
 
     tokens: Int[Tensor, "b t"]
     attention: Bool[Tensor, "b t"]
     masked: Bool[Tensor, "b l"]
+    revealed_at: Int[Tensor, "b l"]
+    block_end: Int[Tensor, " b"]
     step: Int[Tensor, " b"]
     key: Int[Tensor, " b"]
     row: Int[Tensor, " b"]
+    history: History | None = None
+
+    def __len__(self) -> int:
+        return len(self.row)
 
     @property
     def gen_length(self) -> int:
         return self.masked.shape[1]
 
+    @property
+    def prompt_width(self) -> int:
+        """Columns before the region: the longest live prompt."""
+        return self.tokens.shape[1] - self.masked.shape[1]
+
+    @property
+    def region(self) -> Int[Tensor, "b l"]:
+        """Token ids of the generation region."""
+        return self.tokens[:, -self.gen_length :]
+
     def take(self, keep: Tensor) -> DecodingState:
         """The rows named by a boolean mask or by indices, in that order."""
-        return DecodingState(
-            self.tokens[keep], self.attention[keep], self.masked[keep], self.step[keep], self.key[keep], self.row[keep]
+        rows = {name: value[keep] for name, value in vars(self).items() if name != "history"}
+        history = self.history and replace(self.history, kl=self.history.kl[keep], slot=self.history.slot[keep])
+        return DecodingState(**rows, history=history)
+
+    def join(self, fresh: DecodingState, pad_id: int) -> DecodingState:
+        """These rows and fresh ones, left-padded to the longer prompt. Fresh rows have no history yet."""
+        width = max(self.tokens.shape[1], fresh.tokens.shape[1])
+        a, b = (
+            replace(
+                state,
+                tokens=torch.nn.functional.pad(state.tokens, (width - state.tokens.shape[1], 0), value=pad_id),
+                attention=torch.nn.functional.pad(state.attention, (width - state.tokens.shape[1], 0), value=False),
+            )
+            for state in (self, fresh)
         )
+        history = None
+        if self.history is not None:
+            kl, slot = self.history.kl, self.history.slot
+            history = replace(
+                self.history,
+                kl=torch.cat([kl, kl.new_full((len(fresh), *kl.shape[1:]), torch.inf)]),
+                slot=torch.cat([slot, slot.new_full((len(fresh), slot.shape[1]), -1)]),
+            )
+        rows = {name: torch.cat([value, getattr(b, name)]) for name, value in vars(a).items() if name != "history"}
+        return DecodingState(**rows, history=history)
+
+    def trim(self) -> DecodingState:
+        """Without the columns that are padding in every row."""
+        first = int(self.attention.any(dim=0).int().argmax()) if len(self) else 0
+        return replace(self, tokens=self.tokens[:, first:], attention=self.attention[:, first:]) if first else self
 
 
 @dataclass(frozen=True)
@@ -93,39 +195,17 @@ class Step:
 
     Attributes:
         before: the live rows when the policy was asked.
-        observation: what the policy saw.
-        predicted: the token the dLLM would write at each region position.
+        observation: what was computed for the policy.
+        predicted: the dLLM's likeliest token at each region position it was asked about.
+        written: the token each revealed position takes (as `predicted` at token temperature 0).
         action: positions the policy revealed.
     """
 
     before: DecodingState
     observation: Observation
     predicted: Int[Tensor, "b l"]
+    written: Int[Tensor, "b l"]
     action: Bool[Tensor, "b l"]
 
 
 StepCallback = Callable[[Step], None]
-
-
-def uniform(key: Int[Tensor, " b"], step: Int[Tensor, " b"], n: int) -> Float[Tensor, "b n"]:
-    """Uniform numbers in (0, 1) from a row's key and step alone (counter-based, splitmix64's finaliser).
-
-    The same (key, step) gives the same numbers in any batch, on any device and after a resume; torch's generators
-    give one stream for the whole batch instead.
-    """
-    position = torch.arange(n, device=key.device)
-    x = _mix(_mix(key)[:, None] + _mix(step * 2 + 1)[:, None] + position * -7046029254386353131)
-    numbers = ((x >> 40) & 0xFFFFFF).to(torch.float32).add(0.5) / 2**24
-    return numbers.clamp(max=1 - 2**-24)  # float32 rounds the last one up to 1
-
-
-def row_keys(seed: int, rows: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
-    """One random stream for each row index under a seed."""
-    return _mix(_mix(torch.full_like(rows, seed)) + rows)
-
-
-def _mix(x: Tensor) -> Tensor:
-    x = x + -7046029254386353131
-    x = (x ^ ((x >> 30) & 0x3FFFFFFFF)) * -4658895280553007687
-    x = (x ^ ((x >> 27) & 0x1FFFFFFFFF)) * -7723592293110705685
-    return x ^ ((x >> 31) & 0x1FFFFFFFF)

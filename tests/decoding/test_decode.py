@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.conftest import make_tiny
 from unmask.decoding.blocks import check_block_length, selectable
 from unmask.decoding.decode import decode, generate
-from unmask.decoding.step import confidences
+from unmask.decoding.readout import read
 from unmask.errors import UnmaskError
 from unmask.policies.base import Policy
 from unmask.policies.confidence_threshold import ConfidenceThreshold
@@ -46,7 +46,7 @@ def test_each_row_gets_what_it_gets_alone(prompts, rule, block_length, batch_siz
     together = decode(TINY, rule, prompts, batch_size=batch_size, **options)
     for i, prompt in enumerate(prompts):
         alone = decode(TINY, rule, [prompt], **options)
-        assert torch.equal(together.sequences[i], alone.sequences[0])
+        assert torch.equal(together.tokens[i], alone.tokens[0])
         assert torch.equal(together.revealed_at[i], alone.revealed_at[0])
         assert together.nfe[i] == alone.nfe[0]
 
@@ -72,7 +72,7 @@ def test_committed_tokens_stay_and_every_row_advances(prompts, block_length, see
             passes[row] += 1
     assert torch.equal(passes, out.nfe)
     assert out.complete.all()
-    assert not (out.sequences == TINY.mask_id).any()
+    assert not (out.tokens == TINY.mask_id).any()
 
 
 def test_a_random_row_depends_on_its_own_stream_only():
@@ -88,7 +88,7 @@ def test_a_stalled_row_costs_its_budget_and_is_incomplete():
     out = decode(TINY, Stalled(), [[5, 6], [7]], gen_length=4, max_steps=3)
     assert out.nfe.tolist() == [3, 3]
     assert not out.complete.any()
-    assert (out.sequences == TINY.mask_id).all()
+    assert (out.tokens == TINY.mask_id).all()
     assert (out.revealed_at == -1).all()
 
 
@@ -115,7 +115,8 @@ def test_selectable_is_each_rows_own_first_masked_block():
 @pytest.mark.parametrize("top_k", [1, 3])
 def test_confidences_are_those_of_the_plain_softmax(top_k):
     logits = torch.randn(50, 97, generator=torch.Generator().manual_seed(0)) * 4
-    value, token = confidences(logits, top_k, torch.tensor([3]))
+    found = read(torch.clone, logits, Needs(top_k=top_k), torch.tensor([3]), 97)
+    value, token = found.confidence, found.token
     plain = logits.softmax(dim=-1)
     plain[:, 3] = 0
     expected, index = plain.topk(top_k, dim=-1)
@@ -177,7 +178,7 @@ def test_nan_logits_are_refused():
     broken = make_tiny()
     with torch.no_grad():
         broken.network.lm_head.decoder.bias.fill_(torch.nan)
-    with pytest.raises(UnmaskError, match="The dLLM returned NaN logits"):
+    with pytest.raises(UnmaskError, match="The dLLM .tiny. returned NaN logits"):
         generate(broken, ConfidenceThreshold(0.9), ["hall: red?"], gen_length=8)
 
 

@@ -42,16 +42,23 @@ def validator(
 
     def validate(policy: TransformerPolicy) -> Metrics:
         out = decode(
-            model, policy, prompts, gen_length=gen_length, block_length=block_length, batch_size=batch_size, seed=1
+            model,
+            policy,
+            prompts,
+            gen_length=gen_length,
+            block_length=block_length,
+            batch_size=batch_size,
+            seed=1,
+            stop_at_eos=False,
         )
-        texts = [model.text(row) for row in out.sequences.tolist()]
+        texts = [model.text(row) for row in out.tokens.tolist()]
         verified = [task.verify(example, text) for example, text in zip(examples, texts, strict=True)]
         correct = torch.tensor(verified, device=out.nfe.device) & out.complete
         return {
             "reward": multiplicative(correct, out.nfe, gen_length, alpha).mean().item(),
             "correct": correct.float().mean().item(),
             "nfe": out.nfe.float().mean().item(),
-            "seconds": out.seconds,
+            "seconds": out.total_seconds,
             "seconds_model": out.model_seconds,
             "seconds_policy": out.policy_seconds,
         }
@@ -81,7 +88,7 @@ def watch(
 
     def show(step: Step) -> None:
         line = Text(f"{int(step.before.step[0]) + 1:>3}  ")
-        shown = torch.where(step.action, step.predicted, step.before.tokens[:, -gen_length:])[0].tolist()
+        shown = torch.where(step.action, step.written, step.before.region)[0].tolist()
         masked = (step.before.masked & ~step.action)[0].tolist()
         for token, hidden, fresh in zip(shown, masked, step.action[0].tolist(), strict=True):
             word = "·" if hidden else "⏹" if token == end else str(model.tokenizer.decode([token]))
@@ -94,4 +101,4 @@ def watch(
 
     tokens = [model.encode(prompt)]
     out = decode(model, policy, tokens, gen_length=gen_length, callback=show, **options)
-    return lines, model.text(out.sequences[0].tolist()), int(out.nfe[0])
+    return lines, model.text(out.tokens[0].tolist()), int(out.nfe[0])

@@ -2,96 +2,167 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unmask.decoding.blocks import selectable
-from unmask.errors import UnmaskError
+from unmask.decoding.blocks import Blocks
+from unmask.decoding.readout import read, sample
 from unmask.models.base import MaskedDiffusionModel
-from unmask.types import DecodingState, Needs, Observation, uniform
+from unmask.noise import uniform
+from unmask.types import DecodingState, History, Needs, Observation
 
-CHUNK_ELEMENTS = 2**26  # logits turned to float32 at a time: 256 MiB
+RUNNING, COMPLETE, EOS, BUDGET = range(4)  # why a row ended
+
+
+@dataclass(frozen=True)
+class Observed:
+    """What one forward pass gives.
+
+    Attributes:
+        state: the rows, their block and history moved on; no token changed.
+        predicted: the likeliest token of each position that was asked about, 0 elsewhere.
+        hidden: what the head reads at the n positions asked about.
+        slot: each position's place in `hidden`, -1 elsewhere.
+    """
+
+    state: DecodingState
+    observation: Observation
+    predicted: Int[Tensor, "b l"]
+    hidden: Float[Tensor, "n h"]
+    slot: Int[Tensor, "b l"]
 
 
 def observe(
     model: MaskedDiffusionModel,
     state: DecodingState,
     needs: Needs,
-    block_length: int,
+    blocks: Blocks,
     suppress_eos: bool = False,
-) -> tuple[Observation, Int[Tensor, "b l"]]:
+    share: bool = False,
+) -> Observed:
     """Ask the dLLM once what it would write, and how sure it is, at the positions the policy needs.
 
     Args:
-        suppress_eos: a position whose likeliest token is EOS gets confidence 0 while an earlier masked position
-            predicts something else (LLaDA's `confidence_eos_eot_inf`; ours lets go of the EOS tail once the text
-            before it stands, instead of revealing it one position a step).
-
-    Returns:
-        The observation, and the token each position would take (0 where nobody asked).
-
-    Raises:
-        UnmaskError: the dLLM's logits hold NaN.
+        suppress_eos: a position whose likeliest token is EOS gets confidence 0 (and the entropy of knowing nothing)
+            while an earlier masked position predicts something else (LLaDA's `confidence_eos_eot_inf`; ours lets go of
+            the EOS tail once the text before it stands, instead of revealing it one position a step).
+        share: rows that hold the same tokens share one pass: worth it where prompts are repeated, as in GRPO's groups.
     """
-    may = selectable(state.masked, block_length)
-    wanted = torch.ones_like(may) if needs.positions == "region" else may
-    prompt = torch.zeros_like(state.attention[:, : -state.gen_length])
-    logits = model.logits(state.tokens, state.attention, torch.cat([prompt, wanted], dim=1))
-    found_confidence, found_token = confidences(logits, needs.top_k, model.banned_ids)
-    if bool(found_confidence.isnan().any()):
-        raise UnmaskError("The dLLM returned NaN logits: load it with dtype float32 or bfloat16, or check its weights.")
-
     b, length = state.masked.shape
-    confidence = found_confidence.new_zeros(b, length, needs.top_k)
-    confidence[wanted] = found_confidence
-    predicted = state.tokens.new_zeros(b, length)
-    predicted[wanted] = found_token
+    scope = blocks.scope(state.masked, state.block_end)
+    wanted = {"selectable": scope, "masked": state.masked, "region": torch.ones_like(scope)}[needs.positions]
+    asked, of = _distinct(state) if share and not needs.kl_history else (slice(None), slice(None))
+    tokens = state.tokens[asked]
+    rows, columns = wanted[asked].nonzero(as_tuple=True)
+    hidden = model.hidden(tokens, state.attention[asked], rows * tokens.shape[1] + columns + state.prompt_width)
+    history = state.history
+    found = read(
+        model.head,
+        hidden,
+        needs,
+        model.banned_ids,
+        model.vocab_size,
+        last=history.logits if history else None,
+        slot=history.slot[rows, columns] if history else None,
+    )
+
+    def spread(values: Tensor, empty: float = 0) -> Tensor:
+        dense = values.new_full((len(tokens), length, *values.shape[1:]), empty).index_put((rows, columns), values)
+        return dense[of]
+
+    confidence, predicted = spread(found.confidence), spread(found.token)
+    entropy = None if found.entropy is None else spread(found.entropy)
+    slot = spread(torch.arange(len(rows), device=rows.device), -1)
+    kl = None
+    if found.kl is not None:
+        newest = spread(found.kl, torch.inf)[..., None]
+        kl = newest.expand(b, length, needs.kl_history) if history is None else torch.cat([newest, history.kl], dim=-1)
+        kl = kl[..., : needs.kl_history]
+        history = History(kl, slot, found.logits)
+    block_end = blocks.end(state.masked, state.block_end, predicted, confidence[..., 0])
+    may = scope & (torch.arange(length, device=scope.device) < block_end[:, None])
     if suppress_eos:
-        confidence = _suppress_eos(confidence, predicted, may, model.eos_ids)
+        held = _held_back(predicted, may, model.eos_ids)
+        confidence = confidence.masked_fill(held[..., None], 0.0)
+        entropy = None if entropy is None else entropy.masked_fill(held, math.log(model.vocab_size))
     observation = Observation(
         confidence=confidence,
         masked=state.masked,
         selectable=may,
         step_fraction=state.step.to(torch.float32) / length,
         noise=uniform(state.key, state.step, length),
+        entropy=entropy,
+        kl=kl,
+        hidden_states=spread(hidden) if needs.hidden_states else None,
     )
-    return observation, predicted
+    return Observed(replace(state, block_end=block_end, history=history), observation, predicted, hidden, slot)
 
 
-def transition(state: DecodingState, predicted: Int[Tensor, "b l"], action: Bool[Tensor, "b l"]) -> DecodingState:
+def _distinct(state: DecodingState) -> tuple[Int[Tensor, " u"], Int[Tensor, " b"]]:
+    """One row of each set of rows that look the same to the dLLM and to the blocks, and which of them each row is."""
+    look = torch.cat([state.tokens.masked_fill(~state.attention, -1), state.block_end[:, None]], dim=1)
+    unique, of = look.unique(dim=0, return_inverse=True)
+    places = torch.arange(len(of), device=of.device)
+    asked = torch.full((len(unique),), len(of), device=of.device).scatter_reduce(0, of, places, "amin")
+    return asked, of
+
+
+def write(
+    model: MaskedDiffusionModel, observed: Observed, action: Bool[Tensor, "b l"], temperature: float
+) -> Int[Tensor, "b l"]:
+    """The token each revealed position takes: the likeliest, or one drawn at a token temperature above 0."""
+    if temperature == 0:
+        return observed.predicted
+    rows, columns = action.nonzero(as_tuple=True)
+    state = observed.state
+    drawn = sample(
+        model.head,
+        observed.hidden[observed.slot[rows, columns]],
+        model.banned_ids,
+        model.vocab_size,
+        temperature,
+        state.key[rows],
+        state.step[rows],
+        columns,
+    )
+    return observed.predicted.index_put((rows, columns), drawn)
+
+
+def transition(state: DecodingState, written: Int[Tensor, "b l"], action: Bool[Tensor, "b l"]) -> DecodingState:
     """Write the dLLM's tokens at the revealed positions; everything else stays."""
-    region = torch.where(action, predicted, state.tokens[:, -state.gen_length :])
+    region = torch.where(action, written, state.region)
     return replace(
         state,
-        tokens=torch.cat([state.tokens[:, : -state.gen_length], region], dim=1),
+        tokens=torch.cat([state.tokens[:, : state.prompt_width], region], dim=1),
         masked=state.masked & ~action,
+        revealed_at=torch.where(action, state.step[:, None], state.revealed_at),
         step=state.step + 1,
     )
 
 
-def confidences(
-    logits: Float[Tensor, "n v"], top_k: int, banned: Int[Tensor, " m"]
-) -> tuple[Float[Tensor, "n k"], Int[Tensor, " n"]]:
-    """The top-k probabilities (float32, plain softmax) and the likeliest token, without a softmax over everything.
-
-    exp(logit - logsumexp) at the k largest logits, in chunks of rows. Banned ids count in the normaliser, but are
-    never chosen.
-    """
-    rows = max(1, CHUNK_ELEMENTS // logits.shape[-1])
-    values, tokens = [], []
-    for chunk in logits.split(rows):
-        part = chunk.float()
-        log_z = part.logsumexp(dim=-1, keepdim=True)
-        best, index = part.index_fill(-1, banned, -torch.inf).topk(top_k, dim=-1)
-        values.append((best - log_z).exp())
-        tokens.append(index[:, 0])
-    return torch.cat(values), torch.cat(tokens)
+def ended(state: DecodingState, eos_ids: Int[Tensor, " e"], max_steps: int, stop_at_eos: bool) -> Int[Tensor, " b"]:
+    """Why each row ends here: COMPLETE (nothing masked), EOS, BUDGET, or RUNNING if it does not."""
+    why = torch.where(state.step >= max_steps, BUDGET, RUNNING)
+    if stop_at_eos:
+        nothing_masked_before = state.masked.cumsum(dim=1) == 0
+        why = why.masked_fill((torch.isin(state.region, eos_ids) & nothing_masked_before).any(dim=1), EOS)
+    return why.masked_fill(~state.masked.any(dim=1), COMPLETE)
 
 
-def _suppress_eos(confidence: Tensor, predicted: Tensor, may: Tensor, eos_ids: Tensor) -> Tensor:
+def after_eos(tokens: Int[Tensor, "b l"], eos_ids: Int[Tensor, " e"]) -> Int[Tensor, "b l"]:
+    """Each row with its first EOS repeated to the end."""
+    eos = torch.isin(tokens, eos_ids)
+    first = tokens.gather(1, eos.int().argmax(dim=1, keepdim=True))
+    return torch.where(eos.cumsum(dim=1) > 0, first, tokens)
+
+
+def _held_back(
+    predicted: Int[Tensor, "b l"], may: Bool[Tensor, "b l"], eos_ids: Int[Tensor, " e"]
+) -> Bool[Tensor, "b l"]:
     eos = torch.isin(predicted, eos_ids) & may
     text_before = (may & ~eos).cumsum(dim=1) > 0
-    return confidence.masked_fill((eos & text_before)[..., None], 0.0)
+    return eos & text_before

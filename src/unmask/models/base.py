@@ -21,7 +21,9 @@ class MaskedDiffusionModel(ABC):
         mask_id, pad_id: token ids.
         eos_ids: (e,) ids that end a text.
         banned_ids: (m,) ids never written, the mask id always among them.
+        vocab_size: logits that `head` gives for a position.
         max_length: positions of prompt and region together, None if unbounded.
+        hidden_size: width of the last hidden states, None if the family gives none to policies.
     """
 
     def __init__(
@@ -32,29 +34,43 @@ class MaskedDiffusionModel(ABC):
         mask_id: int,
         pad_id: int,
         eos_ids: Sequence[int],
+        vocab_size: int,
         max_length: int | None,
+        hidden_size: int | None,
         device: torch.device,
     ) -> None:
         self.name = name
         self.tokenizer = tokenizer
         self.mask_id = mask_id
         self.pad_id = pad_id
+        self.vocab_size = vocab_size
         self.max_length = max_length
+        self.hidden_size = hidden_size
         self.device = device
         self.eos_ids = torch.tensor(list(eos_ids), dtype=torch.long, device=device)
         self.banned_ids = torch.tensor([mask_id], device=device)
 
     @abstractmethod
-    def logits(
-        self, tokens: Int[Tensor, "b t"], attention: Bool[Tensor, "b t"], positions: Bool[Tensor, "b t"]
-    ) -> Float[Tensor, "n v"]:
-        """One forward pass; logits that predict the token *at* each selected position, in row-major order.
+    def hidden(
+        self, tokens: Int[Tensor, "b t"], attention: Bool[Tensor, "b t"], positions: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n h"]:
+        """One forward pass up to the vocabulary head: what `head` needs to predict the token *at* each position.
 
         Args:
             tokens: left-padded prompt and region.
             attention: False at padding, which is never attended to and takes up no position.
-            positions: where the vocabulary head must run; n of them.
+            positions: where predictions are wanted, as flat indices into (b, t), ascending.
         """
+
+    @abstractmethod
+    def head(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
+        """The vocabulary head: logits, a fresh tensor that the caller may write into."""
+
+    def logits(
+        self, tokens: Int[Tensor, "b t"], attention: Bool[Tensor, "b t"], positions: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n v"]:
+        """One forward pass; logits that predict the token at each position. See `hidden`."""
+        return self.head(self.hidden(tokens, attention, positions))
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a prompt.

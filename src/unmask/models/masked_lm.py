@@ -5,9 +5,11 @@ from __future__ import annotations
 import inspect
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutput
 
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
@@ -54,29 +56,40 @@ class MaskedLM(MaskedDiffusionModel):
             mask_id=mask_id,
             pad_id=config.pad_token_id if config.pad_token_id is not None else 0,
             eos_ids=[eos_id],
+            vocab_size=config.vocab_size,
             max_length=config.max_position_embeddings - self.first_position,
+            hidden_size=config.hidden_size,
             device=network.device,
         )
         self.network = network.eval().requires_grad_(False)
+        self._body = network.base_model
         self._takes_positions = "position_ids" in inspect.signature(network.forward).parameters
-        self._selected: Tensor | None = None
-        network.base_model.register_forward_hook(self._keep_selected)
+        self._given: Tensor | None = None
+        self._one_token = torch.zeros(1, 1, dtype=torch.long, device=network.device)
+        self._body_forward = self._body.forward
+        self._body.forward = self._forward
 
-    def logits(
-        self, tokens: Int[Tensor, "b t"], attention: Bool[Tensor, "b t"], positions: Bool[Tensor, "b t"]
-    ) -> Float[Tensor, "n v"]:
+    def hidden(
+        self, tokens: Int[Tensor, "b t"], attention: Bool[Tensor, "b t"], positions: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n h"]:
         inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": attention.long()}
         if self._takes_positions:
             real = (attention.cumsum(dim=1) - 1).clamp(min=0)
             inputs["position_ids"] = real + self.first_position
-        self._selected = positions
-        try:
-            return self.network(**inputs).logits[0]
-        finally:
-            self._selected = None
+        return self._body(**inputs).last_hidden_state.flatten(0, 1)[positions]
 
-    def _keep_selected(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        """Hand only the selected positions, as one long row, to whatever head the architecture has."""
-        if self._selected is not None:
-            output.last_hidden_state = output.last_hidden_state[self._selected][None]
-        return output
+    def head(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
+        self._given = hidden[None]
+        try:
+            return self.network(input_ids=self._one_token).logits[0]
+        finally:
+            self._given = None
+
+    def _forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The body; while `head` runs, hand it the given hidden states, so that any architecture's head can run alone.
+
+        Stock architectures name and build their heads differently; all call them on the body's last hidden state.
+        """
+        if self._given is not None:
+            return BaseModelOutput(last_hidden_state=self._given)
+        return self._body_forward(*args, **kwargs)

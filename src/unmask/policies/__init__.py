@@ -1,18 +1,43 @@
 """Unmasking policies: rules and learned networks, all one kind of object."""
 
 from unmask.policies.auto import load_policy
-from unmask.policies.base import Policy
+from unmask.policies.base import LearnedPolicy, Policy, Rule, Wrapper, largest, ranking, rule
 from unmask.policies.confidence_threshold import ConfidenceThreshold
+from unmask.policies.entropy_bound import EntropyBound
+from unmask.policies.factor import Factor
+from unmask.policies.fixed_schedule import FixedSchedule, average_pace
+from unmask.policies.klass import KLASS
 from unmask.policies.random_order import RandomOrder
+from unmask.policies.rising_threshold import RisingThreshold
+from unmask.policies.top_2_margin import MarginThreshold, MarginTopK
 from unmask.policies.top_k_confidence import TopKConfidence
 from unmask.policies.transformer import TransformerConfig, TransformerPolicy
+from unmask.policies.wrappers import BetaScaling, MaxReveal, MinReveal, Temperature
 
 __all__ = [
+    "KLASS",
+    "BetaScaling",
     "ConfidenceThreshold",
+    "EntropyBound",
+    "Factor",
+    "FixedSchedule",
+    "LearnedPolicy",
+    "MarginThreshold",
+    "MarginTopK",
+    "MaxReveal",
+    "MinReveal",
     "Policy",
     "RandomOrder",
+    "RisingThreshold",
+    "Rule",
+    "Temperature",
     "TopKConfidence",
     "TransformerConfig",
     "TransformerPolicy",
+    "Wrapper",
+    "average_pace",
+    "largest",
     "load_policy",
+    "ranking",
+    "rule",
 ]

@@ -14,18 +14,16 @@ def bernoulli_sample(
     logits: Float[Tensor, "b l"],
     selectable: Bool[Tensor, "b l"],
     noise: Float[Tensor, "b l"],
-    temperature: float = 1.0,
     force_progress: bool = True,
 ) -> Bool[Tensor, "b l"]:
-    """Reveal each selectable position independently with probability sigmoid(logit / temperature).
+    """Reveal each selectable position independently with probability sigmoid(logit).
 
     Args:
         noise: uniform numbers in (0, 1).
-        temperature: tau > 0, the test-time knob.
         force_progress: a row that draws nothing reveals its largest logit ("bernoulli-argmax", the paper's evaluation);
             training draws plainly.
     """
-    drawn = (noise < torch.sigmoid(logits / temperature)) & selectable
+    drawn = (noise < torch.sigmoid(logits)) & selectable
     if not force_progress:
         return drawn
     nothing = ~drawn.any(dim=1, keepdim=True)

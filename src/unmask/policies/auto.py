@@ -7,20 +7,32 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from unmask.errors import UnmaskError, nearest
-from unmask.hub import find_policy_folder, load_strictly, read_config, read_weights
+from unmask.hub import find_policy_folder, read_config, read_weights
 from unmask.policies.base import Policy
 from unmask.policies.transformer import TransformerConfig, TransformerPolicy
 from unmask.settings import build
 
 TYPES = {
-    "random_order": "unmask.policies.random_order:RandomOrder",
-    "top_k_confidence": "unmask.policies.top_k_confidence:TopKConfidence",
+    "beta_scaling": "unmask.policies.wrappers:BetaScaling",
     "confidence_threshold": "unmask.policies.confidence_threshold:ConfidenceThreshold",
+    "entropy_bound": "unmask.policies.entropy_bound:EntropyBound",
+    "factor": "unmask.policies.factor:Factor",
+    "fixed_schedule": "unmask.policies.fixed_schedule:FixedSchedule",
+    "klass": "unmask.policies.klass:KLASS",
+    "margin_threshold": "unmask.policies.top_2_margin:MarginThreshold",
+    "margin_top_k": "unmask.policies.top_2_margin:MarginTopK",
+    "max_reveal": "unmask.policies.wrappers:MaxReveal",
+    "min_reveal": "unmask.policies.wrappers:MinReveal",
+    "random_order": "unmask.policies.random_order:RandomOrder",
+    "rising_threshold": "unmask.policies.rising_threshold:RisingThreshold",
+    "temperature": "unmask.policies.wrappers:Temperature",
+    "top_k_confidence": "unmask.policies.top_k_confidence:TopKConfidence",
     "transformer": "unmask.policies.transformer:TransformerPolicy",
 }
 
@@ -32,7 +44,8 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None) -> P
 
     Args:
         name_or_path: None for the bundled default; a bundled name; a folder that `Policy.save` wrote; a Hub id; a rule
-            with its settings, ``"confidence_threshold:threshold=0.8"`` or ``{"type": ..., "threshold": 0.8}``.
+            with its settings, ``"confidence_threshold:threshold=0.8"`` or ``{"type": ..., "threshold": 0.8}``; any of
+            these in wrappers, inside out, ``"house-base-full | temperature:tau=0.5 | max_reveal:n=8"``.
 
     Raises:
         UnmaskError: no such policy, an unknown type or setting, a corrupt or foreign checkpoint.
@@ -40,16 +53,19 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None) -> P
     if isinstance(name_or_path, Mapping):
         return make_policy(name_or_path, "the policy's settings")
     name = DEFAULT_POLICY if name_or_path is None else str(name_or_path)
-    type_name, _, settings = name.partition(":")
-    if type_name in TYPES and not Path(name).exists():
-        return make_policy({"type": type_name, **_parse(settings, name)}, f"the policy {name!r}")
-    if settings:
+    inside, bar, wrapper = name.rpartition("|")
+    if bar and not Path(name).exists():
+        return make_policy({**_parse(wrapper), "policy": inside.strip()}, f"the policy {name!r}")
+    if name.partition(":")[0] in TYPES and not Path(name).exists():
+        return make_policy(_parse(name), f"the policy {name!r}")
+    if ":" in name:
+        type_name = name.partition(":")[0]
         raise UnmaskError(f"Unknown policy type {type_name!r}: {nearest(type_name, TYPES)}")
     folder = find_policy_folder(name)
     policy = make_policy(read_config(folder), str(folder / "config.json"))
-    if isinstance(policy, TransformerPolicy):
-        load_strictly(policy, read_weights(folder / "model.safetensors"), str(folder / "model.safetensors"))
-        policy.eval()
+    weights = folder / "model.safetensors"
+    if policy.weights() is not None or weights.exists():
+        policy.load_weights(read_weights(weights), str(weights))
     return policy
 
 
@@ -72,9 +88,13 @@ def make_policy(settings: Mapping[str, Any], where: str) -> Policy:
     return build(cls, values, where=where, known={field.name for field in dataclasses.fields(cls)})
 
 
-def _parse(settings: str, name: str) -> dict[str, str]:
-    pairs = [pair.partition("=") for pair in settings.split(",") if pair]
-    for key, equals, value in pairs:
-        if not (key and equals and value):
-            raise UnmaskError(f"Cannot read the policy {name!r}: write it as type:key=value,key=value.")
-    return {key.strip(): value.strip() for key, _, value in pairs}
+def _parse(spec: str) -> dict[str, Any]:
+    """``type:key=value,key=[1,2]`` as a mapping; pydantic reads the values."""
+    type_name, _, settings = spec.strip().partition(":")
+    values: dict[str, Any] = {"type": type_name.strip()}
+    for pair in re.split(r",(?![^\[]*\])", settings) if settings else ():
+        key, _, value = (part.strip() for part in pair.partition("="))
+        if not (key and value):
+            raise UnmaskError(f"Cannot read the policy {spec.strip()!r}: write it as type:key=value,key=value.")
+        values[key] = [item for item in value[1:-1].split(",") if item.strip()] if value.startswith("[") else value
+    return values

@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar, cast, dataclass_transform
 
+import pydantic
 import torch
 from jaxtyping import Bool, Float
+from pydantic import BeforeValidator, ValidationError
 from torch import Tensor
 
+from unmask.errors import UnmaskError
 from unmask.hub import save_policy_folder
+from unmask.settings import refusal
 from unmask.types import Needs, Observation
 
 
 class Policy(ABC):
     """Decides, for each row on its own, which selectable positions to reveal.
 
-    A rule is a frozen pydantic dataclass whose fields are its config; see `confidence_threshold.py`. Its file and one
-    line in `auto.py` make it known to the command line, configs and evaluation.
+    `unmask.testing.check_policy` says whether a class keeps this contract.
     """
 
     type_name: ClassVar[str]
-    draws: ClassVar[bool] = False  # True if it uses the observation's noise, so that seeds differ
+
+    @property
+    def draws(self) -> bool:
+        """True if it uses the observation's noise, so that seeds differ."""
+        return False
 
     @property
     def needs(self) -> Needs:
@@ -33,24 +42,138 @@ class Policy(ABC):
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         """Positions to reveal. Unselectable ones are ignored; no row may look at another."""
 
-    def place(self, device: torch.device) -> None:  # noqa: B027 (a rule has nothing to move)
-        """Move weights, if any, to where the observations are."""
-
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """The settings that, with weights if any, make the policy again."""
 
+    def place(self, device: torch.device) -> None:  # noqa: B027 (a rule has nothing to move)
+        """Move weights, if any, to where the observations are."""
+
     def weights(self) -> dict[str, Tensor] | None:
         """Tensors to save; None for a rule."""
         return None
+
+    def load_weights(self, weights: Mapping[str, Tensor], where: str) -> None:
+        """Take the tensors that `weights` gave.
+
+        Raises:
+            UnmaskError: naming the first that does not fit.
+        """
+        raise UnmaskError(f"{where} holds weights, but a {self.type_name} policy has none: remove the file.")
 
     def save(self, folder: str | Path, card: str | None = None) -> None:
         """Write config.json, model.safetensors if there are weights, and a README.md card if one is given."""
         save_policy_folder(folder, {"type": self.type_name, **self.config()}, self.weights(), card)
 
 
-def largest(score: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"], k: int) -> Bool[Tensor, "b l"]:
-    """The k selectable positions with the largest score in each row (all of them if fewer), leftmost first on ties."""
+class LearnedPolicy(Policy):
+    """A policy whose network gives each position a logit, and whose action is drawn from the logits."""
+
+    @property
+    def draws(self) -> bool:
+        return True
+
+    @abstractmethod
+    def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
+        """One logit a position: the larger, the likelier it is revealed."""
+
+    @abstractmethod
+    def draw(self, logits: Float[Tensor, "b l"], observation: Observation) -> Bool[Tensor, "b l"]:
+        """An action from logits and the observation's noise."""
+
+    def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
+        with torch.no_grad():
+            return self.draw(self.logits(observation), observation)
+
+
+class Rule(Policy):
+    """A policy without weights; decorated with `rule`, its fields are its config.
+
+    Its file and one line in `auto.py` make it known to the command line, configs and evaluation; see
+    `confidence_threshold.py`.
+    """
+
+    def config(self) -> dict[str, Any]:
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {
+            name: {"type": value.type_name, **value.config()} if isinstance(value, Policy) else value
+            for name, value in fields.items()
+        }
+
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True)
+def rule(cls: type[T]) -> type[T]:
+    """A frozen pydantic dataclass whose bad values are refused in one sentence.
+
+    Raises:
+        UnmaskError: on construction, naming the value.
+    """
+    config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    made: Any = pydantic.dataclasses.dataclass(frozen=True, config=config)(cls)
+    checked = made.__init__
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        try:
+            checked(self, *args, **kwargs)
+        except ValidationError as e:
+            raise refusal(e, f"Bad value for {cls.__name__}") from None
+
+    made.__init__ = __init__
+    return cast("type[T]", made)
+
+
+def _as_policy(value: Any) -> Any:
+    from unmask.policies.auto import load_policy  # a policy of any type, which that module knows
+
+    return value if isinstance(value, Policy) else load_policy(value)
+
+
+AnyPolicy = Annotated[Policy, BeforeValidator(_as_policy)]
+"""A field that holds a policy, given as one or as anything that `load_policy` reads."""
+
+
+class Wrapper(Rule):
+    """A rule around another policy, its field `policy`; what it does not change goes through."""
+
+    policy: AnyPolicy
+
+    @property
+    def draws(self) -> bool:
+        return self.policy.draws
+
+    @property
+    def needs(self) -> Needs:
+        return self.policy.needs
+
+    def place(self, device: torch.device) -> None:
+        self.policy.place(device)
+
+    def weights(self) -> dict[str, Tensor] | None:
+        return self.policy.weights()
+
+    def load_weights(self, weights: Mapping[str, Tensor], where: str) -> None:
+        self.policy.load_weights(weights, where)
+
+
+def ranking(score: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"]) -> tuple[Tensor, Tensor]:
+    """Positions of each row by falling score, leftmost first on ties, unselectable ones last.
+
+    Returns:
+        order (b, l), the position at each rank; and rank (b, l) of each position, from 0; past any k if unselectable.
+    """
     order = score.masked_fill(~selectable, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    chosen = torch.zeros_like(selectable).scatter(1, order[:, :k], True)
-    return chosen & selectable
+    places = torch.arange(score.shape[1], device=score.device).expand_as(order)
+    rank = torch.empty_like(order).scatter_(1, order, places)
+    return order, rank.masked_fill(~selectable, torch.iinfo(torch.long).max)
+
+
+def largest(score: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"], k: int | Tensor) -> Bool[Tensor, "b l"]:
+    """The k selectable positions with the largest score in each row (all of them if fewer), leftmost first on ties.
+
+    Args:
+        k: one number, or one a row (b,).
+    """
+    return ranking(score, selectable)[1] < (k[:, None] if isinstance(k, Tensor) else k)

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Le
 from jaxtyping import Bool
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from unmask.policies.base import Policy, largest
+from unmask.policies.base import Rule, largest, rule
 from unmask.types import Observation
 
 
-@dataclass(frozen=True)
-class ConfidenceThreshold(Policy):
+@rule
+class ConfidenceThreshold(Rule):
     """Reveal every selectable position with confidence above the threshold, and always the most confident one.
 
     The fall-back is decided for each row on its own.
@@ -30,6 +29,3 @@ class ConfidenceThreshold(Policy):
         confidence = observation.confidence[..., 0]
         sure = (confidence > self.threshold) & observation.selectable
         return sure | largest(confidence, observation.selectable, 1)
-
-    def config(self) -> dict[str, Any]:
-        return {"threshold": self.threshold}

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 from jaxtyping import Bool
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from unmask.policies.base import Policy, largest
+from unmask.policies.base import Rule, largest, rule
 from unmask.types import Observation
 
 
-@dataclass(frozen=True)
-class RandomOrder(Policy):
+@rule
+class RandomOrder(Rule):
     """Reveal k selectable positions drawn without replacement.
 
     Args:
@@ -22,11 +21,11 @@ class RandomOrder(Policy):
     """
 
     type_name: ClassVar[str] = "random_order"
-    draws: ClassVar[bool] = True
     k: Annotated[int, Ge(1)] = 1
+
+    @property
+    def draws(self) -> bool:
+        return True
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         return largest(observation.noise, observation.selectable, self.k)
-
-    def config(self) -> dict[str, Any]:
-        return {"k": self.k}

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 from jaxtyping import Bool
-from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from unmask.policies.base import Policy, largest
+from unmask.policies.base import Rule, largest, rule
 from unmask.types import Observation
 
 
-@dataclass(frozen=True)
-class TopKConfidence(Policy):
+@rule
+class TopKConfidence(Rule):
     """Reveal the k most confident selectable positions.
 
     Args:
@@ -26,6 +25,3 @@ class TopKConfidence(Policy):
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         return largest(observation.confidence[..., 0], observation.selectable, self.k)
-
-    def config(self) -> dict[str, Any]:
-        return {"k": self.k}

@@ -6,6 +6,7 @@ Tensor names are those of the released checkpoints without their `base_policy.` 
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -15,8 +16,9 @@ from jaxtyping import Bool, Float
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from unmask.hub import load_strictly
 from unmask.policies.actions import bernoulli_sample
-from unmask.policies.base import Policy
+from unmask.policies.base import LearnedPolicy
 from unmask.settings import Settings
 from unmask.types import Needs, Observation
 
@@ -30,7 +32,6 @@ class TransformerConfig(Settings):
         time_period: P of the time features' frequencies P^(-i/64). Released checkpoints have 1 (all frequencies 1);
             below 1 the frequencies rise from 1 to 1/P, which tells steps apart in [0, 1].
         round_time: round the time features to bfloat16, as released checkpoints expect.
-        temperature: tau of the Bernoulli draw.
         force_progress: reveal the largest logit where a row draws nothing.
     """
 
@@ -40,7 +41,6 @@ class TransformerConfig(Settings):
     feed_forward: Annotated[int, Ge(1)] = 512
     time_period: Annotated[float, Gt(0)] = 0.01
     round_time: bool = False
-    temperature: Annotated[float, Gt(0)] = 1.0
     force_progress: bool = True
 
     @model_validator(mode="after")
@@ -50,14 +50,13 @@ class TransformerConfig(Settings):
         return self
 
 
-class TransformerPolicy(Policy, nn.Module):
+class TransformerPolicy(LearnedPolicy, nn.Module):
     """Confidences, mask flags and step fraction in, one logit a position out; Bernoulli actions.
 
     It sees the whole region and acts on the selectable positions.
     """
 
     type_name: ClassVar[str] = "transformer"
-    draws: ClassVar[bool] = True
 
     def __init__(self, config: TransformerConfig | None = None) -> None:
         nn.Module.__init__(self)
@@ -89,18 +88,11 @@ class TransformerPolicy(Policy, nn.Module):
         """`forward` on an observation."""
         return self(observation.confidence, observation.masked, observation.step_fraction)
 
-    def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
-        with torch.no_grad():
-            return bernoulli_sample(
-                self.logits(observation),
-                observation.selectable,
-                observation.noise,
-                self.settings.temperature,
-                self.settings.force_progress,
-            )
+    def draw(self, logits: Float[Tensor, "b l"], observation: Observation) -> Bool[Tensor, "b l"]:
+        return bernoulli_sample(logits, observation.selectable, observation.noise, self.settings.force_progress)
 
     def drawing(self, **changes: Any) -> TransformerPolicy:
-        """The same network, weights shared, with other settings for the draw (`temperature`, `force_progress`)."""
+        """The same network, weights shared, with other settings for the draw (`force_progress`)."""
         other = copy.copy(self)
         other.settings = TransformerConfig(**{**self.settings.model_dump(), **changes})
         return other
@@ -113,6 +105,10 @@ class TransformerPolicy(Policy, nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+
+    def load_weights(self, weights: Mapping[str, Tensor], where: str) -> None:
+        load_strictly(self, weights, where)
+        self.eval()
 
     def _time_features(self, step_fraction: Float[Tensor, " b"]) -> Float[Tensor, "b w"]:
         half = self.settings.width // 2

@@ -86,10 +86,11 @@ def roll_out(
         block_length=block_length,
         batch_size=batch_size,
         seed=seed,
+        stop_at_eos=False,  # as the paper counts
         callback=recorder,
         also_observe=Needs(top_k=top_k, positions="region"),
     )
-    texts = [model.text(row) for row in decoded.sequences.tolist()]
+    texts = [model.text(row) for row in decoded.tokens.tolist()]
     verified = [task.verify(example, text) for example, text in zip(examples, texts, strict=True)]
     correct = torch.tensor(verified, device=model.device) & decoded.complete
     return recorder.trajectories(), decoded, correct

@@ -1,0 +1,155 @@
+"""From hidden states to confidences, entropies and changes, a chunk at a time: no softmax over everything is ever held.
+
+The vocabulary head runs inside the chunk, so that the logits of all positions are never held either, unless a policy
+asks how they change from step to step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from unmask.noise import gumbel
+from unmask.types import Needs
+
+# On a CPU: 28 MiB of logits at a time, which the C library still serves from memory it has touched before, and 4 MiB of
+# them read at a time, which stay in the cache. Both shares of time that larger ones would cost go to page faults.
+HEAD_ELEMENTS = 7 * 2**20
+READ_ELEMENTS = 2**20
+DECIMALS = 6  # of confidences; see `read`
+
+Head = Callable[[Float[Tensor, "n h"]], Float[Tensor, "n v"]]
+
+
+@dataclass(frozen=True)
+class Readout:
+    """What the logits of n positions say.
+
+    Attributes:
+        confidence: the k largest probabilities of the plain softmax, to six decimals.
+        token: the likeliest token that is not banned.
+        entropy: of the plain softmax, in nats; None unless needed.
+        kl: KL(now || last), in nats, infinite where there is no last; None unless needed.
+        logits: in the model's dtype; None unless the next step needs them.
+    """
+
+    confidence: Float[Tensor, "n k"]
+    token: Int[Tensor, " n"]
+    entropy: Float[Tensor, " n"] | None = None
+    kl: Float[Tensor, " n"] | None = None
+    logits: Float[Tensor, "n v"] | None = None
+
+
+def read(
+    head: Head,
+    hidden: Float[Tensor, "n h"],
+    needs: Needs,
+    banned: Int[Tensor, " m"],
+    vocabulary: int,
+    last: Float[Tensor, "p v"] | None = None,
+    slot: Int[Tensor, " n"] | None = None,
+) -> Readout:
+    """Run the head and read its logits, chunk by chunk.
+
+    Confidences are exp(logit - logsumexp) at the k largest logits, rounded to six decimals: float32 arithmetic differs
+    in the seventh between batches of different shapes, and so would the order of positions that are all but certain.
+    Banned tokens count in the softmax, but are never chosen.
+
+    Args:
+        vocabulary: v, what the head gives for each position.
+        last: the last step's logits, packed.
+        slot: place of each position in `last`, -1 where it has none.
+    """
+    parts, kept = [], []
+    for chunk, indices in zip(*_split(vocabulary, HEAD_ELEMENTS, 256, hidden, slot), strict=True):
+        logits = head(chunk)
+        kept.append(logits if needs.kl_history else None)
+        for piece, where in zip(*_split(vocabulary, READ_ELEMENTS, 1, logits, indices), strict=True):
+            parts.append(_read_piece(piece, needs, banned, last, where))
+    return Readout(
+        confidence=torch.cat([part.confidence for part in parts]),
+        token=torch.cat([part.token for part in parts]),
+        entropy=_joined([part.entropy for part in parts]),
+        kl=_joined([part.kl for part in parts]),
+        logits=_joined(kept),
+    )
+
+
+def _split(
+    vocabulary: int, elements: int, least: int, values: Tensor, slot: Tensor | None
+) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
+    """Cut positions into runs of about `elements` logits."""
+    if values.device.type != "cpu":
+        elements *= 8  # fewer, larger kernels
+    pieces = values.split(max(least, elements // vocabulary)) if len(values) else (values,)
+    return pieces, slot.split([len(piece) for piece in pieces]) if slot is not None else [None] * len(pieces)
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    present = [part for part in parts if part is not None]
+    return torch.cat(present) if present else None
+
+
+def _read_piece(
+    logits: Float[Tensor, "n v"],
+    needs: Needs,
+    banned: Int[Tensor, " m"],
+    last: Float[Tensor, "p v"] | None,
+    slot: Int[Tensor, " n"] | None,
+) -> Readout:
+    z = logits.float()  # the head's own tensor if it is float32 already
+    log_z = z.logsumexp(dim=-1, keepdim=True)
+    entropy = kl = None
+    if needs.entropy:
+        entropy = (log_z[:, 0] - _expectation(z, log_z, z)).clamp(min=0).round(decimals=DECIMALS - 1)
+    if needs.kl_history:
+        kl = z.new_full((len(z),), torch.inf)
+        if last is not None and slot is not None:
+            before = last[slot.clamp(min=0)].float()
+            change = _expectation(z, log_z, z - before) - log_z[:, 0] + before.logsumexp(dim=-1)
+            kl = torch.where(slot < 0, kl, change.clamp(min=0))
+
+    kept = z[:, banned]
+    z[:, banned] = -torch.inf
+    k = min(needs.top_k, z.shape[-1])
+    best, index = z.max(dim=-1, keepdim=True) if k == 1 else z.topk(k, dim=-1)
+    z[:, banned] = kept
+    confidence = F.pad((best - log_z).exp(), (0, needs.top_k - k)).round(decimals=DECIMALS)
+    return Readout(confidence, index[:, 0], entropy, kl)
+
+
+def _expectation(
+    z: Float[Tensor, "n v"], log_z: Float[Tensor, "n 1"], values: Float[Tensor, "n v"]
+) -> Float[Tensor, " n"]:
+    """The mean of `values` under softmax(z); a token of probability 0 counts for nothing, even at -inf."""
+    return (z - log_z).exp_().mul_(values).nan_to_num_(nan=0.0).sum(dim=-1)
+
+
+def sample(
+    head: Head,
+    hidden: Float[Tensor, "n h"],
+    banned: Int[Tensor, " m"],
+    vocabulary: int,
+    temperature: float,
+    key: Int[Tensor, " n"],
+    step: Int[Tensor, " n"],
+    position: Int[Tensor, " n"],
+) -> Int[Tensor, " n"]:
+    """Draw tokens from softmax(logits / temperature) by Gumbel-max, each position from its own stream.
+
+    Only the positions that are revealed are drawn, so the head runs once more on those: cheaper than keeping logits.
+    """
+    tokens = []
+    rows = max(1, HEAD_ELEMENTS // vocabulary)
+    for i in range(0, len(hidden), rows):
+        z = head(hidden[i : i + rows])
+        noise = gumbel(key[i : i + rows], step[i : i + rows], position[i : i + rows], z.shape[-1])
+        noise.add_(z.float(), alpha=1 / temperature)
+        noise[:, banned] = -torch.inf
+        tokens.append(noise.argmax(dim=-1))
+    return torch.cat(tokens) if tokens else key.new_empty(0)

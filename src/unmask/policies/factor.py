@@ -1,0 +1,36 @@
+"""Fast-dLLM's factor rule (arXiv 2505.22618, section 3.3, "factor-based parallel decoding")."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Gt
+from jaxtyping import Bool
+from torch import Tensor
+
+from unmask.policies.base import Rule, ranking, rule
+from unmask.types import Observation
+
+
+@rule
+class Factor(Rule):
+    """Reveal the n most confident selectable positions, n the largest with (n + 1) (1 - c_n) < factor, at least one.
+
+    c_n is the n-th largest confidence: the more positions at once, the surer each has to be. The released code also
+    reveals the first position that fails if it is the last one left; the paper's rule, and this one, does not.
+
+    Args:
+        factor: f > 0; the released code's default is 1.
+    """
+
+    type_name: ClassVar[str] = "factor"
+    factor: Annotated[float, Gt(0)] = 1.0
+
+    def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
+        confidence, may = observation.confidence[..., 0], observation.selectable
+        rank = ranking(confidence, may)[1]
+        n = rank.clamp(max=may.shape[1]) + 1
+        # c falls and n grows along the ranking, so what passes is a prefix of it.
+        passes = torch.mul(n + 1, 1 - confidence) < self.factor
+        return (passes | (rank == 0)) & may

@@ -1,0 +1,56 @@
+"""Top-2 probability margin (arXiv 2502.06768, "Train for the Worst, Plan for the Best"; Dream's `topk_margin`)."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge, Le
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from unmask.policies.base import Rule, largest, rule
+from unmask.types import Needs, Observation
+
+
+def margin(observation: Observation) -> Float[Tensor, "b l"]:
+    """How far the likeliest token is ahead of the second."""
+    return observation.confidence[..., 0] - observation.confidence[..., 1]
+
+
+@rule
+class MarginTopK(Rule):
+    """Reveal the k selectable positions with the largest margin.
+
+    Args:
+        k: positions a step, at least 1.
+    """
+
+    type_name: ClassVar[str] = "margin_top_k"
+    k: Annotated[int, Ge(1)] = 1
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(top_k=2)
+
+    def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
+        return largest(margin(observation), observation.selectable, self.k)
+
+
+@rule
+class MarginThreshold(Rule):
+    """Reveal every selectable position with a margin above the threshold, and always the one with the largest.
+
+    Args:
+        threshold: in [0, 1].
+    """
+
+    type_name: ClassVar[str] = "margin_threshold"
+    threshold: Annotated[float, Ge(0), Le(1)] = 0.8
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(top_k=2)
+
+    def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
+        ahead, may = margin(observation), observation.selectable
+        return ((ahead > self.threshold) & may) | largest(ahead, may, 1)

@@ -1,0 +1,106 @@
+"""Composition: what changes another policy's decisions wraps it. All of them save, load and print like any policy.
+
+`MaxReveal(ConfidenceThreshold(0.9), 4)`; on the command line ``"confidence_threshold:threshold=0.9 | max_reveal:n=4"``.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar
+
+import torch
+from annotated_types import Ge, Gt
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from unmask.errors import UnmaskError
+from unmask.policies.base import AnyPolicy, LearnedPolicy, Wrapper, largest, rule
+from unmask.types import Observation
+
+
+@rule
+class MinReveal(Wrapper):
+    """Reveal at least n selectable positions a step, or all there are: the most confident ones join.
+
+    Args:
+        n: at least 1, which makes any policy advance in every step.
+    """
+
+    type_name: ClassVar[str] = "min_reveal"
+    policy: AnyPolicy
+    n: Annotated[int, Ge(1)] = 1
+
+    def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
+        chosen = self.policy.select(observation) & observation.selectable
+        rest = observation.selectable & ~chosen
+        missing = (self.n - chosen.sum(dim=1)).clamp(min=0)
+        return chosen | largest(observation.confidence[..., 0], rest, missing)
+
+
+@rule
+class MaxReveal(Wrapper):
+    """Reveal at most n positions a step: the most confident of those that the policy chose.
+
+    Args:
+        n: at least 1.
+    """
+
+    type_name: ClassVar[str] = "max_reveal"
+    policy: AnyPolicy
+    n: Annotated[int, Ge(1)]
+
+    def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
+        chosen = self.policy.select(observation) & observation.selectable
+        return largest(observation.confidence[..., 0], chosen, self.n)
+
+
+class LogitWrapper(Wrapper, LearnedPolicy):
+    """A change of a learned policy's logits; its own way of drawing stays."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.policy, LearnedPolicy):
+            raise UnmaskError(
+                f"{self.type_name} changes the logits of a learned policy, and {self.policy.type_name!r} has none: "
+                "wrap a learned policy, or change the rule's own settings."
+            )
+
+    @property
+    def inner(self) -> LearnedPolicy:
+        """The learned policy."""
+        assert isinstance(self.policy, LearnedPolicy)
+        return self.policy
+
+    def draw(self, logits: Float[Tensor, "b l"], observation: Observation) -> Bool[Tensor, "b l"]:
+        return self.inner.draw(logits, observation)
+
+
+@rule
+class Temperature(LogitWrapper):
+    """Divide the logits by tau: below 1 surer, above 1 more random (arXiv 2512.09106, section 3).
+
+    Args:
+        tau: > 0.
+    """
+
+    type_name: ClassVar[str] = "temperature"
+    policy: AnyPolicy
+    tau: Annotated[float, Gt(0)]
+
+    def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
+        return self.inner.logits(observation) / self.tau
+
+
+@rule
+class BetaScaling(LogitWrapper):
+    """Reveal with probability min(1, beta * sigmoid(logit)): a smooth knob between careful and fast (arXiv 2512.09106).
+
+    Args:
+        beta: > 0; below 1 slower, above 1 faster.
+    """
+
+    type_name: ClassVar[str] = "beta_scaling"
+    policy: AnyPolicy
+    beta: Annotated[float, Gt(0)]
+
+    def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
+        probability = (self.beta * torch.sigmoid(self.inner.logits(observation))).clamp(max=1)
+        return torch.logit(probability)
