@@ -60,21 +60,19 @@ def plain_loop(
 def plain_rule(settings: dict[str, Any], mask_id: int) -> Choose:
     """A deterministic rule for a batch of one, from the settings that name `unmask`'s.
 
-    Confidences are compared to six decimals and ties go to the left, as in `unmask`.
+    What agrees to four decimals is tied and goes from left to right, as in `unmask`.
     """
     name = settings["type"]
     last: list[Tensor] = []
     changes: list[Tensor] = []
 
     def choose(p: Tensor, masked: Tensor, may: Tensor, step: int) -> Tensor:
-        p, masked, may = p[0].double(), masked[0], may[0]
-        free = p.clone()
-        free[:, mask_id] = 0
-        top = free.topk(2, dim=-1).values.round(decimals=6)
+        p, masked, may = p[0], masked[0], may[0]
+        top = p.index_fill(-1, torch.tensor(mask_id), 0).topk(2, dim=-1).values
         confidence, margin = top[:, 0].tolist(), (top[:, 0] - top[:, 1]).tolist()
         candidates = may.nonzero()[:, 0].tolist()
-        by_confidence = sorted(candidates, key=lambda i: (-confidence[i], i))
-        by_margin = sorted(candidates, key=lambda i: (-round(margin[i], 6), i))
+        by_confidence = sorted(candidates, key=lambda i: (-round(confidence[i], 4), i))
+        by_margin = sorted(candidates, key=lambda i: (-round(margin[i], 4), i))
         chosen: list[int] = []
         if name == "top_k_confidence":
             chosen = by_confidence[: settings["k"]]
@@ -93,14 +91,15 @@ def plain_rule(settings: dict[str, Any], mask_id: int) -> Choose:
                 n += 1
             chosen = by_confidence[: max(n, 1)]
         elif name == "entropy_bound":
-            entropy = torch.special.entr(p).sum(-1).round(decimals=5).tolist()
-            order = sorted(candidates, key=lambda i: (entropy[i], i))
+            entropy = torch.special.entr(p.double()).sum(-1).tolist()
+            order = sorted(candidates, key=lambda i: (round(entropy[i], 4), i))
             n, total = 0, 0.0
             while n < len(order) and total <= settings["gamma"]:  # ascending: the largest is the newest
                 total += entropy[order[n]]
                 n += 1
             chosen = order[: max(n, 1)]
         elif name == "klass":
+            p = p.double()
             if last:
                 changes.append((p * (p.clamp(min=1e-38).log() - last[0].clamp(min=1e-38).log())).sum(-1))
             last[:] = [p]

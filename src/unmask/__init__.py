@@ -7,8 +7,9 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unmask import policies
-    from unmask.decoding.decode import Generation, generate
+    from unmask import policies, testing
+    from unmask.decoding.blocks import AdaptiveBlocks
+    from unmask.decoding.decode import Completion, Generation, generate
     from unmask.errors import UnmaskError
     from unmask.models.auto import load_model
     from unmask.policies.auto import load_policy
@@ -16,9 +17,23 @@ if TYPE_CHECKING:
 
 __version__ = version("unmask")
 
-__all__ = ["Generation", "UnmaskError", "__version__", "generate", "load_model", "load_policy", "load_task", "policies"]
+__all__ = [
+    "AdaptiveBlocks",
+    "Completion",
+    "Generation",
+    "UnmaskError",
+    "__version__",
+    "generate",
+    "load_model",
+    "load_policy",
+    "load_task",
+    "policies",
+    "testing",
+]
 
 _HOME = {
+    "AdaptiveBlocks": "unmask.decoding.blocks",
+    "Completion": "unmask.decoding.decode",
     "Generation": "unmask.decoding.decode",
     "UnmaskError": "unmask.errors",
     "generate": "unmask.decoding.decode",
@@ -30,8 +45,8 @@ _HOME = {
 
 def __getattr__(name: str) -> Any:
     """Import on first use: a task, or `unmask --help`, needs no torch."""
-    if name == "policies":
-        return importlib.import_module("unmask.policies")
+    if name in ("policies", "testing"):
+        return importlib.import_module(f"unmask.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'unmask' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

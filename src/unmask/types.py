@@ -53,7 +53,7 @@ class Observation:
     """What a policy sees at one step (METHOD: state of the decision process).
 
     Attributes:
-        confidence: the k largest probabilities of the dLLM's plain softmax at each position, to six decimals.
+        confidence: the k largest probabilities of the dLLM's plain softmax at each position.
         masked: the position is still masked.
         selectable: masked, and in the row's current block: the policy may reveal it.
         step_fraction: steps taken so far / gen_length.

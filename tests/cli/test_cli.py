@@ -193,4 +193,4 @@ def test_stop_is_asked_once_and_gives_the_signals_back(capsys):
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
-    assert "Stopping after this step" in capsys.readouterr().out
+    assert "Stopping after this step" in capsys.readouterr().err

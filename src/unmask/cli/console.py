@@ -13,14 +13,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 console = Console()
+errors = Console(stderr=True)
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
 class Ticker:
     """Progress of one job: a live bar on a terminal, a plain line now and then in a log."""
 
-    def __init__(self, label: str, total: int, bar: Progress | None) -> None:
-        self._label, self._total, self._bar = label, total, bar
+    def __init__(self, label: str, total: int, bar: Progress | None, to: Console = console) -> None:
+        self._label, self._total, self._bar, self._to = label, total, bar, to
         self._task = bar.add_task(label, total=total, note="") if bar else None
         self._start = self._shown = time.monotonic()
         self._first: int | None = None
@@ -35,14 +36,14 @@ class Ticker:
         if now - self._shown >= PLAIN_EVERY or done == self._total:
             self._shown = now
             left = (now - self._start) / max(done - self._first, 1) * (self._total - done)
-            console.print(f"{self._label} {done}/{self._total}  {note}  {duration(left)} left", highlight=False)
+            self._to.print(f"{self._label} {done}/{self._total}  {note}  {duration(left)} left", highlight=False)
 
 
 @contextmanager
-def ticking(label: str, total: int) -> Iterator[Ticker]:
+def ticking(label: str, total: int, to: Console = console) -> Iterator[Ticker]:
     """A `Ticker` for the length of the block."""
-    if not console.is_terminal:
-        yield Ticker(label, total, None)
+    if not to.is_terminal:
+        yield Ticker(label, total, None, to)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -53,8 +54,8 @@ def ticking(label: str, total: int) -> Iterator[Ticker]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console) as bar:
-        yield Ticker(label, total, bar)
+    with Progress(*columns, console=to) as bar:
+        yield Ticker(label, total, bar, to)
 
 
 def duration(seconds: float) -> str:
@@ -89,7 +90,7 @@ class Stop:
         if self._asked:
             raise KeyboardInterrupt
         self._asked = True
-        console.print("Stopping after this step; once more to stop at once.")
+        errors.print("Stopping after this step; once more to stop at once.")
 
     def __call__(self) -> bool:
         return self._asked

@@ -2,52 +2,116 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from unmask.cli.common import watch
+from unmask.cli.common import Resume, watch
 from unmask.cli.console import console
-from unmask.decoding.decode import generate
+from unmask.cli.prompts import decode_all, from_arguments, read_prompts
+from unmask.decoding.blocks import parse_block_length
+from unmask.decoding.decode import DecodeOptions, generate
 from unmask.errors import UnmaskError
 from unmask.models.auto import load_model
+from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
+from unmask.policies.base import Policy
 from unmask.tasks.auto import load_task
 
 
 def decode(
     *prompts: Annotated[str, Parameter(help="Prompts, such as 'hall: red blue gold?'; quote each.")],
+    input: Annotated[
+        str | None,
+        Parameter(help="JSONL file of prompts, or - for stdin; other columns are kept.", allow_leading_hyphen=True),
+    ] = None,
+    output: Annotated[Path | None, Parameter(help="JSONL file to write (default: stdout).")] = None,
+    resume: Resume = False,
+    column: Annotated[str, Parameter(help="Column of the input that holds the prompt.")] = "prompt",
     model: Annotated[str | None, Parameter(help="dLLM: bundled name, folder or Hub id (default: house-base).")] = None,
     policy: Annotated[
         str | None,
-        Parameter(help="Policy: bundled name, folder, or a rule such as confidence_threshold:threshold=0.9."),
+        Parameter(
+            help="Policy: bundled name, folder, or a rule such as confidence_threshold:threshold=0.9; "
+            "' | max_reveal:n=4' and the like wrap it."
+        ),
     ] = None,
     gen_length: Annotated[
         int | None, Parameter(help="Positions to generate (default: 32, as the bundled tasks).")
     ] = None,
-    block_length: Annotated[int | None, Parameter(help="Semi-autoregressive block (default: full diffusion).")] = None,
+    block_length: Annotated[
+        str | None,
+        Parameter(
+            help="Semi-autoregressive block, or adaptive:default=32,threshold=0.3,delimiters=[.] "
+            "(default: full diffusion)."
+        ),
+    ] = None,
     batch_size: Annotated[int, Parameter(help="Live rows at most.")] = 32,
-    seed: Annotated[int, Parameter(help="Seed of policies that draw.")] = 0,
+    temperature: Annotated[float, Parameter(help="Of the tokens; 0 takes the likeliest.")] = 0.0,
+    seed: Annotated[int, Parameter(help="Of tokens that are drawn and policies that draw.")] = 0,
+    max_steps: Annotated[int | None, Parameter(help="Forward passes a prompt at most (default: gen_length).")] = None,
+    stop_at_eos: Annotated[bool, Parameter(help="End a prompt once its text and the EOS behind it stand.")] = True,
     suppress_eos: Annotated[bool, Parameter(help="Hold EOS back while text before it is masked.", negative="")] = False,
+    jsonl: Annotated[bool, Parameter(help="Print JSONL for prompts given as arguments too.", negative="")] = False,
     steps: Annotated[bool, Parameter(help="Show each decoding step, coloured.", negative="")] = False,
 ) -> None:
     """Complete prompts with a dLLM, revealing tokens as a policy says.
 
     Example: unmask decode "hall: red blue gold green?" --steps
+
+    Example: unmask decode --input prompts.jsonl --output out.jsonl --block-length 8
     """
-    if not prompts:
-        raise UnmaskError('No prompt was given: unmask decode "hall: red blue gold?"')
+    if input is None and not prompts:
+        raise UnmaskError('No prompt was given: unmask decode "hall: red blue gold?", or --input prompts.jsonl.')
+    if input is not None and prompts:
+        raise UnmaskError("Give prompts as arguments or by --input, not both.")
+    if resume and output is None:
+        raise UnmaskError("--resume needs --output: what goes to stdout is not kept.")
+    if output is not None and output.exists() and not resume:
+        raise UnmaskError(f"{output} exists: pass --resume to add what it lacks, or another --output.")
+    options: DecodeOptions = {
+        "gen_length": load_task().gen_length if gen_length is None else gen_length,
+        "block_length": parse_block_length(block_length),
+        "batch_size": batch_size,
+        "temperature": temperature,
+        "seed": seed,
+        "max_steps": max_steps,
+        "stop_at_eos": stop_at_eos,
+        "suppress_eos": suppress_eos,
+    }
+    source = from_arguments(prompts) if input is None else read_prompts(input, column)
     dllm, rule = load_model(model), load_policy(policy)
-    length = load_task().gen_length if gen_length is None else gen_length
-    options: dict[str, Any] = {"block_length": block_length, "seed": seed, "suppress_eos": suppress_eos}
     if steps:
-        for row, prompt in enumerate(prompts):
-            lines, text, nfe = watch(dllm, rule, prompt, gen_length=length, first_row=row, **options)
-            console.print(f"\n{prompt}", style="bold", markup=False, highlight=False)
-            for line in lines:
-                console.print(line)
-            console.print(f"{text}    ({nfe} forward passes)", markup=False, highlight=False)
-        return
-    out = generate(dllm, rule, prompts, gen_length=length, batch_size=batch_size, **options)
-    for prompt, text, nfe in zip(prompts, out.texts, out.nfe.tolist(), strict=True):
-        console.print(f"{prompt}  ->  {text}    ({nfe} forward passes)", markup=False, highlight=False, soft_wrap=True)
+        _show_steps(dllm, rule, prompts, options)
+    elif input is None and output is None and not jsonl:
+        out = generate(dllm, rule, prompts, **options)  # type: ignore[misc]
+        for done in out:
+            console.print(
+                f"{prompts[done.index]}  ->  {done.text}    ({done.nfe} forward passes)",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+    else:
+        settings = {
+            "model": dllm.name,
+            "policy": {"type": rule.type_name, **rule.config()},
+            **{name: value for name, value in options.items() if name != "batch_size"},
+            "block_length": block_length,
+            "policy_name": policy,
+            "versions": {name: version(name) for name in ("unmask", "torch", "transformers")},
+        }
+        decode_all(dllm, rule, source, options, settings, output)
+
+
+def _show_steps(model: MaskedDiffusionModel, policy: Policy, prompts: Sequence[str], options: DecodeOptions) -> None:
+    settings: dict[str, Any] = {name: value for name, value in options.items() if name not in ("batch_size",)}
+    for row, prompt in enumerate(prompts):
+        lines, text, nfe = watch(model, policy, prompt, streams=[row], **settings)
+        console.print(f"\n{prompt}", style="bold", markup=False, highlight=False)
+        for line in lines:
+            console.print(line, soft_wrap=True)
+        console.print(f"{text}    ({nfe} forward passes)", markup=False, highlight=False)

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from unmask.cli.common import ConfigFile, DryRun, draw
 from unmask.cli.console import console, ticking
-from unmask.decoding.blocks import check_block_length
+from unmask.decoding.blocks import check_block_length, parse_block_length
 from unmask.errors import UnmaskError
 from unmask.evaluation.evaluate import Cell, Summary, summarise, write_rows
 from unmask.evaluation.evaluate import evaluate as evaluate_cell
@@ -20,7 +20,6 @@ from unmask.evaluation.sweep import heuristic_grid
 from unmask.models.auto import load_model
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy
-from unmask.policies.transformer import TransformerPolicy
 from unmask.settings import Settings, load_settings
 from unmask.tasks.auto import load_task
 from unmask.tasks.base import Split
@@ -41,7 +40,11 @@ class EvalConfig(Settings):
     prompts: Annotated[int, Ge(1), Field(description="Prompts.")] = 500
     seeds: Annotated[int, Ge(1), Field(description="Seeds of policies that draw.")] = 3
     gen_length: Annotated[int | None, Ge(1), Field(description="Region length (default: the task's).")] = None
-    block_lengths: Annotated[tuple[int, ...], Field(description="Block lengths; none means full diffusion.")] = ()
+    block_lengths: Annotated[
+        tuple[int | str, ...],
+        Field(description="Block lengths, or adaptive:default=32,delimiters=[.]; none means full diffusion."),
+    ] = ()
+    stop_at_eos: Annotated[bool, Field(description="End a prompt at its EOS (off: NFE as in the paper).")] = False
     suppress_eos: Annotated[bool, Field(description="Hold EOS back while text before it is masked.")] = False
     batch_size: Annotated[int, Ge(1), Field(description="Live rows at most.")] = 256
 
@@ -63,7 +66,7 @@ def evaluate(
         raise UnmaskError("Nothing to evaluate: give --policies, or --heuristics for the whole grid.")
     task = load_task(resolved.task)
     gen_length = resolved.gen_length or task.gen_length
-    lengths = [check_block_length(gen_length, length) for length in resolved.block_lengths or (gen_length,)]
+    lengths = [_checked(length, gen_length) for length in resolved.block_lengths or (gen_length,)]
     cells = [cell for length in lengths for cell in _cells(resolved, gen_length, length)]
     if dry_run:
         console.print(f"Would evaluate {len(cells)} cells on {resolved.prompts} prompts of {task.name}:")
@@ -97,21 +100,37 @@ def evaluate(
     console.print(f"{draw(summaries, folder / 'plot', title)} Rows: {folder / 'rows.jsonl'}.", soft_wrap=True)
 
 
-def _cells(config: EvalConfig, gen_length: int, block_length: int) -> list[tuple[Cell, Policy]]:
-    chosen = [(name, load_policy(name)) for name in config.policies]
-    cells = [(cell_of(name, policy, gen_length, block_length, config.suppress_eos), policy) for name, policy in chosen]
+def _checked(block_length: int | str, gen_length: int) -> int | str:
+    parsed = parse_block_length(block_length)
+    return check_block_length(gen_length, parsed) if isinstance(parsed, int) else block_length
+
+
+def _cells(config: EvalConfig, gen_length: int, block_length: int | str) -> list[tuple[Cell, Policy]]:
+    cells = []
+    for name in config.policies:
+        policy = load_policy(name)
+        cell = cell_of(name, policy, gen_length, block_length, config.suppress_eos, config.stop_at_eos)
+        cells.append((cell, policy))
     if config.heuristics:
-        cells += [(cell, load_policy(cell.policy)) for cell in heuristic_grid(gen_length, block_length)]
+        grid = heuristic_grid(gen_length, block_length, stop_at_eos=config.stop_at_eos)
+        cells += [(cell, load_policy(cell.policy)) for cell in grid]
     return cells
 
 
 LABELS = {"confidence_threshold": "threshold", "top_k_confidence": "top-k", "random_order": "random"}
 
 
-def cell_of(name: str, policy: Policy, gen_length: int, block_length: int, suppress_eos: bool = False) -> Cell:
+def cell_of(
+    name: str,
+    policy: Policy,
+    gen_length: int,
+    block_length: int | str,
+    suppress_eos: bool = False,
+    stop_at_eos: bool = False,
+) -> Cell:
     """The comparison's cell of a policy that the user names."""
     settings = {"type": policy.type_name, **policy.config()}
-    if isinstance(policy, TransformerPolicy):
-        return Cell("policy", {**settings, "name": name}, block_length, gen_length, suppress_eos, draws=True)
+    if policy.weights() is not None:
+        return Cell("policy", {**settings, "name": name}, block_length, gen_length, suppress_eos, True, stop_at_eos)
     label = LABELS.get(policy.type_name, policy.type_name) + (", EOS suppressed" if suppress_eos else "")
-    return Cell(label, settings, block_length, gen_length, suppress_eos, draws=policy.draws)
+    return Cell(label, settings, block_length, gen_length, suppress_eos, policy.draws, stop_at_eos)

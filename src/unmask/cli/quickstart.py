@@ -282,7 +282,7 @@ def _show_example(
             example.prompt,
             gen_length=task.gen_length,
             suppress_eos=suppress,
-            first_row=index,  # the random stream it had in the comparison
+            streams=[index],  # the random stream it had in the comparison
         )
         verdict = "[green]right[/green]" if task.verify(example, text) else "[red]wrong[/red]"
         console.print(f"\n{name}: {verdict}, {nfe} forward passes", highlight=False)

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
-from unmask.settings import Settings
+from unmask.policies.auto import parse_spec
+from unmask.settings import Settings, build
 
 
 class AdaptiveBlocks(Settings):
@@ -134,6 +135,24 @@ def make_blocks(block_length: int | AdaptiveBlocks | None, gen_length: int, mode
         block_length.threshold,
         int(block_length.window * gen_length),
     )
+
+
+def parse_block_length(text: str | int | None) -> int | AdaptiveBlocks | None:
+    """``8``, ``adaptive`` or ``adaptive:default=8,delimiters=[.]`` as `unmask.generate` takes it.
+
+    Raises:
+        UnmaskError: neither a number nor adaptive blocks.
+    """
+    if text is None or isinstance(text, int):
+        return text
+    if text.isdigit():
+        return int(text)
+    values = parse_spec(text)
+    if values.pop("type") != "adaptive":
+        raise UnmaskError(
+            f"Unknown block_length {text!r}: give a number, or adaptive:default=32,threshold=0.3,delimiters=[.]"
+        )
+    return build(AdaptiveBlocks, values, where=f"the block_length {text!r}", known=set(AdaptiveBlocks.model_fields))
 
 
 def check_block_length(gen_length: int, block_length: int | None) -> int:

@@ -36,7 +36,7 @@ class DecodeOptions(TypedDict, total=False):
     suppress_eos: bool
     callback: StepCallback | None
     also_observe: Needs | None
-    first_row: int
+    streams: Sequence[int] | None
 
 
 @dataclass(frozen=True)
@@ -102,6 +102,9 @@ class Generation(Decoded):
 
     def __len__(self) -> int:
         return len(self.texts)
+
+    def __iter__(self) -> Iterator[Completion]:
+        return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Completion:
         return Completion(
@@ -186,7 +189,8 @@ def decode(
     Args:
         options: those of `generate`, and
             also_observe: widens what is computed, for callbacks that record more than the policy needs;
-            first_row: random stream of the first prompt; row i of a longer call is replayed alone with first_row = i.
+            streams: random stream of each prompt, its place by default; so prompt i of a longer call is replayed alone
+            with streams = [i].
     """
     start, totals = time.perf_counter(), _Totals()
     batches = list(_decode(model, policy, prompts, totals, **options))
@@ -251,7 +255,7 @@ def _decode(
     suppress_eos: bool = False,
     callback: StepCallback | None = None,
     also_observe: Needs | None = None,
-    first_row: int = 0,
+    streams: Sequence[int] | None = None,
 ) -> Iterator[_Ended]:
     """Check everything now, decode as the iterator is read."""
     blocks = make_blocks(block_length, gen_length, model)
@@ -274,7 +278,7 @@ def _decode(
         callback=callback,
         share=len({tuple(prompt) for prompt in prompts}) < len(prompts),
     )
-    return _loop(plan, _Source(model, prompts, gen_length, seed, first_row), totals)
+    return _loop(plan, _Source(model, prompts, gen_length, seed, streams or range(len(prompts))), totals)
 
 
 @dataclass(frozen=True)
@@ -352,10 +356,10 @@ class _Source:
         prompts: Sequence[Sequence[int]],
         gen_length: int,
         seed: int,
-        first_row: int,
+        streams: Sequence[int],
     ) -> None:
         self._model, self._prompts, self._gen_length = model, prompts, gen_length
-        self._seed, self._first_row = seed, first_row
+        self._seed, self._streams = seed, streams
         first = {tuple(prompt): i for i, prompt in reversed(list(enumerate(prompts)))}
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), first[tuple(prompts[i])]))
         self._queue = iter(order)
@@ -375,6 +379,7 @@ class _Source:
         tokens = torch.tensor(filled, dtype=torch.long).view(len(rows), width + length).to(model.device)
         attention = torch.arange(width + length) >= torch.tensor(pads, dtype=torch.long)[:, None]
         index = torch.tensor(rows, dtype=torch.long)
+        streams = torch.tensor([self._streams[row] for row in rows], dtype=torch.long)
         nothing = torch.zeros(len(rows), dtype=torch.long, device=model.device)
         return DecodingState(
             tokens=tokens,
@@ -383,7 +388,7 @@ class _Source:
             revealed_at=torch.full((len(rows), length), -1, device=model.device),
             block_end=nothing,
             step=nothing,
-            key=row_keys(self._seed, index + self._first_row).to(model.device),
+            key=row_keys(self._seed, streams).to(model.device),
             row=index.to(model.device),
         )
 

@@ -21,7 +21,6 @@ from unmask.types import Needs
 # them read at a time, which stay in the cache. Both shares of time that larger ones would cost go to page faults.
 HEAD_ELEMENTS = 7 * 2**20
 READ_ELEMENTS = 2**20
-DECIMALS = 6  # of confidences; see `read`
 
 Head = Callable[[Float[Tensor, "n h"]], Float[Tensor, "n v"]]
 
@@ -31,7 +30,7 @@ class Readout:
     """What the logits of n positions say.
 
     Attributes:
-        confidence: the k largest probabilities of the plain softmax, to six decimals.
+        confidence: the k largest probabilities of the plain softmax.
         token: the likeliest token that is not banned.
         entropy: of the plain softmax, in nats; None unless needed.
         kl: KL(now || last), in nats, infinite where there is no last; None unless needed.
@@ -56,8 +55,6 @@ def read(
 ) -> Readout:
     """Run the head and read its logits, chunk by chunk.
 
-    Confidences are exp(logit - logsumexp) at the k largest logits, rounded to six decimals: float32 arithmetic differs
-    in the seventh between batches of different shapes, and so would the order of positions that are all but certain.
     Banned tokens count in the softmax, but are never chosen.
 
     Args:
@@ -103,31 +100,35 @@ def _read_piece(
     slot: Int[Tensor, " n"] | None,
 ) -> Readout:
     z = logits.float()  # the head's own tensor if it is float32 already
-    log_z = z.logsumexp(dim=-1, keepdim=True)
-    entropy = kl = None
-    if needs.entropy:
-        entropy = (log_z[:, 0] - _expectation(z, log_z, z)).clamp(min=0).round(decimals=DECIMALS - 1)
-    if needs.kl_history:
-        kl = z.new_full((len(z),), torch.inf)
-        if last is not None and slot is not None:
-            before = last[slot.clamp(min=0)].float()
-            change = _expectation(z, log_z, z - before) - log_z[:, 0] + before.logsumexp(dim=-1)
-            kl = torch.where(slot < 0, kl, change.clamp(min=0))
-
     kept = z[:, banned]
     z[:, banned] = -torch.inf
     k = min(needs.top_k, z.shape[-1])
     best, index = z.max(dim=-1, keepdim=True) if k == 1 else z.topk(k, dim=-1)
     z[:, banned] = kept
-    confidence = F.pad((best - log_z).exp(), (0, needs.top_k - k)).round(decimals=DECIMALS)
+
+    # Shifted by the largest logit: exp(logit - logsumexp) would lose a digit for each digit of the logits.
+    shift = best[:, :1]
+    total = (z - shift).exp_().sum(dim=-1, keepdim=True)
+    confidence = F.pad((best - shift).exp() / total, (0, needs.top_k - k))
+    entropy = kl = None
+    if needs.entropy:
+        entropy = (total.log()[:, 0] - _expectation(z - shift, total, z - shift)).clamp(min=0)
+    if needs.kl_history:
+        kl = z.new_full((len(z),), torch.inf)
+        if last is not None and slot is not None:
+            before = last[slot.clamp(min=0)].float()
+            before -= before.amax(dim=-1, keepdim=True)
+            constant = before.logsumexp(dim=-1) - total.log()[:, 0]
+            change = _expectation(z - shift, total, z - shift - before) + constant
+            kl = torch.where(slot < 0, kl, change.clamp(min=0))
     return Readout(confidence, index[:, 0], entropy, kl)
 
 
 def _expectation(
-    z: Float[Tensor, "n v"], log_z: Float[Tensor, "n 1"], values: Float[Tensor, "n v"]
+    shifted: Float[Tensor, "n v"], total: Float[Tensor, "n 1"], values: Float[Tensor, "n v"]
 ) -> Float[Tensor, " n"]:
-    """The mean of `values` under softmax(z); a token of probability 0 counts for nothing, even at -inf."""
-    return (z - log_z).exp_().mul_(values).nan_to_num_(nan=0.0).sum(dim=-1)
+    """The mean of `values` under exp(shifted) / total; a token of probability 0 counts for nothing, even at -inf."""
+    return shifted.exp().mul_(values).nan_to_num_(nan=0.0).sum(dim=-1) / total[:, 0]
 
 
 def sample(

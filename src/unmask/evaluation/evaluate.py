@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unmask.decoding.blocks import parse_block_length
 from unmask.decoding.decode import Generation, generate
 from unmask.hub import write_text
 from unmask.models.base import MaskedDiffusionModel
@@ -28,15 +29,18 @@ class Cell:
     Attributes:
         label: family for tables and plots, such as ``threshold``.
         policy: the policy's config, with its type.
+        block_length: positions, or adaptive blocks as `unmask.decoding.blocks.parse_block_length` reads them.
         draws: True if the policy draws, so that seeds differ.
+        stop_at_eos: end a row at its EOS; off, NFE is counted as in the paper.
     """
 
     label: str
     policy: Mapping[str, Any]
-    block_length: int
+    block_length: int | str
     gen_length: int
     suppress_eos: bool = False
     draws: bool = False
+    stop_at_eos: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,9 +102,10 @@ def evaluate(
             policy,
             [example.prompt for example in examples],
             gen_length=cell.gen_length,
-            block_length=cell.block_length,
+            block_length=parse_block_length(cell.block_length),
             batch_size=batch_size,
             seed=seed,
+            stop_at_eos=cell.stop_at_eos,
             suppress_eos=cell.suppress_eos,
         )
         for i, example in enumerate(examples):
@@ -112,6 +117,7 @@ def evaluate(
                     "correct": complete and task.verify(example, out.texts[i]),
                     "nfe": int(out.nfe[i]),
                     "complete": complete,
+                    "ended": out.ended[i],
                     "seed": seed,
                     **context,
                 }

@@ -41,8 +41,8 @@ def setting(cell: Cell) -> str:
 
 
 def blocks(cell: Cell) -> str:
-    """``full`` or the block length."""
-    return "full" if cell.block_length == cell.gen_length else str(cell.block_length)
+    """``full``, the block length, or ``adaptive``."""
+    return "full" if cell.block_length == cell.gen_length else str(cell.block_length).partition(":")[0]
 
 
 def table(summaries: Sequence[Summary], title: str) -> Table:

@@ -15,15 +15,19 @@ THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
 COUNTS = (1, 2, 4, 8)
 
 
-def heuristic_grid(gen_length: int, block_length: int, thresholds: Sequence[float] = THRESHOLDS) -> list[Cell]:
+def heuristic_grid(
+    gen_length: int, block_length: int | str, thresholds: Sequence[float] = THRESHOLDS, stop_at_eos: bool = False
+) -> list[Cell]:
     """Every rule with every setting at one block length; EOS-suppressed forms where the block is the whole region."""
 
     def cell(label: str, policy_type: str, draws: bool = False, suppress_eos: bool = False, **settings: Any) -> Cell:
-        return Cell(label, {"type": policy_type, **settings}, block_length, gen_length, suppress_eos, draws)
+        policy = {"type": policy_type, **settings}
+        return Cell(label, policy, block_length, gen_length, suppress_eos, draws, stop_at_eos)
 
     cells = [cell("threshold", "confidence_threshold", threshold=t) for t in thresholds]
-    cells += [cell("top-k", "top_k_confidence", k=k) for k in COUNTS if k <= block_length]
-    cells += [cell("random", "random_order", draws=True, k=k) for k in COUNTS if k <= block_length]
+    longest = block_length if isinstance(block_length, int) else gen_length
+    cells += [cell("top-k", "top_k_confidence", k=k) for k in COUNTS if k <= longest]
+    cells += [cell("random", "random_order", draws=True, k=k) for k in COUNTS if k <= longest]
     if block_length == gen_length:
         cells += [
             cell("threshold, EOS suppressed", "confidence_threshold", suppress_eos=True, threshold=t)

@@ -1,7 +1,7 @@
 """Unmasking policies: rules and learned networks, all one kind of object."""
 
 from unmask.policies.auto import load_policy
-from unmask.policies.base import LearnedPolicy, Policy, Rule, Wrapper, largest, ranking, rule
+from unmask.policies.base import LearnedPolicy, Policy, Rule, Wrapper, largest, ranking, rule, surest
 from unmask.policies.confidence_threshold import ConfidenceThreshold
 from unmask.policies.entropy_bound import EntropyBound
 from unmask.policies.factor import Factor
@@ -40,4 +40,5 @@ __all__ = [
     "load_policy",
     "ranking",
     "rule",
+    "surest",
 ]

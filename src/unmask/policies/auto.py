@@ -55,9 +55,9 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None) -> P
     name = DEFAULT_POLICY if name_or_path is None else str(name_or_path)
     inside, bar, wrapper = name.rpartition("|")
     if bar and not Path(name).exists():
-        return make_policy({**_parse(wrapper), "policy": inside.strip()}, f"the policy {name!r}")
+        return make_policy({**parse_spec(wrapper), "policy": inside.strip()}, f"the policy {name!r}")
     if name.partition(":")[0] in TYPES and not Path(name).exists():
-        return make_policy(_parse(name), f"the policy {name!r}")
+        return make_policy(parse_spec(name), f"the policy {name!r}")
     if ":" in name:
         type_name = name.partition(":")[0]
         raise UnmaskError(f"Unknown policy type {type_name!r}: {nearest(type_name, TYPES)}")
@@ -88,7 +88,7 @@ def make_policy(settings: Mapping[str, Any], where: str) -> Policy:
     return build(cls, values, where=where, known={field.name for field in dataclasses.fields(cls)})
 
 
-def _parse(spec: str) -> dict[str, Any]:
+def parse_spec(spec: str) -> dict[str, Any]:
     """``type:key=value,key=[1,2]`` as a mapping; pydantic reads the values."""
     type_name, _, settings = spec.strip().partition(":")
     values: dict[str, Any] = {"type": type_name.strip()}

@@ -102,6 +102,7 @@ class Rule(Policy):
 
 
 T = TypeVar("T")
+TIE_DECIMALS = 4  # see `surest`
 
 
 @dataclass_transform(frozen_default=True)
@@ -116,8 +117,9 @@ def rule(cls: type[T]) -> type[T]:
     checked = made.__init__
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        names = (field.name for field in dataclasses.fields(self))
         try:
-            checked(self, *args, **kwargs)
+            checked(self, *args[len(made.__dataclass_fields__) :], **dict(zip(names, args, strict=False)), **kwargs)
         except ValidationError as e:
             raise refusal(e, f"Bad value for {cls.__name__}") from None
 
@@ -168,6 +170,15 @@ def ranking(score: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"]) -> tup
     places = torch.arange(score.shape[1], device=score.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, places)
     return order, rank.masked_fill(~selectable, torch.iinfo(torch.long).max)
+
+
+def surest(score: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"], k: int | Tensor) -> Bool[Tensor, "b l"]:
+    """`largest` for confidences and their like: what agrees to four decimals is tied, and goes from left to right.
+
+    Positions that are all but certain differ by the rounding of float32 only, which changes with the shape of a batch
+    and with the machine; an order by it would be neither reproducible nor meant.
+    """
+    return largest(score.round(decimals=TIE_DECIMALS), selectable, k)
 
 
 def largest(score: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"], k: int | Tensor) -> Bool[Tensor, "b l"]:

@@ -8,7 +8,7 @@ from annotated_types import Ge, Le
 from jaxtyping import Bool
 from torch import Tensor
 
-from unmask.policies.base import Rule, largest, rule
+from unmask.policies.base import Rule, rule, surest
 from unmask.types import Observation
 
 
@@ -28,4 +28,4 @@ class ConfidenceThreshold(Rule):
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         confidence = observation.confidence[..., 0]
         sure = (confidence > self.threshold) & observation.selectable
-        return sure | largest(confidence, observation.selectable, 1)
+        return sure | surest(confidence, observation.selectable, 1)

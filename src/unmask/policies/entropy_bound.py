@@ -9,7 +9,7 @@ from annotated_types import Ge
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unmask.policies.base import Rule, ranking, rule
+from unmask.policies.base import TIE_DECIMALS, Rule, ranking, rule
 from unmask.policies.top_2_margin import margin
 from unmask.types import Needs, Observation
 
@@ -40,12 +40,11 @@ class EntropyBound(Rule):
             sure = -entropy
         else:
             sure = margin(observation) if self.order == "margin" else observation.confidence[..., 0]
-        order, rank = ranking(sure, may)
+        order, rank = ranking(sure.round(decimals=TIE_DECIMALS), may)
         # float64, so that a long sum does not depend on how it is added up
         ranked = entropy.masked_fill(~may, torch.inf).gather(1, order).double()
         within = ranked.cumsum(dim=1) - ranked.cummax(dim=1).values <= self.gamma  # inf - inf past the last: False
-        first = rank == 0
-        return (within.gather(1, rank.clamp(max=may.shape[1] - 1)) & may) | first
+        return rank < within.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def _entropy(observation: Observation) -> Float[Tensor, "b l"]:

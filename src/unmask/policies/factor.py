@@ -9,7 +9,7 @@ from annotated_types import Gt
 from jaxtyping import Bool
 from torch import Tensor
 
-from unmask.policies.base import Rule, ranking, rule
+from unmask.policies.base import TIE_DECIMALS, Rule, ranking, rule
 from unmask.types import Observation
 
 
@@ -29,8 +29,7 @@ class Factor(Rule):
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         confidence, may = observation.confidence[..., 0], observation.selectable
-        rank = ranking(confidence, may)[1]
-        n = rank.clamp(max=may.shape[1]) + 1
-        # c falls and n grows along the ranking, so what passes is a prefix of it.
-        passes = torch.mul(n + 1, 1 - confidence) < self.factor
-        return (passes | (rank == 0)) & may
+        order, rank = ranking(confidence.round(decimals=TIE_DECIMALS), may)
+        n = torch.arange(1, may.shape[1] + 1, device=may.device)
+        passes = (n + 1) * (1 - confidence.gather(1, order)) < self.factor
+        return rank < passes.long().cumprod(dim=1).sum(dim=1, keepdim=True).clamp(min=1)

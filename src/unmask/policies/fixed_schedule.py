@@ -10,7 +10,7 @@ from annotated_types import Ge, MinLen
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from unmask.policies.base import Rule, largest, rule
+from unmask.policies.base import Rule, rule, surest
 from unmask.types import Observation
 
 
@@ -35,7 +35,7 @@ class FixedSchedule(Rule):
         due = torch.tensor(self.counts, device=masked.device).cumsum(0)
         target = due[step.clamp(max=last)] + (step - last).clamp(min=0) * self.counts[-1]
         k = (target - (length - masked.sum(dim=1))).clamp(min=1)
-        return largest(observation.confidence[..., 0], observation.selectable, k)
+        return surest(observation.confidence[..., 0], observation.selectable, k)
 
 
 def average_pace(revealed_at: Int[Tensor, "n l"], nfe: Int[Tensor, " n"]) -> Sequence[int]:

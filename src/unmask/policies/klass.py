@@ -8,7 +8,7 @@ from annotated_types import Ge, Gt, Le
 from jaxtyping import Bool
 from torch import Tensor
 
-from unmask.policies.base import Rule, largest, rule
+from unmask.policies.base import Rule, rule, surest
 from unmask.types import Needs, Observation
 
 
@@ -40,4 +40,4 @@ class KLASS(Rule):
         assert observation.kl is not None  # the loop gives what is needed
         confidence, may = observation.confidence[..., 0], observation.selectable
         ready = (observation.kl < self.kl).all(dim=-1) & (confidence > self.threshold) & may
-        return ready | (largest(confidence, may, 1) & ~ready.any(dim=1, keepdim=True))
+        return ready | (surest(confidence, may, 1) & ~ready.any(dim=1, keepdim=True))

@@ -13,13 +13,13 @@ from annotated_types import Ge, Le
 from jaxtyping import Bool
 from torch import Tensor
 
-from unmask.policies.base import Rule, largest, rule
+from unmask.policies.base import Rule, rule, surest
 from unmask.types import Observation
 
 
 @rule
 class RisingThreshold(Rule):
-    """Reveal every selectable position whose confidence exceeds its own threshold, and always the most confident one.
+    """Reveal every selectable position whose confidence exceeds its own threshold, or else the most confident one.
 
     The threshold of region position i of l is start + (end - start) i / (l - 1): early text is let go sooner, and late
     text, such as an answer, has to wait.
@@ -36,4 +36,5 @@ class RisingThreshold(Rule):
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         confidence, may = observation.confidence[..., 0], observation.selectable
         threshold = torch.linspace(self.start, self.end, may.shape[1], device=may.device)
-        return ((confidence > threshold) & may) | largest(confidence, may, 1)
+        sure = (confidence > threshold) & may
+        return sure | (surest(confidence, may, 1) & ~sure.any(dim=1, keepdim=True))

@@ -8,7 +8,7 @@ from annotated_types import Ge, Le
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unmask.policies.base import Rule, largest, rule
+from unmask.policies.base import Rule, rule, surest
 from unmask.types import Needs, Observation
 
 
@@ -19,7 +19,7 @@ def margin(observation: Observation) -> Float[Tensor, "b l"]:
 
 @rule
 class MarginTopK(Rule):
-    """Reveal the k selectable positions with the largest margin.
+    """Reveal the k selectable positions with the surest margin.
 
     Args:
         k: positions a step, at least 1.
@@ -33,12 +33,12 @@ class MarginTopK(Rule):
         return Needs(top_k=2)
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
-        return largest(margin(observation), observation.selectable, self.k)
+        return surest(margin(observation), observation.selectable, self.k)
 
 
 @rule
 class MarginThreshold(Rule):
-    """Reveal every selectable position with a margin above the threshold, and always the one with the largest.
+    """Reveal every selectable position with a margin above the threshold, and always the one with the surest.
 
     Args:
         threshold: in [0, 1].
@@ -53,4 +53,4 @@ class MarginThreshold(Rule):
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         ahead, may = margin(observation), observation.selectable
-        return ((ahead > self.threshold) & may) | largest(ahead, may, 1)
+        return ((ahead > self.threshold) & may) | surest(ahead, may, 1)

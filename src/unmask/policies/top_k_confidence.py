@@ -8,7 +8,7 @@ from annotated_types import Ge
 from jaxtyping import Bool
 from torch import Tensor
 
-from unmask.policies.base import Rule, largest, rule
+from unmask.policies.base import Rule, rule, surest
 from unmask.types import Observation
 
 
@@ -24,4 +24,4 @@ class TopKConfidence(Rule):
     k: Annotated[int, Ge(1)] = 1
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
-        return largest(observation.confidence[..., 0], observation.selectable, self.k)
+        return surest(observation.confidence[..., 0], observation.selectable, self.k)

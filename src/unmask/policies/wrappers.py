@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unmask.errors import UnmaskError
-from unmask.policies.base import AnyPolicy, LearnedPolicy, Wrapper, largest, rule
+from unmask.policies.base import AnyPolicy, LearnedPolicy, Wrapper, rule, surest
 from unmask.types import Observation
 
 
@@ -33,7 +33,7 @@ class MinReveal(Wrapper):
         chosen = self.policy.select(observation) & observation.selectable
         rest = observation.selectable & ~chosen
         missing = (self.n - chosen.sum(dim=1)).clamp(min=0)
-        return chosen | largest(observation.confidence[..., 0], rest, missing)
+        return chosen | surest(observation.confidence[..., 0], rest, missing)
 
 
 @rule
@@ -50,7 +50,7 @@ class MaxReveal(Wrapper):
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         chosen = self.policy.select(observation) & observation.selectable
-        return largest(observation.confidence[..., 0], chosen, self.n)
+        return surest(observation.confidence[..., 0], chosen, self.n)
 
 
 class LogitWrapper(Wrapper, LearnedPolicy):

@@ -1,0 +1,194 @@
+"""Prompts from a file, decoded to a file: what is finished is kept at once, and a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from unmask.cli.console import Stop, errors, ticking
+from unmask.decoding.decode import Completion, DecodeOptions, check_prompt, stream
+from unmask.errors import UnmaskError, nearest
+from unmask.hub import write_text
+from unmask.models.base import MaskedDiffusionModel
+from unmask.policies.base import Policy
+from unmask.types import Step
+
+Row = dict[str, Any]
+
+
+@dataclass
+class Prompts:
+    """Prompts by their place in the input (line number - 1), and what was wrong with the others."""
+
+    name: str
+    rows: dict[int, Row]
+    column: str
+    bad: dict[int, str]
+
+
+def from_arguments(prompts: Sequence[str]) -> Prompts:
+    """Prompts of the command line."""
+    return Prompts("the arguments", {i: {"prompt": prompt} for i, prompt in enumerate(prompts)}, "prompt", {})
+
+
+def read_prompts(path: str, column: str) -> Prompts:
+    """Read JSONL. A line that cannot be used is remembered; the others are decoded."""
+    name = "stdin" if path == "-" else path
+    if path == "-":
+        text = sys.stdin.read()
+    else:
+        try:
+            text = Path(path).read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise UnmaskError(f"No input file at {path}: give a JSONL file, or - for stdin.") from None
+        except UnicodeDecodeError as e:
+            raise UnmaskError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}): save it as UTF-8.") from None
+    found = Prompts(name, {}, column, {})
+    for i, line in enumerate(text.splitlines()):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as e:
+            found.bad[i] = f"is not JSON ({e.msg} at column {e.colno})"
+            continue
+        row = {column: row} if isinstance(row, str) else row
+        if not isinstance(row, dict):
+            found.bad[i] = "is neither a JSON object nor a string"
+        elif not isinstance(row.get(column), str):
+            hint = "" if column in row else f": {nearest(column, row)}" if row else ""
+            found.bad[i] = f"has no text under {column!r}{hint}"
+        else:
+            found.rows[i] = row
+    if not found.rows and not found.bad:
+        raise UnmaskError(f"{name} holds no prompt: give one JSON object a line, with its text under {column!r}.")
+    return found
+
+
+def decode_all(
+    model: MaskedDiffusionModel,
+    policy: Policy,
+    source: Prompts,
+    options: DecodeOptions,
+    settings: Mapping[str, Any],
+    output: Path | None,
+) -> None:
+    """Decode what is not done yet; keep every finished prompt at once; put them in order at the end."""
+    tokens: dict[int, list[int]] = {}
+    for i, row in source.rows.items():
+        try:
+            tokens[i] = model.encode(row[source.column])
+            check_prompt(model, tokens[i], options["gen_length"], "its prompt")
+        except UnmaskError as e:
+            tokens.pop(i, None)
+            source.bad[i] = f"cannot be decoded ({str(e).rstrip('.')})"
+    part = output.with_name(output.name + ".part") if output else None
+    done = _finished(output, part, source, settings)
+    waiting = [i for i in tokens if i not in done]
+    if output and part:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        write_text(part, "".join(json.dumps(row) + "\n" for row in done.values()))
+    if waiting:
+        _decode_waiting(model, policy, source, tokens, done, waiting, options, settings, part)
+    if output and part:
+        write_text(output, "".join(json.dumps(done[i]) + "\n" for i in sorted(done)))
+        part.unlink()
+        errors.print(f"{len(done)} prompts in {output}.", highlight=False, soft_wrap=True)
+    if source.bad:
+        raise UnmaskError(_complaint(source, output))
+
+
+def _decode_waiting(
+    model: MaskedDiffusionModel,
+    policy: Policy,
+    source: Prompts,
+    tokens: Mapping[int, Sequence[int]],
+    done: dict[int, Row],
+    waiting: Sequence[int],
+    options: DecodeOptions,
+    settings: Mapping[str, Any],
+    part: Path | None,
+) -> None:
+    with Stop() as stop, ticking("decoding", len(waiting), errors) as tick:
+
+        def leave(step: Step) -> None:
+            if stop():
+                raise KeyboardInterrupt
+
+        options = {**options, "callback": leave, "streams": waiting}
+        try:
+            for count, completion in enumerate(stream(model, policy, [tokens[i] for i in waiting], **options), 1):
+                index = waiting[completion.index]
+                done[index] = _row(source, index, completion, settings)
+                _append(done[index], part)
+                tick(count, f"{completion.nfe} NFE")
+        except KeyboardInterrupt:
+            errors.print(f"Stopped. {_kept(len(done), len(tokens), part)}", highlight=False, soft_wrap=True)
+            raise
+        except UnmaskError as e:
+            raise UnmaskError(f"{e} {_kept(len(done), len(tokens), part)}".strip()) from None
+
+
+def _row(source: Prompts, index: int, completion: Completion, settings: Mapping[str, Any]) -> Row:
+    columns = dict(source.rows[index])
+    found = {**asdict(completion), "index": index}
+    return {"prompt": columns.pop(source.column), **found, "input": columns, "settings": dict(settings)}
+
+
+def _append(row: Row, part: Path | None) -> None:
+    line = json.dumps(row) + "\n"
+    if part is None:
+        sys.stdout.write(line)
+        sys.stdout.flush()
+        return
+    with part.open("a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def _finished(output: Path | None, part: Path | None, source: Prompts, settings: Mapping[str, Any]) -> dict[int, Row]:
+    """What an earlier run of the same command left.
+
+    Raises:
+        UnmaskError: it was another command, or other prompts.
+    """
+    if output is None or part is None:
+        return {}
+    done: dict[int, Row] = {}
+    for path in (output, part):
+        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+            try:
+                row = json.loads(line)
+                done[row["index"]] = row
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue  # cut short by a kill: it is decoded again
+    wanted = json.loads(json.dumps(settings))
+    for index, row in done.items():
+        for key, value in wanted.items():
+            if row.get("settings", {}).get(key) != value:
+                raise UnmaskError(
+                    f"{output} was begun with {key} = {row.get('settings', {}).get(key)!r}, not {value!r}: "
+                    "resume with the same settings, or give another --output."
+                )
+        if index in source.rows and row.get("prompt") != source.rows[index][source.column]:
+            raise UnmaskError(
+                f"{output} was begun with another prompt on line {index + 1} of {source.name}: give another --output."
+            )
+    return done
+
+
+def _kept(done: int, total: int, part: Path | None) -> str:
+    return f"{done} of {total} prompts are kept in {part}; --resume goes on from there." if part else ""
+
+
+def _complaint(source: Prompts, output: Path | None) -> str:
+    """One sentence on the lines that could not be used."""
+    first, *rest = sorted(source.bad)
+    others = f" (and so {len(rest)} more: line {', '.join(str(i + 1) for i in rest[:20])}{', ...' * (len(rest) > 20)})"
+    remedy = "mend it and pass --resume" if output else "mend it"
+    return (
+        f"{source.name}, line {first + 1} {source.bad[first]}{others if rest else ''}: {remedy}; the others are done."
+    )
