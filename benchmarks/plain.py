@@ -48,7 +48,8 @@ def plain_loop(
         while ((region == mask_id) & block).any() and step < (max_steps or gen_length * len(prompts)):
             logits = network(input_ids=tokens, attention_mask=attention, position_ids=positions).logits
             p = logits.float().softmax(dim=-1)[:, width:]
-            predicted = p.index_fill(-1, torch.tensor(mask_id), -1.0).argmax(dim=-1)
+            logits[..., mask_id] = -torch.inf
+            predicted = logits[:, width:].argmax(dim=-1)
             masked = region == mask_id
             may = masked & block
             nfe += may.any(dim=1)

@@ -226,7 +226,7 @@ def _check_rows(
     changed = region.clone()
     changed[:, -1] = torch.where(region[:, -1] == usable[0], usable[1], usable[0])
     _demand(
-        not same(together[:, :1], logits(rows, everywhere, changed)[:, :1]),
+        not together[:, :1].equal(logits(rows, everywhere, changed)[:, :1]),
         model,
         "does not see the tokens after a position: give it full attention instead of a causal mask",
     )

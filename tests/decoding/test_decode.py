@@ -2,29 +2,63 @@
 
 import pytest
 import torch
+from benchmarks.decoding import RULES, ids
+from benchmarks.plain import plain_loop, plain_rule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import make_tiny
-from unmask.decoding.blocks import check_block_length, selectable
-from unmask.decoding.decode import decode, generate
-from unmask.decoding.readout import read
+from unmask.decoding.blocks import AdaptiveBlocks, check_block_length, selectable
+from unmask.decoding.decode import decode, generate, stream
 from unmask.errors import UnmaskError
-from unmask.policies.base import Policy
-from unmask.policies.confidence_threshold import ConfidenceThreshold
-from unmask.policies.random_order import RandomOrder
-from unmask.policies.top_k_confidence import TopKConfidence
-from unmask.policies.transformer import TransformerPolicy
+from unmask.policies import (
+    KLASS,
+    ConfidenceThreshold,
+    EntropyBound,
+    Factor,
+    FixedSchedule,
+    MarginThreshold,
+    MarginTopK,
+    MaxReveal,
+    Policy,
+    RandomOrder,
+    RisingThreshold,
+    TopKConfidence,
+    TransformerPolicy,
+    largest,
+    load_policy,
+)
 from unmask.types import Needs
 
 TINY = make_tiny()
 prompts_of_any_length = st.lists(
     st.lists(st.integers(4, len(TINY.tokenizer) - 1), min_size=1, max_size=12), min_size=1, max_size=6
 )
-rules = st.one_of(
+deterministic = st.one_of(
     st.builds(ConfidenceThreshold, st.sampled_from([0.0, 0.2, 0.5, 0.9, 1.0])),
     st.builds(TopKConfidence, st.integers(1, 4)),
+    st.builds(Factor, st.sampled_from([0.5, 1.0, 2.0])),
+    st.builds(MarginTopK, st.integers(1, 3)),
+    st.builds(MarginThreshold, st.sampled_from([0.1, 0.5])),
+    st.builds(EntropyBound, st.sampled_from([0.0, 0.1, 2.0]), st.sampled_from(["entropy", "confidence", "margin"])),
+    st.builds(KLASS, st.sampled_from([0.1, 0.5]), st.sampled_from([0.1, 1.0]), st.integers(1, 2)),
+    st.builds(RisingThreshold, st.sampled_from([0.1, 0.5]), st.sampled_from([0.2, 0.9])),
+    st.just(FixedSchedule((1, 3, 2))),
+    st.builds(lambda rule: MaxReveal(rule, 2), st.builds(ConfidenceThreshold, st.just(0.1))),
 )
+blocks = st.sampled_from([2, 4, 8, AdaptiveBlocks(default=3, delimiters=(".", ",", "red"), threshold=0.1, window=0.5)])
+
+
+def same_row(together, i, alone):
+    assert torch.equal(together.tokens[i], alone.tokens[0])
+    assert torch.equal(together.revealed_at[i], alone.revealed_at[0])
+    assert together.nfe[i] == alone.nfe[0]
+    assert together.ended[i] == alone.ended[0]
+
+
+EAGER_TO_END = make_tiny()
+with torch.no_grad():
+    EAGER_TO_END.network.lm_head.decoder.bias[EAGER_TO_END.eos_ids[0]] += 20.0
 
 
 class Stalled(Policy):
@@ -39,16 +73,84 @@ class Stalled(Policy):
         return {}
 
 
-@settings(max_examples=30, deadline=None)
-@given(prompts_of_any_length, rules, st.sampled_from([2, 4, 8]), st.integers(1, 6), st.booleans())
-def test_each_row_gets_what_it_gets_alone(prompts, rule, block_length, batch_size, suppress_eos):
-    options = {"gen_length": 8, "block_length": block_length, "suppress_eos": suppress_eos}
+@settings(max_examples=60, deadline=None)
+@given(prompts_of_any_length, deterministic, blocks, st.integers(1, 6), st.booleans(), st.booleans())
+def test_each_row_gets_what_it_gets_alone(prompts, rule, block_length, batch_size, suppress_eos, stop_at_eos):
+    options = {"gen_length": 8, "block_length": block_length, "suppress_eos": suppress_eos, "stop_at_eos": stop_at_eos}
     together = decode(TINY, rule, prompts, batch_size=batch_size, **options)
     for i, prompt in enumerate(prompts):
-        alone = decode(TINY, rule, [prompt], **options)
-        assert torch.equal(together.tokens[i], alone.tokens[0])
-        assert torch.equal(together.revealed_at[i], alone.revealed_at[0])
-        assert together.nfe[i] == alone.nfe[0]
+        same_row(together, i, decode(TINY, rule, [prompt], **options))
+
+
+@settings(max_examples=25, deadline=None)
+@given(prompts_of_any_length, blocks, st.integers(1, 6), st.sampled_from([0.0, 0.7, 2.0]), st.integers(0, 9))
+def test_a_rows_draws_do_not_depend_on_its_neighbours(prompts, block_length, batch_size, temperature, seed):
+    torch.manual_seed(0)
+    policy = TransformerPolicy()
+    options = {"gen_length": 8, "block_length": block_length, "temperature": temperature, "seed": seed}
+    repeated = [*prompts, *prompts]  # copies share forward passes as long as they hold the same tokens
+    together = decode(TINY, policy, repeated, batch_size=batch_size, **options)
+    for i, prompt in enumerate(repeated):
+        same_row(together, i, decode(TINY, policy, [prompt], streams=[i], **options))
+
+
+def test_copies_of_a_prompt_share_passes_and_differ_by_their_draws(monkeypatch):
+    rows, original = [], TINY.hidden
+
+    def counted(tokens, *args):
+        rows.append(len(tokens))
+        return original(tokens, *args)
+
+    monkeypatch.setattr(TINY, "hidden", counted)
+    out = decode(TINY, RandomOrder(2), [[5, 6, 7]] * 6 + [[8, 9]] * 2, gen_length=8, batch_size=8)
+    assert rows[0] == 2, "eight rows, two prompts"
+    assert max(rows) > 2
+    assert sum(rows) < out.model_rows == int(out.nfe.sum())
+    assert len(out.revealed_at[:6].unique(dim=0)) > 1
+
+
+@pytest.mark.parametrize("settings", RULES, ids=lambda settings: settings["type"])
+@pytest.mark.parametrize("block_length", [2, 8])
+def test_the_plain_loop_agrees(settings, block_length):
+    """The loop and the rules written again, one row at a time, without a line of the package."""
+    generator = torch.Generator().manual_seed(1)
+    prompts = [torch.randint(4, TINY.vocab_size, (n,), generator=generator).tolist() for n in (3, 9, 1, 5, 12, 7)]
+    options = {"gen_length": 8, "block_length": block_length}
+    ours = decode(TINY, load_policy(settings), prompts, batch_size=4, stop_at_eos=False, **options)
+    for i, prompt in enumerate(prompts):
+        rule = plain_rule(settings, TINY.mask_id)
+        tokens, nfe = plain_loop(TINY.network, [prompt], rule, **ids(TINY), **options)
+        assert torch.equal(tokens[0], ours.tokens[i])
+        assert nfe[0] == ours.nfe[i]
+
+
+@settings(max_examples=40, deadline=None)
+@given(prompts_of_any_length, deterministic, blocks)
+def test_an_early_stop_changes_nothing_but_what_follows_the_eos(prompts, rule, block_length):
+    model = EAGER_TO_END
+    options = {"gen_length": 8, "block_length": block_length}
+    steps = []
+    early = decode(model, rule, prompts, stop_at_eos=True, callback=steps.append, **options)
+    whole = decode(model, rule, prompts, stop_at_eos=False, **options)
+    end = int(model.eos_ids[0])
+    for i in range(len(prompts)):
+        a, b = early.tokens[i].tolist(), whole.tokens[i].tolist()
+        cut = b.index(end) + 1 if end in b else len(b)
+        assert a[:cut] == b[:cut]
+        assert set(a[cut:]) <= {end}
+        assert early.nfe[i] <= whole.nfe[i]
+        assert early.nfe[i] == sum(i in step.before.row.tolist() for step in steps), "NFE is what was spent"
+        assert (early.nfe[i] < whole.nfe[i]) <= (early.ended[i] == "eos")
+        assert early.ended[i] == ("eos" if (early.revealed_at[i] < 0).any() else "complete")
+        needed = int(early.revealed_at[i][:cut].max()) + 1
+        assert early.nfe[i] == (needed if early.ended[i] == "eos" else whole.nfe[i]), "not a pass after the EOS stands"
+
+
+def test_eos_does_end_rows_early():
+    out = decode(EAGER_TO_END, TopKConfidence(1), [[5], [6, 7], [8, 9, 10]], gen_length=16)
+    assert "eos" in out.ended
+    assert out.complete.all()
+    assert int(out.nfe.min()) < 16
 
 
 @settings(max_examples=20, deadline=None)
@@ -112,19 +214,6 @@ def test_selectable_is_each_rows_own_first_masked_block():
     assert torch.equal(selectable(masked, 4), masked)
 
 
-@pytest.mark.parametrize("top_k", [1, 3])
-def test_confidences_are_those_of_the_plain_softmax(top_k):
-    logits = torch.randn(50, 97, generator=torch.Generator().manual_seed(0)) * 4
-    found = read(torch.clone, logits, Needs(top_k=top_k), torch.tensor([3]), 97)
-    value, token = found.confidence, found.token
-    plain = logits.softmax(dim=-1)
-    plain[:, 3] = 0
-    expected, index = plain.topk(top_k, dim=-1)
-    assert torch.allclose(value, expected, atol=1e-6)
-    assert torch.equal(token, index[:, 0])
-    assert not (token == 3).any()
-
-
 def test_suppressed_eos_waits_for_the_text_before_it():
     steps = []
     generate(
@@ -159,6 +248,12 @@ def test_the_head_runs_only_where_asked():
         ({"gen_length": 0}, "gen_length must be at least 1, not 0."),
         ({"gen_length": 95}, "Prompt 0 has 4 tokens and with gen_length 95 needs 99 positions, but the dLLM has 96"),
         ({"gen_length": 8, "batch_size": 0}, "batch_size and max_steps must be at least 1"),
+        ({"gen_length": 8, "temperature": -0.5}, "temperature must be 0 (the likeliest token) or above, not -0.5."),
+        ({"gen_length": 8, "temperature": float("nan")}, "temperature must be 0"),
+        (
+            {"gen_length": 8, "block_length": AdaptiveBlocks(delimiters=("red gold",))},
+            "The delimiter 'red gold' is 2 tokens of 'tiny': give a single one.",
+        ),
     ],
 )
 def test_bad_settings_are_refused_in_one_sentence(options, message):
@@ -188,3 +283,86 @@ def test_block_length_none_is_full_diffusion():
 
 def test_needs_union():
     assert Needs(1, "selectable").union(Needs(50, "region")) == Needs(50, "region")
+
+
+class ReadsHiddenStates(Policy):
+    """Reveals where the hidden states point."""
+
+    type_name = "reads_hidden_states"
+
+    @property
+    def needs(self):
+        return Needs(hidden_states=True)
+
+    def select(self, observation):
+        assert observation.hidden_states.shape[-1] == 32
+        return largest(observation.hidden_states[..., 0], observation.selectable, 1)
+
+    def config(self):
+        return {}
+
+
+def test_hidden_states_are_given_or_refused():
+    prompts = [[5, 6], [7, 8, 9]]
+    together = decode(TINY, ReadsHiddenStates(), prompts, gen_length=8, block_length=4)
+    for i, prompt in enumerate(prompts):
+        same_row(together, i, decode(TINY, ReadsHiddenStates(), [prompt], gen_length=8, block_length=4))
+    secretive = make_tiny()
+    secretive.hidden_size = None
+    with pytest.raises(UnmaskError, match="'reads_hidden_states' needs hidden states, and the dLLM 'tiny' gives none"):
+        decode(secretive, ReadsHiddenStates(), prompts, gen_length=8)
+
+
+def test_results_come_in_the_order_of_the_prompts_whatever_their_lengths():
+    texts = ["hall: red?", "attic: blue gold green red?", "garage: gold red?"]
+    out = generate(TINY, TopKConfidence(2), texts, gen_length=8, batch_size=2)
+    assert len(out) == 3
+    for i, done in enumerate(out):
+        alone = generate(TINY, TopKConfidence(2), texts[i], gen_length=8)[0]
+        assert (done.index, done.text, done.tokens, done.nfe) == (i, alone.text, alone.tokens, alone.nfe)
+        assert done.revealed_at == alone.revealed_at
+        assert done.ended in ("complete", "eos")
+        assert 0 < done.seconds <= out.total_seconds
+    assert out[-1].index == 2
+    with pytest.raises(IndexError):
+        out[3]
+
+
+def test_rows_are_given_as_they_end_and_checked_before_the_first():
+    prompts = [[5, 6], [7, 8, 9, 10], [11]]
+    given = list(stream(TINY, TopKConfidence(4), prompts, gen_length=8, batch_size=1))
+    assert [done.index for done in given] == [1, 0, 2], "longest first"
+    with pytest.raises(UnmaskError, match="Prompt 1 is empty"):
+        stream(TINY, TopKConfidence(4), [[5], []], gen_length=8)
+
+
+def test_prompts_of_like_length_are_live_together():
+    widths = []
+
+    def keep(step):
+        widths.append(step.before.prompt_width)
+
+    prompts = [[5] * n for n in (1, 12, 1, 12, 1, 12, 1, 12)]
+    decode(TINY, TopKConfidence(8), prompts, gen_length=8, batch_size=4, callback=keep)
+    assert widths == [12, 1]
+
+
+def test_in_bfloat16_a_batch_decides_alike_up_to_near_ties():
+    model = make_tiny()
+    model.network.to(torch.bfloat16)
+    prompts = [[5, 6, 7], [8] * 11, [9, 10], [11, 12, 13, 14]]
+    seen = {}
+
+    def keep(step):
+        for row, c, token in zip(step.before.row.tolist(), step.observation.confidence, step.predicted, strict=True):
+            seen.setdefault(row, (c, token))
+
+    decode(model, MarginTopK(1), prompts, gen_length=8, callback=keep, max_steps=1)
+    together = dict(seen)
+    for i, prompt in enumerate(prompts):
+        seen.clear()
+        decode(model, MarginTopK(1), [prompt], gen_length=8, callback=keep, max_steps=1)
+        assert (together[i][0] - seen[0][0]).abs().max() < 0.05
+        clear = (seen[0][0][:, 0] - seen[0][0][:, 1]) > 0.05
+        assert clear.any()
+        assert torch.equal(together[i][1][clear], seen[0][1][clear])

@@ -335,7 +335,8 @@ def _loop(plan: _Plan, source: _Source, totals: _Totals) -> Iterator[_Ended]:
             )
             state = state.take(~over.to(model.device)).trim()
             fresh = source.next(plan.batch_size - len(state))
-            state = state.join(fresh, model.pad_id) if len(fresh) else state
+            if len(fresh):
+                state = state.join(fresh, model.pad_id) if len(state) else fresh
 
 
 def _arrive(why: Tensor, confidence: Tensor) -> tuple[Tensor, bool]:

@@ -62,18 +62,23 @@ def read(
         last: the last step's logits, packed.
         slot: place of each position in `last`, -1 where it has none.
     """
-    parts, kept = [], []
+    parts, kept, at = [], None, 0
+    scratch: Tensor | None = None  # as long as the first piece, and none is longer
     for chunk, indices in zip(*_split(vocabulary, HEAD_ELEMENTS, 256, hidden, slot), strict=True):
         logits = head(chunk)
-        kept.append(logits if needs.kl_history else None)
+        if needs.kl_history:
+            kept = logits.new_empty(len(hidden), vocabulary) if kept is None else kept
+            kept[at : at + len(chunk)] = logits
+            at += len(chunk)
         for piece, where in zip(*_split(vocabulary, READ_ELEMENTS, 1, logits, indices), strict=True):
-            parts.append(_read_piece(piece, needs, banned, last, where))
+            scratch = piece.new_empty(piece.shape, dtype=torch.float32) if scratch is None else scratch
+            parts.append(_read_piece(piece, needs, banned, last, where, scratch))
     return Readout(
         confidence=torch.cat([part.confidence for part in parts]),
         token=torch.cat([part.token for part in parts]),
         entropy=_joined([part.entropy for part in parts]),
         kl=_joined([part.kl for part in parts]),
-        logits=_joined(kept),
+        logits=kept,
     )
 
 
@@ -98,8 +103,10 @@ def _read_piece(
     banned: Int[Tensor, " m"],
     last: Float[Tensor, "p v"] | None,
     slot: Int[Tensor, " n"] | None,
+    scratch: Float[Tensor, "s v"],
 ) -> Readout:
-    z = logits.float()  # the head's own tensor if it is float32 already
+    """Read a few rows, in `logits` itself if it is float32 and in `scratch`: nothing of their size is allocated."""
+    z = logits.float()
     kept = z[:, banned]
     z[:, banned] = -torch.inf
     k = min(needs.top_k, z.shape[-1])
@@ -108,27 +115,24 @@ def _read_piece(
 
     # Shifted by the largest logit: exp(logit - logsumexp) would lose a digit for each digit of the logits.
     shift = best[:, :1]
-    total = (z - shift).exp_().sum(dim=-1, keepdim=True)
-    confidence = F.pad((best - shift).exp() / total, (0, needs.top_k - k))
+    z.sub_(shift)
+    weight = torch.exp(z, out=scratch[: len(z)])
+    total = weight.sum(dim=-1)
+    confidence = F.pad((best - shift).exp() / total[:, None], (0, needs.top_k - k))
     entropy = kl = None
     if needs.entropy:
-        entropy = (total.log()[:, 0] - _expectation(z - shift, total, z - shift)).clamp(min=0)
+        # A token of probability 0 counts for nothing, even at -inf.
+        entropy = (total.log() - weight.mul_(z).nan_to_num_(nan=0.0).sum(dim=-1) / total).clamp(min=0)
+        weight = torch.exp(z, out=weight)
     if needs.kl_history:
         kl = z.new_full((len(z),), torch.inf)
         if last is not None and slot is not None:
             before = last[slot.clamp(min=0)].float()
-            before -= before.amax(dim=-1, keepdim=True)
-            constant = before.logsumexp(dim=-1) - total.log()[:, 0]
-            change = _expectation(z - shift, total, z - shift - before) + constant
+            before.sub_(before.amax(dim=-1, keepdim=True))
+            change = weight.mul_(z.sub_(before)).nan_to_num_(nan=0.0).sum(dim=-1) / total
+            change += before.exp_().sum(dim=-1).log() - total.log()
             kl = torch.where(slot < 0, kl, change.clamp(min=0))
     return Readout(confidence, index[:, 0], entropy, kl)
-
-
-def _expectation(
-    shifted: Float[Tensor, "n v"], total: Float[Tensor, "n 1"], values: Float[Tensor, "n v"]
-) -> Float[Tensor, " n"]:
-    """The mean of `values` under exp(shifted) / total; a token of probability 0 counts for nothing, even at -inf."""
-    return shifted.exp().mul_(values).nan_to_num_(nan=0.0).sum(dim=-1) / total[:, 0]
 
 
 def sample(

@@ -19,7 +19,7 @@ class EntropyBound(Rule):
     """Reveal the longest run of the surest positions whose joint error is bounded: sum of entropies - largest <= gamma.
 
     The bound limits the mutual information that is ignored when the positions are written at once. At least one is
-    revealed; gamma = 0 reveals one a step, and any others of entropy exactly 0.
+    revealed; gamma = 0 reveals one a step, and all of entropy exactly 0 with it.
 
     Args:
         gamma: in nats, at least 0; copies in use have 0.001 to 0.1.

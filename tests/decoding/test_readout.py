@@ -1,0 +1,122 @@
+"""What is read from logits, against the plain formulas over the whole vocabulary in float64."""
+
+import math
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unmask.decoding import readout
+from unmask.decoding.readout import read, sample
+from unmask.types import Needs
+
+BANNED = torch.tensor([3])
+
+
+def logits_of(n, v, scale, seed, offset=0.0):
+    return torch.randn(n, v, generator=torch.Generator().manual_seed(seed)) * scale + offset
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.integers(1, 40),
+    st.integers(6, 300),
+    st.sampled_from([0.1, 1.0, 10.0, 50.0]),
+    st.sampled_from([-300.0, 0.0, 300.0]),
+    st.integers(1, 5),
+    st.integers(0, 1000),
+)
+def test_confidence_and_entropy_are_those_of_the_plain_softmax(n, v, scale, offset, top_k, seed):
+    logits = logits_of(n, v, scale, seed, offset)
+    found = read(torch.clone, logits, Needs(top_k=top_k, entropy=True), BANNED, v)
+    plain = logits.double().softmax(dim=-1)
+    allowed = plain.index_fill(-1, BANNED, -1)
+    assert (found.confidence - allowed.topk(top_k, dim=-1).values).abs().max() < 1e-6
+    assert torch.equal(found.token, logits.index_fill(-1, BANNED, -torch.inf).argmax(dim=-1))
+    assert (found.entropy - torch.special.entr(plain).sum(dim=-1)).abs().max() < 1e-5
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 20), st.sampled_from([0.5, 5.0]), st.integers(0, 1000))
+def test_kl_is_that_of_now_against_before(n, scale, seed):
+    now, before = logits_of(n, 50, scale, seed), logits_of(n + 2, 50, scale, seed + 1)
+    slot = torch.arange(n) + 2
+    slot[0] = -1
+    needs = Needs(kl_history=1)
+    found = read(torch.clone, now, needs, BANNED, 50, last=before, slot=slot)
+    p, q = now.double().log_softmax(dim=-1), before[2:].double().log_softmax(dim=-1)
+    expected = (p.exp() * (p - q)).sum(dim=-1)
+    assert found.kl[0] == math.inf
+    assert torch.allclose(found.kl[1:].double(), expected[1:], atol=1e-5, rtol=1e-5)
+    assert torch.equal(found.logits, now)
+    assert (read(torch.clone, now, needs, BANNED, 50).kl == math.inf).all()
+
+
+def test_kl_of_the_same_logits_is_zero_and_impossible_tokens_count_for_nothing():
+    logits = logits_of(4, 20, 3.0, 0)
+    logits[:, 7] = -torch.inf
+    needs = Needs(kl_history=1, entropy=True)
+    found = read(torch.clone, logits, needs, BANNED, 20, last=logits.clone(), slot=torch.arange(4))
+    assert found.kl.max() < 1e-6
+    without = logits[:, [i for i in range(20) if i != 7]].double().softmax(dim=-1)
+    assert torch.allclose(found.entropy.double(), torch.special.entr(without).sum(dim=-1), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_chunks_change_nothing(monkeypatch, dtype):
+    logits = logits_of(700, 30, 2.0, 0).to(dtype)
+    last, slot = logits_of(700, 30, 2.0, 1).to(dtype), torch.arange(700)
+    needs = Needs(top_k=3, entropy=True, kl_history=1)
+    whole = read(torch.clone, logits, needs, BANNED, 30, last, slot)
+    calls = []
+    monkeypatch.setattr(readout, "HEAD_ELEMENTS", 300 * 30)
+    monkeypatch.setattr(readout, "READ_ELEMENTS", 7 * 30)
+    cut = read(lambda h: (calls.append(len(h)), h.clone())[1], logits, needs, BANNED, 30, last, slot)
+    assert calls == [300, 300, 100]
+    for name, value in vars(whole).items():
+        assert torch.allclose(value.float(), getattr(cut, name).float(), atol=1e-6), name
+
+
+def test_nothing_to_read_is_read():
+    found = read(torch.clone, torch.zeros(0, 10), Needs(top_k=2, entropy=True, kl_history=1), BANNED, 10)
+    assert found.confidence.shape == (0, 2)
+    assert found.logits.shape == (0, 10)
+
+
+def test_more_confidences_than_tokens_are_zero():
+    found = read(torch.clone, torch.zeros(1, 4), Needs(top_k=6), BANNED, 4)
+    assert found.confidence.tolist() == [[0.25, 0.25, 0.25, 0.0, 0.0, 0.0]]
+
+
+def test_nan_shows():
+    logits = torch.zeros(2, 10)
+    logits[1, 4] = torch.nan
+    found = read(torch.clone, logits, Needs(), BANNED, 10)
+    assert found.confidence[:, 0].isnan().tolist() == [False, True]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
+def test_tokens_are_drawn_from_the_tempered_softmax(temperature):
+    n = 40_000
+    logits = torch.tensor([2.0, 1.0, 0.0, 5.0, -1.0, 0.5])
+    key = torch.randint(0, 2**62, (n,), generator=torch.Generator().manual_seed(0))
+    step, position = torch.arange(n) % 7, torch.arange(n) % 11
+    drawn = sample(torch.clone, logits.expand(n, -1), BANNED, 6, temperature, key, step, position)
+    expected = (logits.index_fill(0, BANNED, -torch.inf) / temperature).softmax(dim=0)
+    share = torch.bincount(drawn, minlength=6) / n
+    error = (expected * (1 - expected) / n).sqrt()
+    assert share[3] == 0, "a banned token"
+    assert ((share - expected).abs() <= 4.5 * error).all()
+
+
+def test_a_draw_depends_on_key_step_and_position_alone(monkeypatch):
+    logits = logits_of(50, 40, 1.0, 0)
+    key, step, position = torch.arange(50) * 977, torch.arange(50) % 5, torch.arange(50) % 8
+    whole = sample(torch.clone, logits, BANNED, 40, 1.0, key, step, position)
+    monkeypatch.setattr(readout, "HEAD_ELEMENTS", 3 * 40)
+    assert torch.equal(sample(torch.clone, logits, BANNED, 40, 1.0, key, step, position), whole)
+    same = logits[:1].expand(50, -1)
+    expected = sample(torch.clone, same, BANNED, 40, 2.0, key, step, position)
+    for moved in ((key + 1, step, position), (key, step + 1, position), (key, step, position + 1)):
+        assert not torch.equal(sample(torch.clone, same, BANNED, 40, 2.0, *moved), expected)
