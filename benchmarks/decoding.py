@@ -28,6 +28,10 @@ from unmask.decoding.decode import decode
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.masked_lm import MaskedLM
 from unmask.policies.base import Policy
+from unmask.policies.transformer import TransformerConfig, TransformerPolicy
+from unmask.rl.clone import clone, expert_trajectories
+from unmask.rl.trainer import TrainConfig
+from unmask.tasks.base import Task
 from unmask.types import Step
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -189,6 +193,28 @@ def learned(policy: Policy, gen_length: int) -> Choose:
     return choose
 
 
+def cloned(model: MaskedLM, task: Task) -> TransformerPolicy:
+    """The quick start's policy before its first GRPO iteration."""
+    config = TrainConfig()
+    torch.manual_seed(config.seed)
+    policy = TransformerPolicy(TransformerConfig(time_period=config.time_period))
+    steps, _ = expert_trajectories(
+        model,
+        unmask.load_policy(config.clone_from),
+        task,
+        task.examples("train", config.clone_examples, seed=1),
+        gen_length=task.gen_length,
+        expert_block_length=task.block_length,
+        block_length=task.gen_length,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        top_k=1,
+    )
+    shape = {"updates": config.clone_updates, "batch_size": config.clone_batch_size, "lr": config.clone_lr}
+    clone(policy, steps, seed=config.seed, **shape)
+    return policy
+
+
 def rollouts(args: argparse.Namespace) -> None:
     """512 roll-outs of the quick start (64 prompts x 8), batch 64, with policies as training meets them."""
     model, task = unmask.load_model(), unmask.load_task("house")
@@ -197,8 +223,8 @@ def rollouts(args: argparse.Namespace) -> None:
     print(f"512 roll-outs, batch 64, {args.runs} runs; plain: lock-step batches of 64")
     print("| policy | NFE mean (max) | samples/s, ours | plain | ratio, median (min to max) |\n|---|---|---|---|---|")
     for label, policy in (
+        ("cloned, where training starts", cloned(model, task)),
         ("trained (house-base-full)", unmask.load_policy("house-base-full")),
-        ("untrained", unmask.policies.TransformerPolicy()),
     ):
         drawing = policy.drawing(force_progress=False)
 

@@ -83,7 +83,7 @@ def random_observation(
 
 
 def _check_batch(policy: Policy, seen: Observation, generator: torch.Generator) -> None:
-    before = _rows(seen, torch.arange(len(seen.masked)))
+    before = seen.take(torch.arange(len(seen.masked)))
     chosen = policy.select(seen)
     _demand(
         isinstance(chosen, Tensor) and chosen.dtype == torch.bool and chosen.shape == seen.masked.shape,
@@ -96,9 +96,9 @@ def _check_batch(policy: Policy, seen: Observation, generator: torch.Generator) 
         _demand(was is None or torch.equal(was, is_now), policy, f"must not write into observation.{field.name}")
     _demand(_select(policy, seen).equal(chosen), policy, "must decide the same when it sees the same: keep no state")
     order = torch.randperm(len(chosen), generator=generator)
-    alone = torch.cat([_select(policy, _rows(seen, row[None])) for row in torch.arange(len(chosen))])
+    alone = torch.cat([_select(policy, seen.take(row[None])) for row in torch.arange(len(chosen))])
     _demand(
-        alone.equal(chosen) and _select(policy, _rows(seen, order)).equal(chosen[order]),
+        alone.equal(chosen) and _select(policy, seen.take(order)).equal(chosen[order]),
         policy,
         "must decide each row by itself: a row got another answer in another batch (look for any() or topk over rows)",
     )
@@ -133,11 +133,6 @@ def _check_config(policy: Policy, seen: Observation) -> None:
 
 def _select(policy: Policy, seen: Observation) -> Tensor:
     return policy.select(seen) & seen.selectable
-
-
-def _rows(seen: Observation, index: Tensor) -> Observation:
-    values = {field.name: getattr(seen, field.name) for field in fields(seen)}
-    return replace(seen, **{name: value[index].clone() for name, value in values.items() if value is not None})
 
 
 def check_model(model: MaskedDiffusionModel, *, batches: int = 3, seed: int = 0) -> None:

@@ -74,6 +74,11 @@ class Observation:
     kl: Float[Tensor, "b l s"] | None = None
     hidden_states: Float[Tensor, "b l h"] | None = None
 
+    def take(self, rows: Tensor) -> Observation:
+        """The rows named by indices, in that order."""
+        values = {name: value[rows] for name, value in vars(self).items() if value is not None}
+        return replace(self, **values)
+
     def only(self, needs: Needs) -> Observation:
         """What a policy declared, and no more."""
         visible = {"selectable": self.selectable, "masked": self.masked, "region": None}[needs.positions]

@@ -160,7 +160,7 @@ def test_nan_logits_lose_nothing_that_was_done(capsys, tmp_path):
     source = write(tmp_path / "in.jsonl", *({"prompt": prompt} for prompt in prompts))
     output = tmp_path / "out.jsonl"
     argv = ["decode", "--input", source, "--output", output, "--model", tmp_path / "m", "--batch-size", 1]
-    code, _, err = run(capsys, *argv, *RULE)
+    code, _, err = run(capsys, *argv, "--policy", "random_order:k=8", "--gen-length", 8)
     assert code == 2
     last = err.strip().splitlines()[-1]
     assert "returned NaN logits: load it with dtype float32" in last

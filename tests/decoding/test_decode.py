@@ -313,6 +313,15 @@ def test_hidden_states_are_given_or_refused():
         decode(secretive, ReadsHiddenStates(), prompts, gen_length=8)
 
 
+def test_banned_tokens_are_never_written():
+    model = make_tiny()
+    free = decode(model, TopKConfidence(2), [[5, 6], [7]], gen_length=8)
+    model.banned_ids = torch.cat([model.banned_ids, free.tokens.unique()])
+    for temperature in (0.0, 1.5):
+        out = decode(model, TopKConfidence(2), [[5, 6], [7]], gen_length=8, temperature=temperature)
+        assert not torch.isin(out.tokens, model.banned_ids).any()
+
+
 def test_results_come_in_the_order_of_the_prompts_whatever_their_lengths():
     texts = ["hall: red?", "attic: blue gold green red?", "garage: gold red?"]
     out = generate(TINY, TopKConfidence(2), texts, gen_length=8, batch_size=2)

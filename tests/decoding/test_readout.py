@@ -89,6 +89,15 @@ def test_more_confidences_than_tokens_are_zero():
     assert found.confidence.tolist() == [[0.25, 0.25, 0.25, 0.0, 0.0, 0.0]]
 
 
+def test_a_banned_token_that_towers_over_all_leaves_no_confidence():
+    logits = torch.zeros(1, 6)
+    logits[0, 3] = 500.0
+    found = read(torch.clone, logits, Needs(entropy=True), BANNED, 6)
+    assert found.token.item() != 3
+    assert found.confidence.item() == 0
+    assert found.entropy.item() == 0
+
+
 def test_nan_shows():
     logits = torch.zeros(2, 10)
     logits[1, 4] = torch.nan
@@ -110,12 +119,14 @@ def test_tokens_are_drawn_from_the_tempered_softmax(temperature):
     assert ((share - expected).abs() <= 4.5 * error).all()
 
 
-def test_a_draw_depends_on_key_step_and_position_alone(monkeypatch):
+def test_a_draw_depends_on_key_step_and_position_alone():
     logits = logits_of(50, 40, 1.0, 0)
     key, step, position = torch.arange(50) * 977, torch.arange(50) % 5, torch.arange(50) % 8
     whole = sample(torch.clone, logits, BANNED, 40, 1.0, key, step, position)
-    monkeypatch.setattr(readout, "HEAD_ELEMENTS", 3 * 40)
-    assert torch.equal(sample(torch.clone, logits, BANNED, 40, 1.0, key, step, position), whole)
+    for i in range(50):
+        at = slice(i, i + 1)
+        alone = sample(torch.clone, logits[at], BANNED, 40, 1.0, key[at], step[at], position[at])
+        assert torch.equal(alone, whole[at])
     same = logits[:1].expand(50, -1)
     expected = sample(torch.clone, same, BANNED, 40, 2.0, key, step, position)
     for moved in ((key + 1, step, position), (key, step + 1, position), (key, step, position + 1)):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unmask.decoding.blocks import AdaptiveBlocks, Blocks, make_blocks
-from unmask.decoding.step import RUNNING, after_eos, ended, observe, transition, write
+from unmask.decoding.step import RUNNING, after_eos, decide, ended, observe, transition, write
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.noise import row_keys
@@ -307,9 +307,9 @@ def _loop(plan: _Plan, source: _Source, totals: _Totals) -> Iterator[_Ended]:
         t0 = time.perf_counter()
         observed = observe(model, state, plan.needs, plan.blocks, plan.suppress_eos, plan.share)
         t1 = time.perf_counter()
-        seen = observed.observation
-        action = policy.select(seen.only(policy.needs)) & seen.selectable
+        action = decide(policy, observed)
         t2 = time.perf_counter()
+        seen = observed.observation
         written = write(model, observed, action, plan.temperature)
         if plan.callback is not None:
             plan.callback(Step(state, seen, observed.predicted, written, action))

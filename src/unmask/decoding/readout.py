@@ -17,10 +17,8 @@ from torch import Tensor
 from unmask.noise import gumbel
 from unmask.types import Needs
 
-# On a CPU: 28 MiB of logits at a time, which the C library still serves from memory it has touched before, and 4 MiB of
-# them read at a time, which stay in the cache. Both shares of time that larger ones would cost go to page faults.
-HEAD_ELEMENTS = 7 * 2**20
-READ_ELEMENTS = 2**20
+HEAD_ELEMENTS = 2**25  # logits at a time, 128 MiB in float32: enough rows for the head to run at full speed
+READ_ELEMENTS = 2**21  # of them read at a time on a CPU: what stays in its cache
 
 Head = Callable[[Float[Tensor, "n h"]], Float[Tensor, "n v"]]
 
@@ -63,6 +61,7 @@ def read(
         slot: place of each position in `last`, -1 where it has none.
     """
     parts, kept, at = [], None, 0
+    at_once = READ_ELEMENTS if hidden.device.type == "cpu" else HEAD_ELEMENTS
     scratch: Tensor | None = None  # as long as the first piece, and none is longer
     for chunk, indices in zip(*_split(vocabulary, HEAD_ELEMENTS, 256, hidden, slot), strict=True):
         logits = head(chunk)
@@ -70,7 +69,7 @@ def read(
             kept = logits.new_empty(len(hidden), vocabulary) if kept is None else kept
             kept[at : at + len(chunk)] = logits
             at += len(chunk)
-        for piece, where in zip(*_split(vocabulary, READ_ELEMENTS, 1, logits, indices), strict=True):
+        for piece, where in zip(*_split(vocabulary, at_once, 1, logits, indices), strict=True):
             scratch = piece.new_empty(piece.shape, dtype=torch.float32) if scratch is None else scratch
             parts.append(_read_piece(piece, needs, banned, last, where, scratch))
     return Readout(
@@ -86,8 +85,6 @@ def _split(
     vocabulary: int, elements: int, least: int, values: Tensor, slot: Tensor | None
 ) -> tuple[Sequence[Tensor], Sequence[Tensor | None]]:
     """Cut positions into runs of about `elements` logits."""
-    if values.device.type != "cpu":
-        elements *= 8  # fewer, larger kernels
     pieces = values.split(max(least, elements // vocabulary)) if len(values) else (values,)
     return pieces, slot.split([len(piece) for piece in pieces]) if slot is not None else [None] * len(pieces)
 
@@ -105,33 +102,29 @@ def _read_piece(
     slot: Int[Tensor, " n"] | None,
     scratch: Float[Tensor, "s v"],
 ) -> Readout:
-    """Read a few rows, in `logits` itself if it is float32 and in `scratch`: nothing of their size is allocated."""
-    z = logits.float()
-    kept = z[:, banned]
-    z[:, banned] = -torch.inf
-    k = min(needs.top_k, z.shape[-1])
-    best, index = z.max(dim=-1, keepdim=True) if k == 1 else z.topk(k, dim=-1)
-    z[:, banned] = kept
+    """Read a few rows, writing into `logits` and `scratch`: nothing of their size is allocated for float32 logits."""
+    p = torch.softmax(logits, dim=-1, dtype=torch.float32, out=scratch[: len(logits)])
+    kept = p[:, banned]
+    p[:, banned] = -1.0
+    k = min(needs.top_k, p.shape[-1])
+    best, index = p.max(dim=-1, keepdim=True) if k == 1 else p.topk(k, dim=-1)
+    p[:, banned] = kept
 
-    # Shifted by the largest logit: exp(logit - logsumexp) would lose a digit for each digit of the logits.
-    shift = best[:, :1]
-    z.sub_(shift)
-    weight = torch.exp(z, out=scratch[: len(z)])
-    total = weight.sum(dim=-1)
-    confidence = F.pad((best - shift).exp() / total[:, None], (0, needs.top_k - k))
-    entropy = kl = None
-    if needs.entropy:
-        # A token of probability 0 counts for nothing, even at -inf.
-        entropy = (total.log() - weight.mul_(z).nan_to_num_(nan=0.0).sum(dim=-1) / total).clamp(min=0)
-        weight = torch.exp(z, out=weight)
+    confidence = F.pad(best.clamp(min=0), (0, needs.top_k - k))
+    z = logits.float()
+    kl = entropy = None
     if needs.kl_history:
-        kl = z.new_full((len(z),), torch.inf)
+        kl = p.new_full((len(p),), torch.inf)
         if last is not None and slot is not None:
             before = last[slot.clamp(min=0)].float()
+            # Both shifted by their largest, so that large logits cost no digits; -inf on both sides counts for nothing.
+            z.sub_(z.amax(dim=-1, keepdim=True))
             before.sub_(before.amax(dim=-1, keepdim=True))
-            change = weight.mul_(z.sub_(before)).nan_to_num_(nan=0.0).sum(dim=-1) / total
-            change += before.exp_().sum(dim=-1).log() - total.log()
+            change = z.sub_(before).mul_(p).nan_to_num_(nan=0.0).sum(dim=-1)
+            change += before.exp_().sum(dim=-1).log() + p.amax(dim=-1).log()
             kl = torch.where(slot < 0, kl, change.clamp(min=0))
+    if needs.entropy:
+        entropy = torch.special.entr(p, out=z).sum(dim=-1)
     return Readout(confidence, index[:, 0], entropy, kl)
 
 
@@ -150,7 +143,7 @@ def sample(
     Only the positions that are revealed are drawn, so the head runs once more on those: cheaper than keeping logits.
     """
     tokens = []
-    rows = max(1, HEAD_ELEMENTS // vocabulary)
+    rows = max(64, READ_ELEMENTS // vocabulary)
     for i in range(0, len(hidden), rows):
         z = head(hidden[i : i + rows])
         noise = gumbel(key[i : i + rows], step[i : i + rows], position[i : i + rows], z.shape[-1])

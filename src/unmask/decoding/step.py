@@ -13,6 +13,7 @@ from unmask.decoding.blocks import Blocks
 from unmask.decoding.readout import read, sample
 from unmask.models.base import MaskedDiffusionModel
 from unmask.noise import uniform
+from unmask.policies.base import LearnedPolicy, Policy
 from unmask.types import DecodingState, History, Needs, Observation
 
 RUNNING, COMPLETE, EOS, BUDGET = range(4)  # why a row ended
@@ -27,6 +28,7 @@ class Observed:
         predicted: the likeliest token of each position that was asked about, 0 elsewhere.
         hidden: what the head reads at the n positions asked about.
         slot: each position's place in `hidden`, -1 elsewhere.
+        copies: where rows share passes, one row of each set of equal ones, and which of these each row is.
     """
 
     state: DecodingState
@@ -34,6 +36,7 @@ class Observed:
     predicted: Int[Tensor, "b l"]
     hidden: Float[Tensor, "n h"]
     slot: Int[Tensor, "b l"]
+    copies: tuple[Int[Tensor, " u"], Int[Tensor, " b"]] | None
 
 
 def observe(
@@ -55,7 +58,8 @@ def observe(
     b, length = state.masked.shape
     scope = blocks.scope(state.masked, state.block_end)
     wanted = {"selectable": scope, "masked": state.masked, "region": torch.ones_like(scope)}[needs.positions]
-    asked, of = _distinct(state) if share and not needs.kl_history else (slice(None), slice(None))
+    copies = _distinct(state) if share and not needs.kl_history else None
+    asked, of = copies or (slice(None), slice(None))
     tokens = state.tokens[asked]
     rows, columns = wanted[asked].nonzero(as_tuple=True)
     hidden = model.hidden(tokens, state.attention[asked], rows * tokens.shape[1] + columns + state.prompt_width)
@@ -99,16 +103,27 @@ def observe(
         kl=kl,
         hidden_states=spread(hidden) if needs.hidden_states else None,
     )
-    return Observed(replace(state, block_end=block_end, history=history), observation, predicted, hidden, slot)
+    return Observed(replace(state, block_end=block_end, history=history), observation, predicted, hidden, slot, copies)
 
 
 def _distinct(state: DecodingState) -> tuple[Int[Tensor, " u"], Int[Tensor, " b"]]:
-    """One row of each set of rows that look the same to the dLLM and to the blocks, and which of them each row is."""
-    look = torch.cat([state.tokens.masked_fill(~state.attention, -1), state.block_end[:, None]], dim=1)
+    """One row of each set of rows that look the same to dLLM, blocks and policy, and which of them each row is."""
+    look = torch.cat([state.tokens.masked_fill(~state.attention, -1), state.block_end[:, None], state.step[:, None]], 1)
     unique, of = look.unique(dim=0, return_inverse=True)
     places = torch.arange(len(of), device=of.device)
     asked = torch.full((len(unique),), len(of), device=of.device).scatter_reduce(0, of, places, "amin")
     return asked, of
+
+
+def decide(policy: Policy, observed: Observed) -> Bool[Tensor, "b l"]:
+    """What the policy reveals. The network of a learned one runs once for rows that are equal; each draws by itself."""
+    seen = observed.observation.only(policy.needs)
+    if observed.copies is not None and isinstance(policy, LearnedPolicy):
+        rows, of = observed.copies
+        action = policy.draw(policy.logits(seen.take(rows))[of], seen)
+    else:
+        action = policy.select(seen)
+    return action & seen.selectable
 
 
 def write(

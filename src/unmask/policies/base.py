@@ -75,7 +75,7 @@ class LearnedPolicy(Policy):
 
     @abstractmethod
     def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
-        """One logit a position: the larger, the likelier it is revealed."""
+        """One logit a position: the larger, the likelier it is revealed. The noise is for `draw`, not for this."""
 
     @abstractmethod
     def draw(self, logits: Float[Tensor, "b l"], observation: Observation) -> Bool[Tensor, "b l"]:
