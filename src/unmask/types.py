@@ -118,6 +118,38 @@ class History:
 
 
 @dataclass(frozen=True)
+class Reading:
+    """What a forward pass said of each row; zero at positions that were not asked about.
+
+    Attributes:
+        confidence, entropy, hidden_states: as in `Observation`.
+        predicted: the likeliest token.
+    """
+
+    confidence: Float[Tensor, "b l k"]
+    predicted: Int[Tensor, "b l"]
+    entropy: Float[Tensor, "b l"] | None
+    hidden_states: Float[Tensor, "b l h"] | None
+
+    def take(self, rows: Tensor) -> Reading:
+        """The rows named by a boolean mask or by indices, in that order."""
+        return self._each(lambda values, _: values[rows])
+
+    def put(self, rows: Int[Tensor, " n"], news: Reading) -> Reading:
+        """These rows replaced."""
+        return self._each(lambda values, new: values.index_copy(0, rows, new), news)
+
+    def grow(self, n: int) -> Reading:
+        """With n rows behind of which nothing is known."""
+        return self._each(lambda values, _: torch.cat([values, values.new_zeros(n, *values.shape[1:])]))
+
+    def _each(self, change: Callable[[Tensor, Tensor], Tensor], other: Reading | None = None) -> Reading:
+        with_other = vars(other or self)
+        changed = {name: change(value, with_other[name]) for name, value in vars(self).items() if value is not None}
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True)
 class DecodingState:
     """The live rows: left-padded prompts, each followed by its generation region.
 
@@ -130,7 +162,9 @@ class DecodingState:
         step: decoding steps (forward passes) the row has taken.
         key: the row's random stream.
         row: the row's place in the caller's list of prompts.
+        changed: the row's tokens are not those of its reading.
         history: None unless the policy needs it.
+        reading: the last pass; None unless rows share passes.
     """
 
     tokens: Int[Tensor, "b t"]
@@ -141,7 +175,9 @@ class DecodingState:
     step: Int[Tensor, " b"]
     key: Int[Tensor, " b"]
     row: Int[Tensor, " b"]
+    changed: Bool[Tensor, " b"]
     history: History | None = None
+    reading: Reading | None = None
 
     def __len__(self) -> int:
         return len(self.row)
@@ -162,12 +198,12 @@ class DecodingState:
 
     def take(self, keep: Tensor) -> DecodingState:
         """The rows named by a boolean mask or by indices, in that order."""
-        rows = {name: value[keep] for name, value in vars(self).items() if name != "history"}
+        rows = {name: value[keep] for name, value in vars(self).items() if isinstance(value, Tensor)}
         history = self.history and replace(self.history, kl=self.history.kl[keep], slot=self.history.slot[keep])
-        return DecodingState(**rows, history=history)
+        return replace(self, **rows, history=history, reading=self.reading and self.reading.take(keep))
 
     def join(self, fresh: DecodingState, pad_id: int) -> DecodingState:
-        """These rows and fresh ones, left-padded to the longer prompt. Fresh rows have no history yet."""
+        """These rows and fresh ones, left-padded to the longer prompt. Nothing is known of fresh rows yet."""
         width = max(self.tokens.shape[1], fresh.tokens.shape[1])
         a, b = (
             replace(
@@ -185,8 +221,10 @@ class DecodingState:
                 kl=torch.cat([kl, kl.new_full((len(fresh), *kl.shape[1:]), torch.inf)]),
                 slot=torch.cat([slot, slot.new_full((len(fresh), slot.shape[1]), -1)]),
             )
-        rows = {name: torch.cat([value, getattr(b, name)]) for name, value in vars(a).items() if name != "history"}
-        return DecodingState(**rows, history=history)
+        rows = {
+            name: torch.cat([value, getattr(b, name)]) for name, value in vars(a).items() if isinstance(value, Tensor)
+        }
+        return replace(a, **rows, history=history, reading=self.reading and self.reading.grow(len(fresh)))
 
     def trim(self) -> DecodingState:
         """Without the columns that are padding in every row."""

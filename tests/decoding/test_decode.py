@@ -109,6 +109,37 @@ def test_copies_of_a_prompt_share_passes_and_differ_by_their_draws(monkeypatch):
     assert len(out.revealed_at[:6].unique(dim=0)) > 1
 
 
+class EveryThirdStep(Policy):
+    """Reveals two positions at steps 0, 3, 6, ..., and nothing in between."""
+
+    type_name = "every_third_step"
+
+    def select(self, observation):
+        step = (observation.step_fraction * observation.masked.shape[1]).round().long()
+        return largest(observation.confidence[..., 0], observation.selectable, 2) & (step % 3 == 0)[:, None]
+
+    def config(self):
+        return {}
+
+
+def test_a_step_that_reveals_nothing_counts_but_asks_nothing_again(monkeypatch):
+    prompts = [[5, 6, 7]] * 3 + [[8, 9]] + [[10, 11, 12]]
+    options = {"gen_length": 8, "max_steps": 20, "stop_at_eos": False}
+    alone = [decode(TINY, EveryThirdStep(), [prompt], **options) for prompt in prompts]
+    rows, original = [], TINY.hidden
+
+    def counted(tokens, *args):
+        rows.append(len(tokens))
+        return original(tokens, *args)
+
+    monkeypatch.setattr(TINY, "hidden", counted)
+    together = decode(TINY, EveryThirdStep(), prompts, batch_size=4, **options)
+    assert together.nfe.tolist() == [10] * 5
+    assert sum(rows) == 3 * 4, "three different prompts, each with four states that are not the last"
+    for i, row in enumerate(alone):
+        same_row(together, i, row)
+
+
 @pytest.mark.parametrize("settings", RULES, ids=lambda settings: settings["type"])
 @pytest.mark.parametrize("block_length", [2, 8])
 def test_the_plain_loop_agrees(settings, block_length):

@@ -276,7 +276,7 @@ def _decode(
         stop_at_eos=stop_at_eos,
         suppress_eos=suppress_eos,
         callback=callback,
-        share=len({tuple(prompt) for prompt in prompts}) < len(prompts),
+        share=temperature == 0 and len({tuple(prompt) for prompt in prompts}) < len(prompts),
     )
     return _loop(plan, _Source(model, prompts, gen_length, seed, streams or range(len(prompts))), totals)
 
@@ -391,6 +391,7 @@ class _Source:
             step=nothing,
             key=row_keys(self._seed, streams).to(model.device),
             row=index.to(model.device),
+            changed=nothing == 0,
         )
 
     def seconds(self, rows: Sequence[int]) -> list[float]:

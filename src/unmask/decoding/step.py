@@ -14,7 +14,7 @@ from unmask.decoding.readout import read, sample
 from unmask.models.base import MaskedDiffusionModel
 from unmask.noise import uniform
 from unmask.policies.base import LearnedPolicy, Policy
-from unmask.types import DecodingState, History, Needs, Observation
+from unmask.types import DecodingState, History, Needs, Observation, Reading
 
 RUNNING, COMPLETE, EOS, BUDGET = range(4)  # why a row ended
 
@@ -24,18 +24,19 @@ class Observed:
     """What one forward pass gives.
 
     Attributes:
-        state: the rows, their block and history moved on; no token changed.
+        state: the rows, their block, history and reading moved on; no token changed.
         predicted: the likeliest token of each position that was asked about, 0 elsewhere.
-        hidden: what the head reads at the n positions asked about.
+        hidden: what the head reads at the n positions asked about; None where rows share passes.
         slot: each position's place in `hidden`, -1 elsewhere.
-        copies: where rows share passes, one row of each set of equal ones, and which of these each row is.
+        copies: where rows share passes, one row of each set that a policy cannot tell apart, and which of these each
+            row is.
     """
 
     state: DecodingState
     observation: Observation
     predicted: Int[Tensor, "b l"]
-    hidden: Float[Tensor, "n h"]
-    slot: Int[Tensor, "b l"]
+    hidden: Float[Tensor, "n h"] | None
+    slot: Int[Tensor, "b l"] | None
     copies: tuple[Int[Tensor, " u"], Int[Tensor, " b"]] | None
 
 
@@ -53,44 +54,25 @@ def observe(
         suppress_eos: a position whose likeliest token is EOS gets confidence 0 (and the entropy of knowing nothing)
             while an earlier masked position predicts something else (LLaDA's `confidence_eos_eot_inf`; ours lets go of
             the EOS tail once the text before it stands, instead of revealing it one position a step).
-        share: rows that hold the same tokens share one pass: worth it where prompts are repeated, as in GRPO's groups.
+        share: rows that hold the same tokens share one pass, and a row that has not changed since its last one needs
+            none: worth it where prompts are repeated and steps may reveal nothing, as in GRPO's roll-outs.
     """
-    b, length = state.masked.shape
+    length = state.gen_length
     scope = blocks.scope(state.masked, state.block_end)
     wanted = {"selectable": scope, "masked": state.masked, "region": torch.ones_like(scope)}[needs.positions]
-    copies = _distinct(state) if share and not needs.kl_history else None
-    asked, of = copies or (slice(None), slice(None))
-    tokens = state.tokens[asked]
-    rows, columns = wanted[asked].nonzero(as_tuple=True)
-    hidden = model.hidden(tokens, state.attention[asked], rows * tokens.shape[1] + columns + state.prompt_width)
-    history = state.history
-    found = read(
-        model.head,
-        hidden,
-        needs,
-        model.banned_ids,
-        model.vocab_size,
-        last=history.logits if history else None,
-        slot=history.slot[rows, columns] if history else None,
-    )
+    history = hidden = slot = kl = copies = None
+    if share and not needs.kl_history:
+        reading, copies = _shared_pass(model, state, wanted, needs)
+        state = replace(state, reading=reading, changed=torch.zeros_like(state.changed))
+    else:
+        reading, history, hidden, slot = _pass(model, state, wanted, needs)
+        kl = history.kl if history else None
 
-    def spread(values: Tensor, empty: float = 0) -> Tensor:
-        dense = values.new_full((len(tokens), length, *values.shape[1:]), empty).index_put((rows, columns), values)
-        return dense[of]
-
-    confidence, predicted = spread(found.confidence), spread(found.token)
-    entropy = None if found.entropy is None else spread(found.entropy)
-    slot = spread(torch.arange(len(rows), device=rows.device), -1)
-    kl = None
-    if found.kl is not None:
-        newest = spread(found.kl, torch.inf)[..., None]
-        kl = newest.expand(b, length, needs.kl_history) if history is None else torch.cat([newest, history.kl], dim=-1)
-        kl = kl[..., : needs.kl_history]
-        history = History(kl, slot, found.logits)
-    block_end = blocks.end(state.masked, state.block_end, predicted, confidence[..., 0])
+    confidence, entropy = reading.confidence, reading.entropy
+    block_end = blocks.end(state.masked, state.block_end, reading.predicted, confidence[..., 0])
     may = scope & (torch.arange(length, device=scope.device) < block_end[:, None])
     if suppress_eos:
-        held = _held_back(predicted, may, model.eos_ids)
+        held = _held_back(reading.predicted, may, model.eos_ids)
         confidence = confidence.masked_fill(held[..., None], 0.0)
         entropy = None if entropy is None else entropy.masked_fill(held, math.log(model.vocab_size))
     observation = Observation(
@@ -101,18 +83,78 @@ def observe(
         noise=uniform(state.key, state.step, length),
         entropy=entropy,
         kl=kl,
+        hidden_states=reading.hidden_states,
+    )
+    moved_on = replace(state, block_end=block_end, history=history)
+    return Observed(moved_on, observation, reading.predicted, hidden, slot, copies)
+
+
+def _pass(
+    model: MaskedDiffusionModel, state: DecodingState, wanted: Bool[Tensor, "b l"], needs: Needs
+) -> tuple[Reading, History | None, Float[Tensor, "n h"], Int[Tensor, "b l"]]:
+    """One forward pass of every row, read at the wanted positions.
+
+    Returns:
+        The reading, the history moved on (if it is needed), the hidden states, and each position's place in them.
+    """
+    rows, columns = wanted.nonzero(as_tuple=True)
+    flat = rows * state.tokens.shape[1] + columns + state.prompt_width
+    hidden = model.hidden(state.tokens, state.attention, flat)
+    last = state.history
+    found = read(
+        model.head,
+        hidden,
+        needs,
+        model.banned_ids,
+        model.vocab_size,
+        last=last.logits if last else None,
+        slot=last.slot[rows, columns] if last else None,
+    )
+
+    def spread(values: Tensor, empty: float = 0) -> Tensor:
+        return values.new_full((*wanted.shape, *values.shape[1:]), empty).index_put((rows, columns), values)
+
+    slot = spread(torch.arange(len(rows), device=rows.device), -1)
+    history = None
+    if found.kl is not None:
+        newest = spread(found.kl, torch.inf)[..., None]
+        kl = torch.cat([newest, last.kl], dim=-1) if last else newest.expand(*wanted.shape, needs.kl_history)
+        history = History(kl[..., : needs.kl_history], slot, found.logits)
+    reading = Reading(
+        confidence=spread(found.confidence),
+        predicted=spread(found.token),
+        entropy=None if found.entropy is None else spread(found.entropy),
         hidden_states=spread(hidden) if needs.hidden_states else None,
     )
-    return Observed(replace(state, block_end=block_end, history=history), observation, predicted, hidden, slot, copies)
+    return reading, history, hidden, slot
 
 
-def _distinct(state: DecodingState) -> tuple[Int[Tensor, " u"], Int[Tensor, " b"]]:
-    """One row of each set of rows that look the same to dLLM, blocks and policy, and which of them each row is."""
-    look = torch.cat([state.tokens.masked_fill(~state.attention, -1), state.block_end[:, None], state.step[:, None]], 1)
+def _shared_pass(
+    model: MaskedDiffusionModel, state: DecodingState, wanted: Bool[Tensor, "b l"], needs: Needs
+) -> tuple[Reading, tuple[Int[Tensor, " u"], Int[Tensor, " b"]]]:
+    """`_pass` of one row of each set of equal ones, and of none that has been read as it is.
+
+    Returns:
+        The reading of all rows, and the `copies` of `Observed`.
+    """
+    look = torch.cat([state.tokens.masked_fill(~state.attention, -1), state.block_end[:, None]], dim=1)
+    asked, of = _one_of_each(look, state.changed)
+    unread = state.changed[asked].nonzero()[:, 0]
+    reading = state.reading and state.reading.take(asked)
+    if len(unread):
+        rows = asked[unread]
+        new = _pass(model, replace(state, reading=None).take(rows), wanted[rows], needs)[0]
+        reading = reading.put(unread, new) if reading else new
+    assert reading is not None  # a row without a reading has changed
+    return reading.take(of), _one_of_each(torch.stack([of, state.step], dim=1), state.changed)
+
+
+def _one_of_each(look: Int[Tensor, "b w"], changed: Bool[Tensor, " b"]) -> tuple[Int[Tensor, " u"], Int[Tensor, " b"]]:
+    """One row of each set that looks the same, an unchanged one if there is any, and which of them each row is."""
     unique, of = look.unique(dim=0, return_inverse=True)
-    places = torch.arange(len(of), device=of.device)
-    asked = torch.full((len(unique),), len(of), device=of.device).scatter_reduce(0, of, places, "amin")
-    return asked, of
+    place = torch.arange(len(of), device=of.device) + changed * len(of)
+    first = torch.full((len(unique),), 2 * len(of), device=of.device).scatter_reduce(0, of, place, "amin")
+    return first % len(of), of
 
 
 def decide(policy: Policy, observed: Observed) -> Bool[Tensor, "b l"]:
@@ -132,6 +174,8 @@ def write(
     """The token each revealed position takes: the likeliest, or one drawn at a token temperature above 0."""
     if temperature == 0:
         return observed.predicted
+    assert observed.hidden is not None  # drawn tokens part rows, so that they do not share passes
+    assert observed.slot is not None
     rows, columns = action.nonzero(as_tuple=True)
     state = observed.state
     drawn = sample(
@@ -156,6 +200,7 @@ def transition(state: DecodingState, written: Int[Tensor, "b l"], action: Bool[T
         masked=state.masked & ~action,
         revealed_at=torch.where(action, state.step[:, None], state.revealed_at),
         step=state.step + 1,
+        changed=action.any(dim=1),
     )
 
 
