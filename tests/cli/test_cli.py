@@ -114,6 +114,23 @@ def test_eval_writes_rows_plot_and_table(capsys, tmp_path, tiny_folder):
     assert "random" in out
 
 
+def test_eval_takes_any_rule_adaptive_blocks_and_early_stops(capsys, tmp_path, tiny_folder):
+    policies = ["--policies", "factor", "--policies", "klass:threshold=0.5 | max_reveal:n=2"]
+    blocks = ["--block-lengths", "adaptive:default=4,delimiters=[.]", "--block-lengths", "8", "--stop-at-eos"]
+    argv = ["eval", "--model", tiny_folder, *policies, *blocks, "--prompts", 4, "--gen-length", 8]
+    code, out, err = run(capsys, *argv, "--output", tmp_path / "out")
+    assert code == 0, err
+    assert "adaptive" in out
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert len(rows) == 16
+    assert {row["block_length"] for row in rows} == {8, "adaptive:default=4,delimiters=[.]"}
+    assert {row["policy"]["type"] for row in rows} == {"factor", "max_reveal"}
+    assert all(row["stop_at_eos"] for row in rows)
+    code, _, err = run(capsys, *argv[:-2], "--block-lengths", "adaptive:default=0")
+    assert code == 2
+    assert "default = '0': Input should be greater than or equal to 1" in err
+
+
 def test_train_and_its_policy_decodes(capsys, tmp_path, tiny_folder):
     argv = ["train", "--model", tiny_folder, "--run", tmp_path / "run", "--iterations", 2, "--prompts", 2]
     small = ["--gen-length", 8, "--clone-from", "none", "--validation-prompts", 4]

@@ -122,6 +122,16 @@ def test_bad_flags_are_one_sentence(capsys, tiny_folder, argv, message):
     assert len(err.strip().splitlines()) == 1
 
 
+def test_bad_settings_leave_nothing_behind(capsys, tmp_path, tiny_folder):
+    source = write(tmp_path / "in.jsonl", {"prompt": "hall: red?"})
+    argv = ["decode", "--input", source, "--output", tmp_path / "new" / "out.jsonl", "--model", tiny_folder]
+    assert run(capsys, *argv, "--gen-length", 8, "--batch-size", 0)[0] == 2
+    assert not (tmp_path / "new").exists()
+    code, _, err = run(capsys, *argv, "--steps")
+    assert code == 2
+    assert "--steps shows prompts given as arguments" in err
+
+
 def test_an_empty_file_and_one_that_is_not_text_are_refused(capsys, tmp_path, tiny_folder):
     code, _, err = run(capsys, "decode", "--input", write(tmp_path / "in.jsonl"), "--model", tiny_folder, *RULE)
     assert code == 2
@@ -189,6 +199,9 @@ def test_a_stopped_run_goes_on_to_the_same_result(capsys, tmp_path, tiny_folder,
     assert not output.exists()
     if number == signal.SIGINT:
         assert f"{done} of 60 prompts are kept in" in err
+    code, _, err = run(capsys, *argv, output)
+    assert code == 2
+    assert f"{part} holds what a stopped run has finished: pass --resume to go on, or delete it." in err
     with part.open("a") as file:
         file.write('{"prompt": "cut sho')  # what a kill may leave
     assert run(capsys, *argv, output, "--resume")[0] == 0

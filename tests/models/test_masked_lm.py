@@ -15,11 +15,14 @@ from transformers import (
     RobertaPreLayerNormForMaskedLM,
 )
 
+from unmask.decoding.decode import decode, generate
 from unmask.errors import UnmaskError
 from unmask.models.auto import load_model
 from unmask.models.masked_lm import MaskedLM
+from unmask.policies import ConfidenceThreshold
 from unmask.pretrain import build_tokenizer
 from unmask.tasks.auto import load_task
+from unmask.testing import check_model
 
 SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
 SHARED = {"pad_token_id": 0, "max_position_embeddings": 64}
@@ -62,6 +65,20 @@ def test_left_padding_changes_nothing(model):
         logits.append(model.logits(tokens, attention, flat(attention & (tokens == model.mask_id))))
     assert torch.allclose(logits[0], logits[1], atol=1e-5)
     assert torch.allclose(logits[0], logits[2], atol=1e-5)
+
+
+def test_a_batch_of_mixed_lengths_decodes_as_each_prompt_alone(model):
+    prompts = [[10, 11, 12], [13] * 9, [14, 15], [16, 17, 18, 19, 20]]
+    options = {"gen_length": 8, "block_length": 4}
+    together = decode(model, ConfidenceThreshold(0.03), prompts, batch_size=3, **options)
+    for i, prompt in enumerate(prompts):
+        alone = decode(model, ConfidenceThreshold(0.03), [prompt], **options)
+        assert torch.equal(together.tokens[i], alone.tokens[0])
+        assert torch.equal(together.revealed_at[i], alone.revealed_at[0])
+
+
+def test_every_architecture_keeps_the_contract(model):
+    check_model(model)
 
 
 def test_selected_positions_get_the_logits_of_a_whole_pass(model):
@@ -119,9 +136,6 @@ def test_damaged_models_are_refused(tmp_path, tiny_folder):
 
 
 def test_bfloat16_loads_and_decodes(tiny_folder):
-    from unmask.decoding.decode import generate
-    from unmask.policies import ConfidenceThreshold
-
     model = load_model(tiny_folder, dtype="bfloat16")
     out = generate(model, ConfidenceThreshold(0.5), ["hall: red?", "attic: blue gold?"], gen_length=8)
     assert out.complete.all()

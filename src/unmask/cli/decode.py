@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from unmask.cli.common import Resume, watch
 from unmask.cli.console import console
-from unmask.cli.prompts import decode_all, from_arguments, read_prompts
+from unmask.cli.prompts import decode_all, from_arguments, read_prompts, refuse_to_overwrite
 from unmask.decoding.blocks import parse_block_length
 from unmask.decoding.decode import DecodeOptions, generate
 from unmask.errors import UnmaskError
@@ -70,8 +70,10 @@ def decode(
         raise UnmaskError("Give prompts as arguments or by --input, not both.")
     if resume and output is None:
         raise UnmaskError("--resume needs --output: what goes to stdout is not kept.")
-    if output is not None and output.exists() and not resume:
-        raise UnmaskError(f"{output} exists: pass --resume to add what it lacks, or another --output.")
+    if input is not None and steps:
+        raise UnmaskError("--steps shows prompts given as arguments: leave out --input.")
+    if output is not None and not resume:
+        refuse_to_overwrite(output)
     options: DecodeOptions = {
         "gen_length": load_task().gen_length if gen_length is None else gen_length,
         "block_length": parse_block_length(block_length),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -69,6 +69,20 @@ def read_prompts(path: str, column: str) -> Prompts:
     return found
 
 
+def refuse_to_overwrite(output: Path) -> None:
+    """Keep what an earlier run left.
+
+    Raises:
+        UnmaskError: naming the file.
+    """
+    if output.exists():
+        raise UnmaskError(f"{output} exists: pass --resume to add what it lacks, or another --output.")
+    if _part(output).exists():
+        raise UnmaskError(
+            f"{_part(output)} holds what a stopped run has finished: pass --resume to go on, or delete it."
+        )
+
+
 def decode_all(
     model: MaskedDiffusionModel,
     policy: Policy,
@@ -86,17 +100,14 @@ def decode_all(
         except UnmaskError as e:
             tokens.pop(i, None)
             source.bad[i] = f"cannot be decoded ({str(e).rstrip('.')})"
-    part = output.with_name(output.name + ".part") if output else None
+    part = _part(output) if output else None
     done = _finished(output, part, source, settings)
     waiting = [i for i in tokens if i not in done]
-    if output and part:
-        output.parent.mkdir(parents=True, exist_ok=True)
-        write_text(part, "".join(json.dumps(row) + "\n" for row in done.values()))
     if waiting:
         _decode_waiting(model, policy, source, tokens, done, waiting, options, settings, part)
     if output and part:
-        write_text(output, "".join(json.dumps(done[i]) + "\n" for i in sorted(done)))
-        part.unlink()
+        write_text(output, _lines(done[i] for i in sorted(done)))
+        part.unlink(missing_ok=True)
         errors.print(f"{len(done)} prompts in {output}.", highlight=False, soft_wrap=True)
     if source.bad:
         raise UnmaskError(_complaint(source, output))
@@ -120,8 +131,11 @@ def _decode_waiting(
                 raise KeyboardInterrupt
 
         options = {**options, "callback": leave, "streams": waiting}
+        completions = stream(model, policy, [tokens[i] for i in waiting], **options)  # checks the options
+        if part:
+            write_text(part, _lines(done.values()))
         try:
-            for count, completion in enumerate(stream(model, policy, [tokens[i] for i in waiting], **options), 1):
+            for count, completion in enumerate(completions, 1):
                 index = waiting[completion.index]
                 done[index] = _row(source, index, completion, settings)
                 _append(done[index], part)
@@ -139,8 +153,16 @@ def _row(source: Prompts, index: int, completion: Completion, settings: Mapping[
     return {"prompt": columns.pop(source.column), **found, "input": columns, "settings": dict(settings)}
 
 
+def _part(output: Path) -> Path:
+    return output.with_name(output.name + ".part")
+
+
+def _lines(rows: Iterable[Row]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
 def _append(row: Row, part: Path | None) -> None:
-    line = json.dumps(row) + "\n"
+    line = _lines([row])
     if part is None:
         sys.stdout.write(line)
         sys.stdout.flush()
