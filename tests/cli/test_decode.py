@@ -66,7 +66,8 @@ def test_bad_lines_are_named_and_the_others_finished(capsys, tmp_path, tiny_fold
     assert code == 2
     last = err.strip().splitlines()[-1]
     assert f"{source}, line 2 is not JSON (Expecting value at column 1)" in last
-    assert "(and so 5 more: line 3, 4, 5, 6, 7): mend it and pass --resume; the others are done." in last
+    assert "; line 3 has no text under 'prompt': did you mean 'promt'?; line 4 is neither" in last
+    assert "; and so 3 more, to line 7: mend it and pass --resume; the others are done." in last
     first = {row["index"]: row for row in lines(tmp_path / "out.jsonl")}
     assert set(first) == {0, 7}
     code, _, err = run(capsys, *argv)
@@ -78,6 +79,9 @@ def test_bad_lines_are_named_and_the_others_finished(capsys, tmp_path, tiny_fold
     rows = lines(tmp_path / "out.jsonl")
     assert [row["index"] for row in rows] == list(range(8))
     assert rows[0] == first[0], "what was done stays as it was"
+    write(source, {"prompt": "hall: red?"})
+    assert run(capsys, *argv, "--resume")[0] == 0
+    assert [row["index"] for row in lines(tmp_path / "out.jsonl")] == [0], "lines that are gone leave no rows"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +117,7 @@ def test_each_kind_of_bad_line(capsys, tmp_path, tiny_folder, row, message):
         (["hall: red?", "--temperature", "-1"], "temperature must be 0 (the likeliest token) or above, not -1.0."),
         (["hall: red?", "--policy", "top_k_confidence:k=0"], "k = '0': Input should be greater than or equal to 1"),
         (["hall: red?", "--policy", "factor | temprature:tau=1"], "did you mean 'temperature'?"),
+        (["hall: red?", "--policy", "factr"], "For a rule, did you mean 'factor'?"),
     ],
 )
 def test_bad_flags_are_one_sentence(capsys, tiny_folder, argv, message):

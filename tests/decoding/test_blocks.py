@@ -80,6 +80,11 @@ def test_blocks_follow_what_is_predicted():
     assert len(lengths) > 2, "blocks of several lengths"
 
 
+def test_bad_adaptive_blocks_are_refused_in_one_sentence():
+    with pytest.raises(UnmaskError, match="AdaptiveBlocks: default = 0: Input should be greater than or equal to 1"):
+        AdaptiveBlocks(default=0)
+
+
 def test_block_lengths_are_read_from_text():
     assert parse_block_length(None) is None
     assert parse_block_length("8") == 8

@@ -1,5 +1,8 @@
 """The properties that decoding must have (batches, progress, NFE), on a real network with random weights."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from benchmarks.decoding import RULES, ids
@@ -291,6 +294,22 @@ def test_bad_settings_are_refused_in_one_sentence(options, message):
     with pytest.raises(UnmaskError) as refused:
         generate(TINY, ConfidenceThreshold(0.9), ["hall: red?"], **options)
     assert str(refused.value).startswith(message)
+
+
+def test_names_instead_of_objects_are_refused():
+    """In a process of its own: here the type checker would speak first."""
+    program = """
+import unmask
+model, policy = unmask.load_model(), unmask.load_policy("factor")
+for pair in (("house-base", policy), (model, "factor"), (model, unmask.policies.Factor)):
+    try:
+        unmask.generate(*pair, "hall: red?", gen_length=8)
+    except unmask.UnmaskError as e:
+        print(e)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    sentence = "Pass a dLLM and a policy, as unmask.load_model(...) and unmask.load_policy(...) give them."
+    assert done.stdout.splitlines() == [sentence] * 3, done.stderr
 
 
 def test_no_prompt_is_refused():

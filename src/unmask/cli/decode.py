@@ -54,7 +54,7 @@ def decode(
     seed: Annotated[int, Parameter(help="Of tokens that are drawn and policies that draw.")] = 0,
     max_steps: Annotated[int | None, Parameter(help="Forward passes a prompt at most (default: gen_length).")] = None,
     stop_at_eos: Annotated[bool, Parameter(help="End a prompt once its text and the EOS behind it stand.")] = True,
-    suppress_eos: Annotated[bool, Parameter(help="Hold EOS back while text before it is masked.", negative="")] = False,
+    suppress_eos: Annotated[bool, Parameter(help="Confidence 0 for EOS behind masked text.", negative="")] = False,
     jsonl: Annotated[bool, Parameter(help="Print JSONL for prompts given as arguments too.", negative="")] = False,
     steps: Annotated[bool, Parameter(help="Show each decoding step, coloured.", negative="")] = False,
 ) -> None:

@@ -42,10 +42,10 @@ class EvalConfig(Settings):
     gen_length: Annotated[int | None, Ge(1), Field(description="Region length (default: the task's).")] = None
     block_lengths: Annotated[
         tuple[int | str, ...],
-        Field(description="Block lengths, or adaptive:default=32,delimiters=[.]; none means full diffusion."),
+        Field(description="Block lengths, or adaptive:default=32,delimiters=[.]; default: full diffusion."),
     ] = ()
     stop_at_eos: Annotated[bool, Field(description="End a prompt at its EOS (off: NFE as in the paper).")] = False
-    suppress_eos: Annotated[bool, Field(description="Hold EOS back while text before it is masked.")] = False
+    suppress_eos: Annotated[bool, Field(description="Confidence 0 for EOS behind masked text.")] = False
     batch_size: Annotated[int, Ge(1), Field(description="Live rows at most.")] = 256
 
 

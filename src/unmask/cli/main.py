@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -50,7 +51,7 @@ app.command(
     name="eval",
     help="Compare policies: accuracy against forward passes, with intervals.\n\n"
     "Prints a table, writes one JSONL row a prompt and seed, and a plot as PNG and SVG.\n\n"
-    "Example: unmask eval --policies house-base-full --heuristics --block-lengths 32 8",
+    "Example: unmask eval --policies house-base-full --heuristics --block-lengths 32 --block-lengths 8",
 )
 app.command(
     "unmask.cli.pretrain:pretrain",
@@ -68,6 +69,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except UnmaskError as e:
         _refuse(str(e))
+    except BrokenPipeError:  # such as `| head -1`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as e:
         _refuse(f"Cannot read or write {e.filename or 'a file'}: {e.strerror or e}.")
     except CycloptsError as e:

@@ -144,7 +144,7 @@ def _decode_waiting(
             errors.print(f"Stopped. {_kept(len(done), len(tokens), part)}", highlight=False, soft_wrap=True)
             raise
         except UnmaskError as e:
-            raise UnmaskError(f"{e} {_kept(len(done), len(tokens), part)}".strip()) from None
+            raise UnmaskError(f"{e} {_kept(len(done), len(tokens), part)}") from None
 
 
 def _row(source: Prompts, index: int, completion: Completion, settings: Mapping[str, Any]) -> Row:
@@ -199,18 +199,19 @@ def _finished(output: Path | None, part: Path | None, source: Prompts, settings:
             raise UnmaskError(
                 f"{output} was begun with another prompt on line {index + 1} of {source.name}: give another --output."
             )
-    return done
+    return {index: row for index, row in done.items() if index in source.rows}
 
 
 def _kept(done: int, total: int, part: Path | None) -> str:
-    return f"{done} of {total} prompts are kept in {part}; --resume goes on from there." if part else ""
+    if part is None:
+        return f"{done} of {total} prompts are done."
+    return f"{done} of {total} prompts are kept in {part}; --resume goes on from there."
 
 
 def _complaint(source: Prompts, output: Path | None) -> str:
     """One sentence on the lines that could not be used."""
-    first, *rest = sorted(source.bad)
-    others = f" (and so {len(rest)} more: line {', '.join(str(i + 1) for i in rest[:20])}{', ...' * (len(rest) > 20)})"
+    lines = sorted(source.bad)
+    shown = "; ".join(f"line {i + 1} {source.bad[i]}" for i in lines[:3])
+    more = f"; and so {len(lines) - 3} more, to line {lines[-1] + 1}" if len(lines) > 3 else ""
     remedy = "mend it and pass --resume" if output else "mend it"
-    return (
-        f"{source.name}, line {first + 1} {source.bad[first]}{others if rest else ''}: {remedy}; the others are done."
-    )
+    return f"{source.name}, {shown}{more}: {remedy}; the others are done."

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Le
 from jaxtyping import Bool, Float, Int
+from pydantic import ValidationError
 from torch import Tensor
 
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import parse_spec
-from unmask.settings import Settings, build
+from unmask.settings import Settings, build, refusal
 
 
 class AdaptiveBlocks(Settings):
@@ -35,6 +36,12 @@ class AdaptiveBlocks(Settings):
     delimiters: tuple[str, ...] = ("\n",)
     threshold: Annotated[float, Ge(0), Le(1)] = 0.3
     window: Annotated[float, Ge(0), Le(1)] = 0.25
+
+    def __init__(self, **settings: Any) -> None:
+        try:
+            super().__init__(**settings)
+        except ValidationError as e:
+            raise refusal(e, "Bad value for AdaptiveBlocks") from None
 
 
 class Blocks(ABC):
@@ -137,13 +144,13 @@ def make_blocks(block_length: int | AdaptiveBlocks | None, gen_length: int, mode
     )
 
 
-def parse_block_length(text: str | int | None) -> int | AdaptiveBlocks | None:
+def parse_block_length(text: str | int | AdaptiveBlocks | None) -> int | AdaptiveBlocks | None:
     """``8``, ``adaptive`` or ``adaptive:default=8,delimiters=[.]`` as `unmask.generate` takes it.
 
     Raises:
         UnmaskError: neither a number nor adaptive blocks.
     """
-    if text is None or isinstance(text, int):
+    if not isinstance(text, str):
         return text
     if text.isdigit():
         return int(text)

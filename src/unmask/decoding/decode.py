@@ -11,7 +11,7 @@ from typing import Literal, Required, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from unmask.decoding.blocks import AdaptiveBlocks, Blocks, make_blocks
+from unmask.decoding.blocks import AdaptiveBlocks, Blocks, make_blocks, parse_block_length
 from unmask.decoding.step import RUNNING, after_eos, decide, ended, observe, transition, write
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
@@ -151,6 +151,7 @@ def generate(
     Raises:
         UnmaskError: no prompt, a prompt too long for the dLLM, a block length that does not divide the region.
     """
+    check_policy_fits(model, policy)
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     decoded = decode(
         model,
@@ -258,10 +259,10 @@ def _decode(
     streams: Sequence[int] | None = None,
 ) -> Iterator[_Ended]:
     """Check everything now, decode as the iterator is read."""
-    blocks = make_blocks(block_length, gen_length, model)
+    check_policy_fits(model, policy)
+    blocks = make_blocks(parse_block_length(block_length), gen_length, model)
     budget = gen_length if max_steps is None else max_steps
     check_prompts(model, prompts, gen_length, batch_size, budget)
-    check_policy_fits(model, policy)
     if not temperature >= 0:
         raise UnmaskError(f"temperature must be 0 (the likeliest token) or above, not {temperature}.")
     policy.place(model.device)
@@ -428,11 +429,13 @@ def check_prompt(model: MaskedDiffusionModel, prompt: Sequence[int], gen_length:
 
 
 def check_policy_fits(model: MaskedDiffusionModel, policy: Policy) -> None:
-    """Refuse a policy that asks for what the dLLM cannot show.
+    """Refuse what is no dLLM or no policy, and a policy that asks for what the dLLM cannot show.
 
     Raises:
         UnmaskError: naming what it needs.
     """
+    if not isinstance(model, MaskedDiffusionModel) or not isinstance(policy, Policy):
+        raise UnmaskError("Pass a dLLM and a policy, as unmask.load_model(...) and unmask.load_policy(...) give them.")
     if policy.needs.hidden_states and model.hidden_size is None:
         raise UnmaskError(
             f"The policy {policy.type_name!r} needs hidden states, and the dLLM {model.name!r} gives none: "

@@ -61,7 +61,11 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None) -> P
     if ":" in name:
         type_name = name.partition(":")[0]
         raise UnmaskError(f"Unknown policy type {type_name!r}: {nearest(type_name, TYPES)}")
-    folder = find_policy_folder(name)
+    try:
+        folder = find_policy_folder(name)
+    except UnmaskError as e:
+        hint = nearest(name, TYPES)
+        raise UnmaskError(f"{e} For a rule, {hint}" if hint.startswith("did you mean") else str(e)) from None
     policy = make_policy(read_config(folder), str(folder / "config.json"))
     weights = folder / "model.safetensors"
     if policy.weights() is not None or weights.exists():
