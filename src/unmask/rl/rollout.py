@@ -52,11 +52,15 @@ class Recorder:
                 seen.step_fraction,
                 step.action,
                 step.before.row,
+                step.before.step,
             )
         )
 
     def trajectories(self) -> Trajectories:
-        return Trajectories(*(torch.cat(parts) for parts in zip(*self.steps, strict=True)))
+        """All steps, by step and then by roll-out: an order that does not hang on which rows were live together."""
+        *recorded, step = (torch.cat(parts) for parts in zip(*self.steps, strict=True))
+        packed = Trajectories(*recorded)
+        return packed.take((step * (packed.rollout.max() + 1) + packed.rollout).argsort())
 
 
 def roll_out(
