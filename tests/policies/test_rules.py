@@ -6,7 +6,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from unmask.errors import UnmaskError
@@ -220,6 +220,7 @@ def test_rules_keep_the_contract(rule, seed):
 
 @settings(max_examples=10, deadline=None)
 @given(st.integers(1, 50), st.integers(0, 2**20))
+@example(29, 1256)  # logits that only float32's rounding parts: forced progress takes the leftmost
 def test_the_transformer_keeps_the_contract(top_k, seed):
     torch.manual_seed(seed)
     config = TransformerConfig(width=16, feed_forward=8, top_k=top_k)

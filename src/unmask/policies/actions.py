@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unmask.policies.base import largest
+from unmask.policies.base import surest
 
 
 def bernoulli_sample(
@@ -27,7 +27,7 @@ def bernoulli_sample(
     if not force_progress:
         return drawn
     nothing = ~drawn.any(dim=1, keepdim=True)
-    return drawn | (largest(logits, selectable, 1) & nothing)
+    return drawn | (surest(logits, selectable, 1) & nothing)
 
 
 def bernoulli_log_prob(
