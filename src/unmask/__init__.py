@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unmask import policies, testing
     from unmask.decoding.blocks import AdaptiveBlocks
-    from unmask.decoding.decode import Completion, Generation, generate
+    from unmask.decoding.decode import generate
+    from unmask.decoding.results import Completion, Generation
     from unmask.errors import UnmaskError
     from unmask.models.auto import load_model
     from unmask.policies.auto import load_policy
@@ -33,8 +34,8 @@ __all__ = [
 
 _HOME = {
     "AdaptiveBlocks": "unmask.decoding.blocks",
-    "Completion": "unmask.decoding.decode",
-    "Generation": "unmask.decoding.decode",
+    "Completion": "unmask.decoding.results",
+    "Generation": "unmask.decoding.results",
     "UnmaskError": "unmask.errors",
     "generate": "unmask.decoding.decode",
     "load_model": "unmask.models.auto",

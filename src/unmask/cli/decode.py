@@ -102,7 +102,7 @@ def decode(
             "model": dllm.name,
             "policy": {"type": rule.type_name, **rule.config()},
             **{name: value for name, value in options.items() if name != "batch_size"},
-            "block_length": block_length,
+            "block_length": block_length,  # as the user wrote it
             "policy_name": policy,
             "versions": {name: version(name) for name in ("unmask", "torch", "transformers")},
         }
@@ -110,7 +110,7 @@ def decode(
 
 
 def _show_steps(model: MaskedDiffusionModel, policy: Policy, prompts: Sequence[str], options: DecodeOptions) -> None:
-    settings: dict[str, Any] = {name: value for name, value in options.items() if name not in ("batch_size",)}
+    settings: dict[str, Any] = {name: value for name, value in options.items() if name != "batch_size"}
     for row, prompt in enumerate(prompts):
         lines, text, nfe = watch(model, policy, prompt, streams=[row], **settings)
         console.print(f"\n{prompt}", style="bold", markup=False, highlight=False)

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from unmask.cli.console import Stop, errors, ticking
-from unmask.decoding.decode import Completion, DecodeOptions, check_prompt, stream
+from unmask.decoding.decode import DecodeOptions, stream
+from unmask.decoding.results import Completion
+from unmask.decoding.source import check_prompt
 from unmask.errors import UnmaskError, nearest
 from unmask.hub import write_text
 from unmask.models.base import MaskedDiffusionModel

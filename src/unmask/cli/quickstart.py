@@ -19,7 +19,7 @@ from unmask.cli.console import Stop, console, duration, ticking
 from unmask.cli.evaluate import cell_of
 from unmask.cli.train import show
 from unmask.decoding.blocks import check_block_length
-from unmask.decoding.decode import Generation
+from unmask.decoding.results import Generation
 from unmask.evaluation.evaluate import Cell, Interval, Summary, bootstrap, evaluate, summarise, write_rows
 from unmask.evaluation.report import blocks, setting, table
 from unmask.evaluation.sweep import best, frontier, heuristic_grid, sweep

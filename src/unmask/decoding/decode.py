@@ -3,31 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Literal, Required, TypedDict, Unpack
+from typing import Required, TypedDict, Unpack
 
 import torch
 from torch import Tensor
 
 from unmask.decoding.blocks import AdaptiveBlocks, Blocks, make_blocks, parse_block_length
+from unmask.decoding.results import ENDINGS, Completion, Decoded, Ended, Generation
+from unmask.decoding.source import Source, check_policy_fits, check_prompts
 from unmask.decoding.step import RUNNING, after_eos, decide, ended, observe, transition, write
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
-from unmask.noise import row_keys
 from unmask.policies.base import Policy
-from unmask.types import DecodingState, Needs, Step, StepCallback
-
-Ending = Literal["complete", "eos", "budget"]
-ENDINGS: tuple[Ending, ...] = ("complete", "eos", "budget")  # in the order of `unmask.decoding.step`
+from unmask.types import Needs, Step, StepCallback
 
 
 class DecodeOptions(TypedDict, total=False):
     """How to decode; what each means stands in `generate`."""
 
     gen_length: Required[int]
-    block_length: int | AdaptiveBlocks | None
+    block_length: int | str | AdaptiveBlocks | None
     batch_size: int
     temperature: float
     seed: int
@@ -39,92 +36,13 @@ class DecodeOptions(TypedDict, total=False):
     streams: Sequence[int] | None
 
 
-@dataclass(frozen=True)
-class Completion:
-    """One finished prompt.
-
-    Attributes:
-        index: its place among the prompts.
-        text: up to the first EOS, special tokens left out.
-        tokens: token ids of the region; a position left masked holds the mask id.
-        nfe: forward passes spent while it was live.
-        revealed_at: step at which each position was revealed, from 0; -1 where it never was.
-        seconds: from its first forward pass to its last, shared with the rows beside it.
-        ended: ``complete`` (nothing is masked), ``eos`` (text and EOS stand, the rest was not decoded), or ``budget``
-            (the steps were spent first).
-    """
-
-    index: int
-    text: str
-    tokens: list[int]
-    nfe: int
-    revealed_at: list[int]
-    seconds: float
-    ended: Ending
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """What `decode` gives back, one entry a prompt, in the order of the prompts (n of them, region length l).
-
-    Attributes:
-        tokens: (n, l) token ids of the region; a position left masked holds the mask id.
-        nfe: (n,) forward passes spent while the row was live.
-        revealed_at: (n, l) step at which each position was revealed, from 0; -1 where it never was.
-        seconds: of each row, as in `Completion`.
-        ended: why each row ended, as in `Completion`.
-        total_seconds: of the whole call, of which `model_seconds` in the dLLM and `policy_seconds` in the policy (on an
-            accelerator, work still queued counts for who waits for it).
-        model_rows: NFE of all rows together; rows that share a pass count each.
-    """
-
-    tokens: Tensor
-    nfe: Tensor
-    revealed_at: Tensor
-    seconds: list[float]
-    ended: list[Ending]
-    total_seconds: float
-    model_seconds: float
-    policy_seconds: float
-    model_rows: int
-
-    @property
-    def complete(self) -> Tensor:
-        """(n,) False where the step budget was spent with masks left."""
-        return torch.tensor([ending != "budget" for ending in self.ended], device=self.nfe.device)
-
-
-@dataclass(frozen=True)
-class Generation(Decoded):
-    """`Decoded`, with the texts: up to the first EOS, special tokens left out. Indexing gives a `Completion`."""
-
-    texts: list[str]
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def __iter__(self) -> Iterator[Completion]:
-        return (self[index] for index in range(len(self)))
-
-    def __getitem__(self, index: int) -> Completion:
-        return Completion(
-            index=range(len(self))[index],
-            text=self.texts[index],
-            tokens=self.tokens[index].tolist(),
-            nfe=int(self.nfe[index]),
-            revealed_at=self.revealed_at[index].tolist(),
-            seconds=self.seconds[index],
-            ended=self.ended[index],
-        )
-
-
 def generate(
     model: MaskedDiffusionModel,
     policy: Policy,
     prompts: Sequence[str] | str,
     *,
     gen_length: int,
-    block_length: int | AdaptiveBlocks | None = None,
+    block_length: int | str | AdaptiveBlocks | None = None,
     batch_size: int = 32,
     temperature: float = 0.0,
     seed: int = 0,
@@ -138,7 +56,8 @@ def generate(
     Args:
         prompts: texts of any lengths.
         gen_length: positions of the generation region, all masked at first.
-        block_length: semi-autoregressive block; None is full diffusion; `AdaptiveBlocks` end with a line.
+        block_length: semi-autoregressive block; None is full diffusion; `AdaptiveBlocks` (or
+            ``adaptive:default=32``) end with a line.
         batch_size: live rows at most; a row that ends makes room for the next prompt.
         temperature: of the tokens; 0 takes the likeliest. What a policy sees is the plain softmax at any temperature.
         seed: of tokens drawn and of policies that draw; row i of a call draws from its own streams.
@@ -151,7 +70,7 @@ def generate(
     Raises:
         UnmaskError: no prompt, a prompt too long for the dLLM, a block length that does not divide the region.
     """
-    check_policy_fits(model, policy)
+    check_policy_fits(model, policy)  # before the tokenizer is asked
     texts = [prompts] if isinstance(prompts, str) else list(prompts)
     decoded = decode(
         model,
@@ -223,23 +142,6 @@ class _Totals:
         self.model_rows += rows
 
 
-@dataclass(frozen=True)
-class _Ended:
-    """Rows that ended in the same step."""
-
-    row: Tensor
-    tokens: Tensor
-    nfe: Tensor
-    revealed_at: Tensor
-    why: Tensor
-    seconds: list[float]
-
-    def completions(self, model: MaskedDiffusionModel) -> Iterable[Completion]:
-        rows = zip(self.row.tolist(), self.tokens.tolist(), self.nfe.tolist(), self.revealed_at.tolist(), strict=True)
-        for (index, tokens, nfe, revealed_at), code, seconds in zip(rows, self.why.tolist(), self.seconds, strict=True):
-            yield Completion(index, model.text(tokens), tokens, nfe, revealed_at, seconds, ENDINGS[code - 1])
-
-
 def _decode(
     model: MaskedDiffusionModel,
     policy: Policy,
@@ -247,7 +149,7 @@ def _decode(
     totals: _Totals,
     *,
     gen_length: int,
-    block_length: int | AdaptiveBlocks | None = None,
+    block_length: int | str | AdaptiveBlocks | None = None,
     batch_size: int = 32,
     temperature: float = 0.0,
     seed: int = 0,
@@ -257,7 +159,7 @@ def _decode(
     callback: StepCallback | None = None,
     also_observe: Needs | None = None,
     streams: Sequence[int] | None = None,
-) -> Iterator[_Ended]:
+) -> Iterator[Ended]:
     """Check everything now, decode as the iterator is read."""
     check_policy_fits(model, policy)
     blocks = make_blocks(parse_block_length(block_length), gen_length, model)
@@ -279,7 +181,7 @@ def _decode(
         callback=callback,
         share=temperature == 0 and len({tuple(prompt) for prompt in prompts}) < len(prompts),
     )
-    return _loop(plan, _Source(model, prompts, gen_length, seed, streams or range(len(prompts))), totals)
+    return _loop(plan, Source(model, prompts, gen_length, seed, streams or range(len(prompts))), totals)
 
 
 @dataclass(frozen=True)
@@ -300,8 +202,9 @@ class _Plan:
 
 
 @torch.no_grad()
-def _loop(plan: _Plan, source: _Source, totals: _Totals) -> Iterator[_Ended]:
-    """The loop. On an accelerator a step waits twice: to index the positions asked about, and to learn who ended."""
+def _loop(plan: _Plan, source: Source, totals: _Totals) -> Iterator[Ended]:
+    """The loop. On an accelerator a step waits twice: to index the positions asked about, and to learn who ended;
+    shared passes and drawn tokens wait once more each."""
     model, policy = plan.model, plan.policy
     state = source.next(plan.batch_size)
     while len(state):
@@ -326,7 +229,7 @@ def _loop(plan: _Plan, source: _Source, totals: _Totals) -> Iterator[_Ended]:
         over = why != RUNNING
         if over.any():
             gone = state.take(over.to(model.device))
-            yield _Ended(
+            yield Ended(
                 row=gone.row,
                 tokens=after_eos(gone.region, model.eos_ids) if plan.stop_at_eos else gone.region,
                 nfe=gone.step,
@@ -344,100 +247,3 @@ def _arrive(why: Tensor, confidence: Tensor) -> tuple[Tensor, bool]:
     """Bring what the host must know over in one copy: why each row ended, and whether a confidence is NaN."""
     both = torch.cat([why, confidence.isnan().any().long()[None]]).cpu()
     return both[:-1], bool(both[-1])
-
-
-class _Source:
-    """The prompts that wait, longest first and copies together: rows live at once need little padding and share passes.
-
-    Rows draw from streams of their own, so the order changes no result.
-    """
-
-    def __init__(
-        self,
-        model: MaskedDiffusionModel,
-        prompts: Sequence[Sequence[int]],
-        gen_length: int,
-        seed: int,
-        streams: Sequence[int],
-    ) -> None:
-        self._model, self._prompts, self._gen_length = model, prompts, gen_length
-        self._seed, self._streams = seed, streams
-        first = {tuple(prompt): i for i, prompt in reversed(list(enumerate(prompts)))}
-        order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), first[tuple(prompts[i])]))
-        self._queue = iter(order)
-        self._since: dict[int, float] = {}
-
-    def next(self, places: int) -> DecodingState:
-        """The next rows, at most `places` of them."""
-        rows = list(islice(self._queue, places))
-        model, length = self._model, self._gen_length
-        self._since |= dict.fromkeys(rows, time.perf_counter())
-        width = max((len(self._prompts[row]) for row in rows), default=1)
-        pads = [width - len(self._prompts[row]) for row in rows]
-        filled = [
-            [model.pad_id] * pad + list(self._prompts[row]) + [model.mask_id] * length
-            for pad, row in zip(pads, rows, strict=True)
-        ]
-        tokens = torch.tensor(filled, dtype=torch.long).view(len(rows), width + length).to(model.device)
-        attention = torch.arange(width + length) >= torch.tensor(pads, dtype=torch.long)[:, None]
-        index = torch.tensor(rows, dtype=torch.long)
-        streams = torch.tensor([self._streams[row] for row in rows], dtype=torch.long)
-        nothing = torch.zeros(len(rows), dtype=torch.long, device=model.device)
-        return DecodingState(
-            tokens=tokens,
-            attention=attention.to(model.device),
-            masked=torch.ones(len(rows), length, dtype=torch.bool, device=model.device),
-            revealed_at=torch.full((len(rows), length), -1, device=model.device),
-            block_end=nothing,
-            step=nothing,
-            key=row_keys(self._seed, streams).to(model.device),
-            row=index.to(model.device),
-            changed=nothing == 0,
-        )
-
-    def seconds(self, rows: Sequence[int]) -> list[float]:
-        """How long each row has been live."""
-        now = time.perf_counter()
-        return [now - self._since.pop(row) for row in rows]
-
-
-def check_prompts(
-    model: MaskedDiffusionModel, prompts: Sequence[Sequence[int]], gen_length: int, batch_size: int, max_steps: int
-) -> None:
-    """Refuse what cannot be decoded, before anything is spent.
-
-    Raises:
-        UnmaskError: naming the prompt and the remedy.
-    """
-    if not prompts:
-        raise UnmaskError("No prompt was given: pass at least one.")
-    if batch_size < 1 or max_steps < 1:
-        raise UnmaskError(f"batch_size and max_steps must be at least 1, not {batch_size} and {max_steps}.")
-    for i, prompt in enumerate(prompts):
-        check_prompt(model, prompt, gen_length, f"Prompt {i}")
-
-
-def check_prompt(model: MaskedDiffusionModel, prompt: Sequence[int], gen_length: int, name: str) -> None:
-    """As `check_prompts`, for one."""
-    if not prompt:
-        raise UnmaskError(f"{name} is empty: give it at least one token.")
-    if model.max_length is not None and len(prompt) + gen_length > model.max_length:
-        raise UnmaskError(
-            f"{name} has {len(prompt)} tokens and with gen_length {gen_length} needs {len(prompt) + gen_length} "
-            f"positions, but the dLLM has {model.max_length}: shorten one of them."
-        )
-
-
-def check_policy_fits(model: MaskedDiffusionModel, policy: Policy) -> None:
-    """Refuse what is no dLLM or no policy, and a policy that asks for what the dLLM cannot show.
-
-    Raises:
-        UnmaskError: naming what it needs.
-    """
-    if not isinstance(model, MaskedDiffusionModel) or not isinstance(policy, Policy):
-        raise UnmaskError("Pass a dLLM and a policy, as unmask.load_model(...) and unmask.load_policy(...) give them.")
-    if policy.needs.hidden_states and model.hidden_size is None:
-        raise UnmaskError(
-            f"The policy {policy.type_name!r} needs hidden states, and the dLLM {model.name!r} gives none: "
-            "use a policy that reads confidences."
-        )

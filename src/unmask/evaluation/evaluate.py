@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from unmask.decoding.blocks import parse_block_length
-from unmask.decoding.decode import Generation, generate
+from unmask.decoding.decode import generate
+from unmask.decoding.results import Generation
 from unmask.hub import write_text
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy

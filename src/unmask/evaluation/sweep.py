@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from unmask.decoding.decode import Generation
+from unmask.decoding.results import Generation
 from unmask.evaluation.evaluate import Cell, Summary, evaluate, summarise
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy

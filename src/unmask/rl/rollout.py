@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unmask.decoding.decode import Decoded, decode
+from unmask.decoding.decode import decode
+from unmask.decoding.results import Decoded
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
 from unmask.tasks.base import Example, Task

@@ -26,7 +26,8 @@ from pydantic import Field
 from torch import Tensor
 
 from unmask.decoding.blocks import check_block_length
-from unmask.decoding.decode import Decoded, check_prompts
+from unmask.decoding.results import Decoded
+from unmask.decoding.source import check_prompts
 from unmask.errors import UnmaskError
 from unmask.hub import load_strictly, read_config, read_weights, write_text, written_whole
 from unmask.models.base import MaskedDiffusionModel
