@@ -25,6 +25,14 @@ def uniform(key: Int[Tensor, " b"], step: Int[Tensor, " b"], n: int) -> Float[Te
     return numbers.clamp(max=1 - 2**-24)  # float32 rounds the last one up to 1
 
 
+def further(noise: Float[Tensor, "b n"]) -> Float[Tensor, " b"]:
+    """One more uniform number in (0, 1) for each row, hashed from those it has."""
+    bits = (noise * 2**24).long()
+    position = torch.arange(noise.shape[1], device=noise.device)
+    x = _mix(_mix(bits + position * -7046029254386353131).sum(dim=1))
+    return (((x >> 40) & 0xFFFFFF).to(torch.float32).add(0.5) / 2**24).clamp(max=1 - 2**-24)
+
+
 def gumbel(
     key: Int[Tensor, " n"], step: Int[Tensor, " n"], position: Int[Tensor, " n"], v: int
 ) -> Float[Tensor, "n v"]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
@@ -53,22 +55,57 @@ def explain(error: ValidationError) -> str:
     return f"{leaf} = {first['input']!r}: {message}{more}." if first["type"] != "missing" else f"{leaf} is missing."
 
 
+def function_of(name: str, what: str) -> Callable[..., Any]:
+    """A user's function by its dotted path, ``module.function``, from the working folder or an installed package.
+
+    Raises:
+        UnmaskError: it cannot be imported, or is no function.
+    """
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        function = resolve_name(name)
+    except (ImportError, AttributeError, ValueError) as e:
+        raise UnmaskError(f"Cannot import the {what} {name!r} ({e}): give module.function, importable here.") from None
+    if not callable(function):
+        raise UnmaskError(f"The {what} {name!r} is no function: give module.function.")
+    return function
+
+
 def load_settings(cls: type[S], path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> S:
     """Read a TOML file into `cls` and lay the flags given on the command line over it.
+
+    A file may begin with ``extends = "other.toml"``, a path from its own folder: it then says only what differs.
 
     Raises:
         UnmaskError: no such file, a file that is not TOML, an unknown key, a bad value.
     """
-    values: dict[str, Any] = {}
-    where = "the settings"
-    if path is not None:
-        where = str(path)
-        try:
-            values = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise UnmaskError(f"No config file at {path}: give the path of a TOML file.") from None
-        except OSError as e:
-            raise UnmaskError(f"Cannot read the config {path} ({e.strerror}): give the path of a TOML file.") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-            raise UnmaskError(f"{path} is not a TOML file: {e}.") from None
-    return build(cls, {**values, **(overrides or {})}, where=where, known=set(cls.model_fields))
+    values = _read_toml(Path(path), []) if path is not None else {}
+    where = "the settings" if path is None else str(path)
+    return build(cls, _laid_over(values, overrides or {}), where=where, known=set(cls.model_fields))
+
+
+def _read_toml(path: Path, inside: list[Path]) -> dict[str, Any]:
+    if path.resolve() in inside:
+        raise UnmaskError(f"{path} extends itself: leave out its 'extends'.")
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UnmaskError(f"No config file at {path}: give the path of a TOML file.") from None
+    except OSError as e:
+        raise UnmaskError(f"Cannot read the config {path} ({e.strerror}): give the path of a TOML file.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise UnmaskError(f"{path} is not a TOML file: {e}.") from None
+    extends = values.pop("extends", None)
+    if extends is None:
+        return values
+    return _laid_over(_read_toml(path.parent / str(extends), [*inside, path.resolve()]), values)
+
+
+def _laid_over(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Others' values win; tables are merged key by key."""
+    merged = dict(values)
+    for key, value in others.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
+        merged[key] = _laid_over(merged[key], value) if both else value
+    return merged

@@ -242,6 +242,7 @@ class Step:
         predicted: the dLLM's likeliest token at each region position it was asked about.
         written: the token each revealed position takes (as `predicted` at token temperature 0).
         action: positions the policy revealed.
+        picks: the same with the order of picking, as in `unmask.policies.actions`.
     """
 
     before: DecodingState
@@ -249,6 +250,7 @@ class Step:
     predicted: Int[Tensor, "b l"]
     written: Int[Tensor, "b l"]
     action: Bool[Tensor, "b l"]
+    picks: Int[Tensor, "b l"]
 
 
 StepCallback = Callable[[Step], None]

@@ -162,7 +162,8 @@ def test_a_new_rule_is_one_file_and_one_line(tmp_path, tiny_folder):
         '''"""Left to right, k positions a step."""
 from typing import Any, ClassVar
 from pydantic.dataclasses import dataclass
-from unmask.policies.base import Policy, largest
+from unmask.policies.base import Policy
+from unmask.policies.ranking import largest
 
 @dataclass(frozen=True)
 class Leftmost(Policy):

@@ -17,8 +17,12 @@ from unmask.evaluation.report import plot
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
 from unmask.policies.transformer import TransformerPolicy
-from unmask.rl.rewards import multiplicative
-from unmask.rl.trainer import Metrics, Validate
+from unmask.rl.prompts import fitting
+from unmask.rl.rewards import Reward
+from unmask.rl.rollout import judged
+from unmask.rl.run import Metrics
+from unmask.rl.team import Team
+from unmask.rl.trainer import Validate
 from unmask.tasks.base import Example, Task
 from unmask.types import Step
 
@@ -34,33 +38,45 @@ def validator(
     *,
     gen_length: int,
     block_length: int | None,
-    alpha: float,
+    reward: Reward,
     batch_size: int,
+    limit: int | None = None,
+    long: str = "refuse",
+    team: Team | None = None,
 ) -> Validate:
-    """Scores a policy as it would be used: correctness, NFE, and the reward that training raises."""
-    prompts = [model.encode(example.prompt) for example in examples]
+    """Scores a policy as it would be used: correctness, NFE, and the reward that training raises.
+
+    Args:
+        limit, long: as in `unmask.rl.prompts.fitting`.
+        team: each process scores its share.
+    """
+    team = team or Team()
+    prompts = fitting(model, examples, gen_length, limit, long)
+    mine = team.share(list(enumerate(prompts)))
 
     def validate(policy: TransformerPolicy) -> Metrics:
-        out = decode(
-            model,
-            policy,
-            prompts,
-            gen_length=gen_length,
-            block_length=block_length,
-            batch_size=batch_size,
-            seed=1,
-            stop_at_eos=False,
-        )
-        texts = [model.text(row) for row in out.tokens.tolist()]
-        verified = [task.verify(example, text) for example, text in zip(examples, texts, strict=True)]
-        correct = torch.tensor(verified, device=out.nfe.device) & out.complete
+        sums, seconds = [0.0] * 3, [0.0] * 3
+        if mine:
+            out = decode(
+                model,
+                policy,
+                [prompt.tokens for _, prompt in mine],
+                streams=[place for place, _ in mine],
+                gen_length=gen_length,
+                block_length=block_length,
+                batch_size=batch_size,
+                seed=1,
+                stop_at_eos=False,
+            )
+            outcome = judged(model, task, [prompt.example for _, prompt in mine], out, gen_length)
+            sums = [x.sum().item() for x in (reward(outcome), outcome.correct, outcome.nfe)]
+            seconds = [out.total_seconds, out.model_seconds, out.policy_seconds]
+        earned, correct, nfe = (total / len(prompts) for total in team.total(*sums))
         return {
-            "reward": multiplicative(correct, out.nfe, gen_length, alpha).mean().item(),
-            "correct": correct.float().mean().item(),
-            "nfe": out.nfe.float().mean().item(),
-            "seconds": out.total_seconds,
-            "seconds_model": out.model_seconds,
-            "seconds_policy": out.policy_seconds,
+            "reward": earned,
+            "correct": correct,
+            "nfe": nfe,
+            **dict(zip(("seconds", "seconds_model", "seconds_policy"), seconds, strict=True)),
         }
 
     return validate

@@ -26,6 +26,12 @@ class Ticker:
         self._start = self._shown = time.monotonic()
         self._first: int | None = None
 
+    def restart(self) -> None:
+        """Measure from now on: what went before has another pace."""
+        self._start = self._shown = time.monotonic()
+        if self._bar is not None and self._task is not None:
+            self._bar.reset(self._task)
+
     def __call__(self, done: int, note: str = "") -> None:
         """Say that `done` of the total is done."""
         if self._bar is not None and self._task is not None:

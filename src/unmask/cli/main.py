@@ -42,9 +42,19 @@ app.command(
     "unmask.cli.train:train",
     name="train",
     help="Train an unmasking policy with GRPO.\n\n"
-    "The run folder gets config.json, metrics.jsonl, the cloned policy (clone/), the best one on validation prompts "
-    "(best/) and the last checkpoint (last/). Ctrl-C saves and stops; --resume goes on.\n\n"
-    "Example: unmask train --config configs/train/house-full.toml --run runs/mine --alpha 3",
+    "The run folder gets config.json, versions.json, metrics.jsonl, the cloned policy (clone/), the best one on "
+    "validation prompts (best/) and the last checkpoint. Ctrl-C saves and stops; --resume goes on. "
+    "--dry-run says what it would cost.\n\n"
+    "Example: unmask train --config configs/train/house-full.toml --run runs/mine --alpha 3\n\n"
+    "Example: accelerate launch -m unmask.cli train --config configs/train/paper/llada-bl32.toml",
+)
+app.command(
+    "unmask.cli.train:clone",
+    name="clone",
+    help="Fit a policy to a rule's decisions (behaviour cloning), without reinforcement learning.\n\n"
+    "The policy is in the run folder's best/. `--clone-from best:confidence_threshold` first looks for the rule's best "
+    "setting and block length.\n\n"
+    "Example: unmask clone --clone-from best:confidence_threshold --alpha 3 --run runs/clone",
 )
 app.command(
     "unmask.cli.evaluate:evaluate",

@@ -27,8 +27,11 @@ from unmask.hub import write_text
 from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
-from unmask.policies.transformer import TransformerPolicy
-from unmask.rl.trainer import Metrics, TrainConfig, Trainer
+from unmask.policies.base import Policy
+from unmask.rl.config import TrainConfig
+from unmask.rl.rewards import load_reward
+from unmask.rl.run import Metrics
+from unmask.rl.trainer import Trainer
 from unmask.settings import Settings, load_settings
 from unmask.tasks.auto import load_task
 from unmask.tasks.base import Example, Task
@@ -153,14 +156,14 @@ def introduce(model: MaskedDiffusionModel, task: Task, config: TrainConfig, fold
 
 def _train(
     config: TrainConfig, model: MaskedDiffusionModel, task: Task, clock: Callable[[Metrics], None]
-) -> TransformerPolicy | None:
+) -> Policy | None:
     validate = validator(
         model,
         task,
         task.examples("validation", config.validation_prompts),
         gen_length=task.gen_length,
         block_length=None,
-        alpha=config.alpha,
+        reward=load_reward(config.reward, config.alpha),
         batch_size=config.batch_size,
     )
     with ticking("training", config.iterations) as tick, Stop() as stop:
@@ -176,7 +179,7 @@ def _compare(
     model: MaskedDiffusionModel,
     task: Task,
     examples: Sequence[Example],
-    policy: TransformerPolicy,
+    policy: Policy,
     config: QuickstartConfig,
     train_config: TrainConfig,
     count: Callable[[Generation], None],
@@ -258,7 +261,7 @@ def _show_example(
     examples: Sequence[Example],
     rows: Rows,
     rule: Summary,
-    policy: TransformerPolicy,
+    policy: Policy,
 ) -> None:
     """Decode the first prompt that the rule gets wrong and the policy right, under both."""
     right = {row["prompt"] for row in rows if row["label"] == "policy" and row["seed"] == 0 and row["correct"]}

@@ -211,12 +211,13 @@ def _loop(plan: _Plan, source: Source, totals: _Totals) -> Iterator[Ended]:
         t0 = time.perf_counter()
         observed = observe(model, state, plan.needs, plan.blocks, plan.suppress_eos, plan.share)
         t1 = time.perf_counter()
-        action = decide(policy, observed)
+        picks = decide(policy, observed)
+        action = picks > 0
         t2 = time.perf_counter()
         seen = observed.observation
         written = write(model, observed, action, plan.temperature)
         if plan.callback is not None:
-            plan.callback(Step(state, seen, observed.predicted, written, action))
+            plan.callback(Step(state, seen, observed.predicted, written, action, picks))
         totals.add(t1 - t0, t2 - t1, len(state))
 
         state = transition(observed.state, written, action)

@@ -157,15 +157,20 @@ def _one_of_each(look: Int[Tensor, "b w"], changed: Bool[Tensor, " b"]) -> tuple
     return first % len(of), of
 
 
-def decide(policy: Policy, observed: Observed) -> Bool[Tensor, "b l"]:
-    """What the policy reveals. The network of a learned one runs once for rows that are equal; each draws by itself."""
+def decide(policy: Policy, observed: Observed) -> Int[Tensor, "b l"]:
+    """What the policy reveals, as picks (`unmask.policies.actions`); a rule's all have the first place.
+
+    The network of a learned policy runs once for rows that are equal; each draws by itself.
+    """
     seen = observed.observation.only(policy.needs)
-    if observed.copies is not None and isinstance(policy, LearnedPolicy):
-        rows, of = observed.copies
-        action = policy.draw(policy.logits(seen.take(rows))[of], seen)
+    if not isinstance(policy, LearnedPolicy):
+        return (policy.select(seen) & seen.selectable).long()
+    if observed.copies is None:
+        logits = policy.logits(seen)
     else:
-        action = policy.select(seen)
-    return action & seen.selectable
+        rows, of = observed.copies
+        logits = policy.logits(seen.take(rows))[of]
+    return policy.actions.sample(logits, seen.selectable, seen.noise) * seen.selectable
 
 
 def write(

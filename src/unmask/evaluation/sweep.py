@@ -9,10 +9,8 @@ from unmask.decoding.results import Generation
 from unmask.evaluation.evaluate import Cell, Summary, evaluate, summarise
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
+from unmask.policies.grids import COUNTS, THRESHOLDS
 from unmask.tasks.base import Example, Task
-
-THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
-COUNTS = (1, 2, 4, 8)
 
 
 def heuristic_grid(

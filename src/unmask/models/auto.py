@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForMaskedLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from unmask.errors import UnmaskError
@@ -22,6 +23,7 @@ def load_model(
     *,
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
+    device_map: str | dict[str, Any] | None = None,
     mask_id: int | None = None,
 ) -> MaskedDiffusionModel:
     """Load a frozen dLLM.
@@ -30,6 +32,7 @@ def load_model(
         name_or_path: a bundled dLLM (None: the default one), a folder in Hugging Face format, or a Hub id.
         dtype: as in transformers, such as ``"bfloat16"``; float32 by default.
         device: ``"cuda"`` where there is one, else ``"cpu"``.
+        device_map: as in transformers: spreads a dLLM larger than one device, ``"auto"`` for one; instead of `device`.
         mask_id: where the tokenizer does not tell.
 
     Raises:
@@ -42,14 +45,16 @@ def load_model(
     if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
         raise UnmaskError(f"Unknown dtype {dtype!r}: use float32, bfloat16 or float16.")
     # Eager attention is the faster one at the bundled sizes.
-    attention = {"attn_implementation": "eager"} if name in shipped else {}
+    options: dict[str, Any] = {"attn_implementation": "eager"} if name in shipped else {}
+    if device_map is not None:
+        options["device_map"] = device_map
     transformers_logging.disable_progress_bar()
     try:
         network, found = AutoModelForMaskedLM.from_pretrained(
-            path, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True, **attention
+            path, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(path)
-        network = network.to(torch.device(device))
+        network = network if device_map is not None else network.to(torch.device(device))
     except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as e:
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise UnmaskError(
@@ -62,3 +67,15 @@ def load_model(
             "save it from an AutoModelForMaskedLM."
         )
     return MaskedLM(name, network, tokenizer, mask_id)
+
+
+def parameter_count(name_or_path: str | Path | None) -> tuple[int | None, int | None]:
+    """Weights and hidden size of a dLLM by its config alone; None where that cannot be read here."""
+    name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
+    try:
+        config = AutoConfig.from_pretrained(bundled("models").get(name, name))
+        with torch.device("meta"):
+            network = AutoModelForMaskedLM.from_config(config)
+    except (OSError, ValueError, KeyError, ImportError):
+        return None, None
+    return network.num_parameters(), getattr(config, "hidden_size", None)

@@ -15,6 +15,7 @@ from typing import Any
 from unmask.errors import UnmaskError, nearest
 from unmask.hub import find_policy_folder, read_config, read_weights
 from unmask.policies.base import Policy
+from unmask.policies.released import from_released, is_released
 from unmask.policies.transformer import TransformerConfig, TransformerPolicy
 from unmask.settings import build
 
@@ -29,6 +30,7 @@ TYPES = {
     "margin_top_k": "unmask.policies.top_2_margin:MarginTopK",
     "max_reveal": "unmask.policies.wrappers:MaxReveal",
     "min_reveal": "unmask.policies.wrappers:MinReveal",
+    "mode": "unmask.policies.wrappers:Mode",
     "random_order": "unmask.policies.random_order:RandomOrder",
     "rising_threshold": "unmask.policies.rising_threshold:RisingThreshold",
     "temperature": "unmask.policies.wrappers:Temperature",
@@ -43,7 +45,8 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None) -> P
     """Load a policy of any kind.
 
     Args:
-        name_or_path: None for the bundled default; a bundled name; a folder that `Policy.save` wrote; a Hub id; a rule
+        name_or_path: None for the bundled default; a bundled name; a folder that `Policy.save` wrote; a safetensors
+            file, or a folder with one, in the layout of the paper's released checkpoints; a Hub id; a rule
             with its settings, ``"confidence_threshold:threshold=0.8"`` or ``{"type": ..., "threshold": 0.8}``; any of
             these in wrappers, inside out, ``"house-base-full | temperature:tau=0.5 | max_reveal:n=8"``.
 
@@ -61,15 +64,38 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None) -> P
     if ":" in name:
         type_name = name.partition(":")[0]
         raise UnmaskError(f"Unknown policy type {type_name!r}: {nearest(type_name, TYPES)}")
+    if name.endswith(".safetensors") and Path(name).is_file():
+        return _load_released(Path(name))
     try:
         folder = find_policy_folder(name)
     except UnmaskError as e:
         hint = nearest(name, TYPES)
         raise UnmaskError(f"{e} For a rule, {hint}" if hint.startswith("did you mean") else str(e)) from None
+    released = None if (folder / "config.json").exists() else _only_weights(folder)
+    if released is not None:
+        return _load_released(released)
     policy = make_policy(read_config(folder), str(folder / "config.json"))
     weights = folder / "model.safetensors"
     if policy.weights() is not None or weights.exists():
         policy.load_weights(read_weights(weights), str(weights))
+    return policy
+
+
+def _only_weights(folder: Path) -> Path | None:
+    found = sorted(folder.glob("*.safetensors"))
+    return found[0] if len(found) == 1 else None
+
+
+def _load_released(path: Path) -> Policy:
+    weights = read_weights(path)
+    if not is_released(weights):
+        raise UnmaskError(
+            f"{path} has no config.json beside it, and its tensors are not named as in a released checkpoint "
+            "('base_policy.'...): give a folder that `policy.save` wrote."
+        )
+    config, ours = from_released(weights, str(path))
+    policy = make_policy(config, str(path))
+    policy.load_weights(ours, str(path))
     return policy
 
 

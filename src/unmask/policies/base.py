@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unmask.errors import UnmaskError
 from unmask.hub import save_policy_folder
+from unmask.policies.actions import Actions
 from unmask.settings import refusal
 from unmask.types import Needs, Observation
 
@@ -67,7 +68,7 @@ class Policy(ABC):
 
 
 class LearnedPolicy(Policy):
-    """A policy whose network gives each position a logit, and whose action is drawn from the logits."""
+    """A policy whose network gives each position a logit, and whose action is drawn from a distribution over sets."""
 
     @property
     def draws(self) -> bool:
@@ -75,15 +76,16 @@ class LearnedPolicy(Policy):
 
     @abstractmethod
     def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
-        """One logit a position: the larger, the likelier it is revealed. The noise is for `draw`, not for this."""
+        """One logit a position: the larger, the likelier it is revealed. The noise is for `actions`, not for this."""
 
+    @property
     @abstractmethod
-    def draw(self, logits: Float[Tensor, "b l"], observation: Observation) -> Bool[Tensor, "b l"]:
-        """An action from logits and the observation's noise."""
+    def actions(self) -> Actions:
+        """What the logits mean: the distribution that draws."""
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         with torch.no_grad():
-            return self.draw(self.logits(observation), observation)
+            return self.actions.sample(self.logits(observation), observation.selectable, observation.noise) > 0
 
 
 class Rule(Policy):
@@ -102,7 +104,6 @@ class Rule(Policy):
 
 
 T = TypeVar("T")
-TIE_DECIMALS = 4  # see `surest`
 
 
 @dataclass_transform(frozen_default=True)
@@ -158,33 +159,3 @@ class Wrapper(Rule):
 
     def load_weights(self, weights: Mapping[str, Tensor], where: str) -> None:
         self.policy.load_weights(weights, where)
-
-
-def ranking(score: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"]) -> tuple[Tensor, Tensor]:
-    """Positions of each row by falling score, leftmost first on ties, unselectable ones last.
-
-    Returns:
-        order (b, l), the position at each rank; and rank (b, l) of each position, from 0; past any k if unselectable.
-    """
-    order = score.masked_fill(~selectable, -torch.inf).argsort(dim=1, descending=True, stable=True)
-    places = torch.arange(score.shape[1], device=score.device).expand_as(order)
-    rank = torch.empty_like(order).scatter_(1, order, places)
-    return order, rank.masked_fill(~selectable, torch.iinfo(torch.long).max)
-
-
-def surest(score: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"], k: int | Tensor) -> Bool[Tensor, "b l"]:
-    """`largest` for confidences and their like: what agrees to four decimals is tied, and goes from left to right.
-
-    Positions that are all but certain differ by the rounding of float32 only, which changes with the shape of a batch
-    and with the machine; an order by it would be neither reproducible nor meant.
-    """
-    return largest(score.round(decimals=TIE_DECIMALS), selectable, k)
-
-
-def largest(score: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"], k: int | Tensor) -> Bool[Tensor, "b l"]:
-    """The k selectable positions with the largest score in each row (all of them if fewer), leftmost first on ties.
-
-    Args:
-        k: one number, or one a row (b,).
-    """
-    return ranking(score, selectable)[1] < (k[:, None] if isinstance(k, Tensor) else k)

@@ -9,7 +9,8 @@ from annotated_types import Ge
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from unmask.policies.base import TIE_DECIMALS, Rule, ranking, rule
+from unmask.policies.base import Rule, rule
+from unmask.policies.ranking import TIE_DECIMALS, ranking
 from unmask.policies.top_2_margin import margin
 from unmask.types import Needs, Observation
 

@@ -9,7 +9,8 @@ from annotated_types import Gt
 from jaxtyping import Bool
 from torch import Tensor
 
-from unmask.policies.base import TIE_DECIMALS, Rule, ranking, rule
+from unmask.policies.base import Rule, rule
+from unmask.policies.ranking import TIE_DECIMALS, ranking
 from unmask.types import Observation
 
 

@@ -10,7 +10,8 @@ from annotated_types import Ge, MinLen
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from unmask.policies.base import Rule, rule, surest
+from unmask.policies.base import Rule, rule
+from unmask.policies.ranking import surest
 from unmask.types import Observation
 
 

@@ -8,7 +8,8 @@ from annotated_types import Ge
 from jaxtyping import Bool
 from torch import Tensor
 
-from unmask.policies.base import Rule, largest, rule
+from unmask.policies.base import Rule, rule
+from unmask.policies.ranking import largest
 from unmask.types import Observation
 
 

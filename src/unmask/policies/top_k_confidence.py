@@ -8,7 +8,8 @@ from annotated_types import Ge
 from jaxtyping import Bool
 from torch import Tensor
 
-from unmask.policies.base import Rule, rule, surest
+from unmask.policies.base import Rule, rule
+from unmask.policies.ranking import surest
 from unmask.types import Observation
 
 

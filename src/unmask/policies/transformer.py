@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +16,9 @@ from jaxtyping import Bool, Float
 from pydantic import model_validator
 from torch import Tensor, nn
 
+from unmask.errors import UnmaskError
 from unmask.hub import load_strictly
-from unmask.policies.actions import bernoulli_sample
+from unmask.policies.actions import DPLS, Actions, Bernoulli
 from unmask.policies.base import LearnedPolicy
 from unmask.settings import Settings
 from unmask.types import Needs, Observation
@@ -27,31 +28,44 @@ class TransformerConfig(Settings):
     """Shape of the network and how it draws.
 
     Attributes:
-        top_k: confidences per position (k).
-        width, heads, feed_forward: of the block; the defaults give 331,265 parameters.
+        reads: what it sees of each position: the dLLM's confidences, or its last hidden state through a projection (an
+            ablation of the paper; the policy then fits one dLLM only).
+        top_k: confidences per position (k); the paper's ablation has 50.
+        hidden_size: of the dLLM, where hidden states are read.
+        width, heads, feed_forward, blocks: of the transformer; the defaults give 331,265 parameters.
+        use_time, use_mask: condition on the step, on the mask (both ablations of the paper).
         time_period: P of the time features' frequencies P^(-i/64). Released checkpoints have 1 (all frequencies 1);
             below 1 the frequencies rise from 1 to 1/P, which tells steps apart in [0, 1].
         round_time: round the time features to bfloat16, as released checkpoints expect.
-        force_progress: reveal the largest logit where a row draws nothing.
+        actions: the distribution that draws, ``bernoulli`` or ``dpls``.
+        force_progress: reveal the largest logit where a row draws nothing (Bernoulli; DPLS always reveals something).
     """
 
+    reads: Literal["confidence", "hidden_states"] = "confidence"
     top_k: Annotated[int, Ge(1)] = 1
+    hidden_size: Annotated[int, Ge(1)] | None = None
     width: Annotated[int, Ge(2)] = 128
     heads: Annotated[int, Ge(1)] = 2
     feed_forward: Annotated[int, Ge(1)] = 512
+    blocks: Annotated[int, Ge(1)] = 1
+    use_time: bool = True
+    use_mask: bool = True
     time_period: Annotated[float, Gt(0)] = 0.01
     round_time: bool = False
+    actions: Literal["bernoulli", "dpls"] = "bernoulli"
     force_progress: bool = True
 
     @model_validator(mode="after")
-    def _heads_fit(self) -> TransformerConfig:
+    def _fits(self) -> TransformerConfig:
+        if self.reads == "confidence" and self.hidden_size is not None:
+            raise ValueError("hidden_size goes with reads = 'hidden_states'")
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of 2 * heads = {2 * self.heads}")
         return self
 
 
 class TransformerPolicy(LearnedPolicy, nn.Module):
-    """Confidences, mask flags and step fraction in, one logit a position out; Bernoulli actions.
+    """Confidences, mask flags and step fraction in, one logit a position out.
 
     It sees the whole region and acts on the selectable positions.
     """
@@ -61,35 +75,55 @@ class TransformerPolicy(LearnedPolicy, nn.Module):
     def __init__(self, config: TransformerConfig | None = None) -> None:
         nn.Module.__init__(self)
         c = self.settings = config or TransformerConfig()
-        self.time_mlp = nn.Sequential(nn.Linear(c.width, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
-        self.confidence_proj = nn.Linear(c.top_k, c.width)
-        self.mask_embedding = nn.Embedding(2, c.width)
-        self.transformer_blocks = nn.ModuleList([Block(c.width, c.heads, c.feed_forward)])
+        if c.reads == "hidden_states" and c.hidden_size is None:
+            raise UnmaskError("A policy that reads hidden states needs hidden_size, the width of the dLLM's.")
+        if c.use_time:
+            self.time_mlp = nn.Sequential(nn.Linear(c.width, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
+        if c.hidden_size is None:
+            self.confidence_proj = nn.Linear(c.top_k, c.width)
+        else:
+            self.hidden_proj = nn.Linear(c.hidden_size, c.width)
+        if c.use_mask:
+            self.mask_embedding = nn.Embedding(2, c.width)
+        self.transformer_blocks = nn.ModuleList(Block(c.width, c.heads, c.feed_forward) for _ in range(c.blocks))
         self.final_norm = nn.LayerNorm(c.width)
         self.output_proj = nn.Linear(c.width, 1)
         nn.init.constant_(self.output_proj.bias, -2.0)  # sigmoid(-2) = 0.119: a slow, careful start
 
     @property
     def needs(self) -> Needs:
-        return Needs(top_k=self.settings.top_k, positions="region")
+        hidden = self.settings.reads == "hidden_states"
+        return Needs(top_k=1 if hidden else self.settings.top_k, positions="region", hidden_states=hidden)
+
+    @property
+    def actions(self) -> Actions:
+        return DPLS() if self.settings.actions == "dpls" else Bernoulli(self.settings.force_progress)
+
+    def features(self, observation: Observation) -> Float[Tensor, "b l k"]:
+        """What it reads of each position: confidences or hidden states."""
+        if self.settings.reads == "confidence":
+            return observation.confidence[..., : self.settings.top_k]
+        assert observation.hidden_states is not None
+        return observation.hidden_states.float()
 
     def forward(
-        self, confidence: Float[Tensor, "b l k"], masked: Bool[Tensor, "b l"], step_fraction: Float[Tensor, " b"]
+        self, features: Float[Tensor, "b l k"], masked: Bool[Tensor, "b l"], step_fraction: Float[Tensor, " b"]
     ) -> Float[Tensor, "b l"]:
         """Logits of revealing each position."""
-        x = self.confidence_proj(confidence)
+        x = self.confidence_proj(features) if self.settings.reads == "confidence" else self.hidden_proj(features)
         # A row has two conditions only, one for revealed and one for masked positions: modulate those, then spread.
-        condition = self.mask_embedding.weight + self.time_mlp(self._time_features(step_fraction))[:, None]
+        condition = x.new_zeros(len(x), 2, self.settings.width)
+        if self.settings.use_mask:
+            condition = condition + self.mask_embedding.weight
+        if self.settings.use_time:
+            condition = condition + self.time_mlp(self._time_features(step_fraction))[:, None]
         for block in self.transformer_blocks:
             x = block(x, condition, masked)
         return self.output_proj(self.final_norm(x))[..., 0]
 
     def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
         """`forward` on an observation."""
-        return self(observation.confidence, observation.masked, observation.step_fraction)
-
-    def draw(self, logits: Float[Tensor, "b l"], observation: Observation) -> Bool[Tensor, "b l"]:
-        return bernoulli_sample(logits, observation.selectable, observation.noise, self.settings.force_progress)
+        return self(self.features(observation), observation.masked, observation.step_fraction)
 
     def drawing(self, **changes: Any) -> TransformerPolicy:
         """The same network, weights shared, with other settings for the draw (`force_progress`)."""

@@ -13,7 +13,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unmask.errors import UnmaskError
-from unmask.policies.base import AnyPolicy, LearnedPolicy, Wrapper, rule, surest
+from unmask.policies.actions import Actions, Bernoulli, Likeliest
+from unmask.policies.base import AnyPolicy, LearnedPolicy, Wrapper, rule
+from unmask.policies.ranking import surest
 from unmask.types import Observation
 
 
@@ -69,8 +71,28 @@ class LogitWrapper(Wrapper, LearnedPolicy):
         assert isinstance(self.policy, LearnedPolicy)
         return self.policy
 
-    def draw(self, logits: Float[Tensor, "b l"], observation: Observation) -> Bool[Tensor, "b l"]:
-        return self.inner.draw(logits, observation)
+    @property
+    def actions(self) -> Actions:
+        return self.inner.actions
+
+
+@rule
+class Mode(LogitWrapper):
+    """Take the likeliest action instead of drawing one: no chance is left in the decoding."""
+
+    type_name: ClassVar[str] = "mode"
+    policy: AnyPolicy
+
+    @property
+    def draws(self) -> bool:
+        return False
+
+    def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
+        return self.inner.logits(observation)
+
+    @property
+    def actions(self) -> Actions:
+        return Likeliest(self.inner.actions)
 
 
 @rule
@@ -100,6 +122,11 @@ class BetaScaling(LogitWrapper):
     type_name: ClassVar[str] = "beta_scaling"
     policy: AnyPolicy
     beta: Annotated[float, Gt(0)]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.actions, Bernoulli):
+            raise UnmaskError("beta_scaling scales the probabilities of Bernoulli actions: use temperature with DPLS.")
 
     def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
         probability = (self.beta * torch.sigmoid(self.inner.logits(observation))).clamp(max=1)

@@ -7,89 +7,203 @@ policy is asked, at every position it may select itself, whether the rule reveal
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float, Int
+from torch import Tensor
 
-from unmask.decoding.blocks import selectable
+from unmask.decoding.decode import decode
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
-from unmask.policies.actions import bernoulli_log_prob
-from unmask.policies.base import Policy
+from unmask.policies.auto import load_policy
+from unmask.policies.grids import grid
 from unmask.policies.transformer import TransformerPolicy
-from unmask.rl.rollout import Trajectories, roll_out
+from unmask.rl.experts import as_seen
+from unmask.rl.rewards import Reward
+from unmask.rl.rollout import Rollouts, Trajectories, judged, roll_out
+from unmask.rl.team import Team
 from unmask.tasks.base import Example, Task
 
+BEST = "best:"
+SEARCH_PROMPTS = 64  # of the examples to clone, for choosing a cell
 
-def expert_trajectories(
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A rule with its block length, and what it earns on the prompts it was tried on."""
+
+    policy: str
+    block_length: int
+    reward: float | None = None
+
+
+def demonstrations(clone_from: str, block_length: int, longest: int) -> list[Demonstration]:
+    """The rule a user asked for; ``best:type`` is every cell of its grid.
+
+    Args:
+        block_length: of the rule, if it is one.
+        longest: block length of the learner, which no cell may exceed.
+    """
+    if not clone_from.startswith(BEST):
+        return [Demonstration(clone_from, block_length)]
+    lengths = [length for length in (4, 8, 16, 32, 64, 128, 256) if length <= longest and longest % length == 0]
+    rules = grid(clone_from.removeprefix(BEST))
+    return [Demonstration(rule, length) for length in lengths or [longest] for rule in rules]
+
+
+def best_demonstration(
     model: MaskedDiffusionModel,
-    expert: Policy,
+    cells: Sequence[Demonstration],
+    task: Task,
+    examples: Sequence[Example],
+    reward: Reward,
+    *,
+    gen_length: int,
+    batch_size: int,
+    team: Team,
+) -> tuple[Demonstration, int]:
+    """The cell that earns most on the examples (the first on a tie), and the forward passes spent on finding it."""
+    if len(cells) == 1:
+        return cells[0], 0
+    mine = team.share(examples[:SEARCH_PROMPTS])
+    found, passes = [], 0.0
+    for cell in cells:
+        earned, count, spent = 0.0, 0.0, 0.0
+        if mine:
+            decoded = decode(
+                model,
+                load_policy(cell.policy),
+                [model.encode(example.prompt) for example in mine],
+                gen_length=gen_length,
+                block_length=cell.block_length,
+                batch_size=batch_size,
+                stop_at_eos=False,
+            )
+            rewards = reward(judged(model, task, mine, decoded, gen_length))
+            earned, count, spent = rewards.sum().item(), float(len(mine)), float(decoded.model_rows)
+        earned, count, spent = team.total(earned, count, spent)
+        passes += spent
+        found.append(Demonstration(cell.policy, cell.block_length, earned / count))
+    return max(found, key=lambda cell: cell.reward or 0.0), int(passes)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Recorded steps of this process, and where they stand among those of all.
+
+    Attributes:
+        place: of each step in the order of all processes' steps.
+        total: steps of all processes.
+        kept, correct: shares of roll-outs that are cloned, that are right.
+        passes: dLLM forward passes of the roll-outs.
+    """
+
+    steps: Trajectories
+    place: Int[Tensor, " s"]
+    total: int
+    kept: float
+    correct: float
+    passes: int
+
+
+def lesson(
+    model: MaskedDiffusionModel,
+    cell: Demonstration,
+    policy: TransformerPolicy,
     task: Task,
     examples: Sequence[Example],
     *,
+    keep: str,
     gen_length: int,
-    expert_block_length: int,
     block_length: int,
     batch_size: int,
     seed: int,
-    top_k: int,
-) -> tuple[Trajectories, float]:
-    """The steps of an expert's correct trajectories, as a policy that decodes with `block_length` would see them.
+    team: Team,
+) -> Lesson:
+    """The steps of a rule's trajectories, as a policy that decodes with `block_length` would see them.
 
-    Returns:
-        The steps, and the share of examples that the expert answers correctly.
+    Args:
+        keep: ``correct`` leaves out those with a wrong answer.
 
     Raises:
-        UnmaskError: it answers none.
+        UnmaskError: none is left.
     """
-    steps, _, correct = roll_out(
-        model,
-        expert,
-        task,
-        examples,
-        gen_length=gen_length,
-        block_length=expert_block_length,
-        batch_size=batch_size,
-        seed=seed,
-        top_k=top_k,
-    )
-    if not correct.any():
-        raise UnmaskError(
-            f"The rule to clone answers none of {len(examples)} prompts correctly: choose another clone_from or "
-            "clone_block_length, or clone_from = 'none'."
+    numbers = list(team.share(range(len(examples))))
+    rolled: Rollouts | None = None
+    if numbers:
+        rolled = roll_out(
+            model,
+            load_policy(cell.policy),
+            task,
+            [examples[i] for i in numbers],
+            gen_length=gen_length,
+            block_length=cell.block_length,
+            batch_size=batch_size,
+            seed=seed,
+            streams=numbers,
+            needs=policy.needs,
+            features=policy.features,
         )
-    steps = steps.take(correct[steps.rollout])
-    return replace(steps, selectable=selectable(steps.masked, block_length)), correct.float().mean().item()
+    nfe = rolled.outcome.nfe.tolist() if rolled else []
+    right = rolled.outcome.correct.tolist() if rolled else []
+    everywhere = sorted(team.gather(list(zip(numbers, nfe, right, strict=True))))
+    kept = {i for i, _, correct in everywhere if correct or keep == "all"}
+    if not kept or rolled is None:
+        raise UnmaskError(
+            f"The rule to clone, {cell.policy} in blocks of {cell.block_length}, answers none of {len(examples)} "
+            "prompts correctly: choose another clone_from or clone_block_length, or clone_keep = 'all'."
+        )
+    order = sorted((step, i) for i, count, _ in everywhere if i in kept for step in range(count))
+    place = {key: at for at, key in enumerate(order)}
+    mine = torch.tensor(numbers, device=model.device)
+    steps = rolled.steps.numbered(mine)
+    steps = steps.take(torch.tensor([i in kept for i in steps.rollout.tolist()], device=model.device))
+    at = (steps.step_fraction * gen_length).round().long().tolist()
+    return Lesson(
+        as_seen(steps, block_length, policy),
+        torch.tensor([place[key] for key in zip(at, steps.rollout.tolist(), strict=True)]),
+        len(order),
+        len(kept) / len(everywhere),
+        sum(correct for *_, correct in everywhere) / len(everywhere),
+        sum(count for _, count, _ in everywhere),
+    )
 
 
 def clone(
     policy: TransformerPolicy,
-    steps: Trajectories,
+    lesson: Lesson,
     *,
     updates: int,
     batch_size: int,
     lr: float,
     seed: int,
+    team: Team | None = None,
     on_update: Callable[[int, float], None] | None = None,
 ) -> None:
-    """Maximise the likelihood of the recorded actions, in place.
+    """Maximise the likelihood of the recorded picks, in place.
 
     Args:
         updates: optimiser steps; the learning rate falls linearly to zero over them.
-        batch_size: recorded steps a batch.
+        batch_size: recorded steps a batch, of all processes.
         on_update: called with the number of updates done and the loss.
     """
+    team = team or Team()
+    actions = policy.drawing(force_progress=False).actions
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(policy.parameters(), lr)
+    where = torch.full((lesson.total,), -1).index_put((lesson.place,), torch.arange(len(lesson.place)))
     for update in range(updates):
         for group in optimizer.param_groups:
             group["lr"] = lr * (1 - update / updates)
-        batch = steps.take(torch.randint(len(steps), (batch_size,), generator=generator).to(steps.rollout.device))
-        logits = policy(batch.confidence, batch.masked, batch.step_fraction)
-        loss = -bernoulli_log_prob(logits, batch.selectable, batch.action).mean()
+        drawn = where[torch.randint(lesson.total, (batch_size,), generator=generator)]
+        batch = lesson.steps.take(drawn[drawn >= 0].to(lesson.steps.rollout.device))
+        logits = policy(batch.features, batch.masked, batch.step_fraction)
+        loss: Float[Tensor, ""] = -actions.log_prob(logits, batch.selectable, batch.picks).sum() / batch_size
         optimizer.zero_grad()
         loss.backward()
+        team.add_gradients(policy.parameters())
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimizer.step()
         if on_update is not None:
-            on_update(update + 1, loss.item())
+            on_update(update + 1, team.total(loss.item())[0])

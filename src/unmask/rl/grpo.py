@@ -1,30 +1,73 @@
 """GRPO over decoding steps, as pure functions (arXiv 2512.09106, section 3; GRPO: arXiv 2402.03300).
 
-Deviations from the textbook: the "token" is a decoding step with its joint likelihood; advantages are not divided by
-the standard deviation; no KL term.
+Deviations from the textbook, as in the paper: the "token" is a decoding step with its joint likelihood; advantages are
+not divided by the standard deviation; no KL term. Each is an option here.
 """
 
 from __future__ import annotations
 
+import math
+from typing import Literal
+
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-
-def group_advantages(reward: Float[Tensor, "p g"]) -> Float[Tensor, "p g"]:
-    """Reward minus the mean of its group (one prompt's g roll-outs)."""
-    return reward - reward.mean(dim=1, keepdim=True)
+Scaling = Literal["none", "std"]
+Normalisation = Literal["rollout", "step"]
 
 
-def has_signal(reward: Float[Tensor, "p g"]) -> Tensor:
-    """(p,) True where a group's rewards are not all equal."""
+def group_advantages(reward: Float[Tensor, "p g"], scaling: Scaling = "none") -> Float[Tensor, "p g"]:
+    """Reward minus the mean of its group (one prompt's g roll-outs).
+
+    Args:
+        scaling: ``std`` divides by the group's standard deviation (plus 1e-4), as the textbook does; groups without
+            signal stay at zero.
+    """
+    advantage = reward - reward.mean(dim=1, keepdim=True)
+    return advantage / (reward.std(dim=1, keepdim=True) + 1e-4) if scaling == "std" else advantage
+
+
+def has_signal(reward: Float[Tensor, "p g"]) -> Bool[Tensor, " p"]:
+    """True where a group's rewards are not all equal."""
     return (reward != reward[:, :1]).any(dim=1)
 
 
-def step_weights(rollout: Int[Tensor, " s"], rollouts: int) -> Float[Tensor, " s"]:
-    """Weight of each step: mean over the steps of its roll-out, then mean over all roll-outs."""
-    steps = torch.bincount(rollout, minlength=rollouts)
-    return 1.0 / (steps[rollout] * rollouts).to(torch.float32)
+def step_weights(
+    rollout: Int[Tensor, " s"], rollouts: int, normalisation: Normalisation = "rollout", steps: int | None = None
+) -> Float[Tensor, " s"]:
+    """What each step counts in the mean.
+
+    Args:
+        rollout: of each step, from 0.
+        rollouts: how many there are, in all processes together.
+        normalisation: ``rollout``: mean over the steps of a roll-out, then mean over roll-outs; ``step``: mean over all
+            steps, so that long roll-outs count more.
+        steps: how many there are, in all processes together (for ``step``).
+    """
+    if normalisation == "step":
+        return torch.full(rollout.shape, 1.0 / (steps or max(len(rollout), 1)), device=rollout.device)
+    lengths = torch.bincount(rollout)
+    return 1.0 / (lengths[rollout] * rollouts).to(torch.float32)
+
+
+def with_experts(
+    log_prob: Float[Tensor, " s"], expert: Bool[Tensor, " s"], group_size: int, experts: int
+) -> Float[Tensor, " s"]:
+    """Likelihood of the behaviour that made each step, where experts joined the groups (expert steering).
+
+    An expert's step came from the policy with probability G / (G + E), or from this expert, which is deterministic,
+    with 1 / (G + E): log(G / (G + E) * pi + 1 / (G + E)). The policy's own steps keep log pi.
+
+    Args:
+        group_size: G, the policy's roll-outs a prompt.
+        experts: E.
+    """
+    if experts == 0:
+        return log_prob
+    total = math.log(group_size + experts)
+    mixture = torch.logaddexp(log_prob + math.log(group_size) - total, torch.full_like(log_prob, -total))
+    return torch.where(expert, mixture, log_prob)
 
 
 def clipped_loss(
@@ -40,10 +83,6 @@ def clipped_loss(
     return -(weight * torch.minimum(ratio * advantage, clipped * advantage)).sum()
 
 
-def clip_share(
-    log_prob: Float[Tensor, " s"], old_log_prob: Float[Tensor, " s"], advantage: Float[Tensor, " s"], clip: float
-) -> float:
-    """Share of steps whose gradient the clip cuts off."""
-    ratio = (log_prob - old_log_prob).exp()
-    cut = ((advantage > 0) & (ratio > 1 + clip)) | ((advantage < 0) & (ratio < 1 - clip))
-    return cut.float().mean().item()
+def is_clipped(ratio: Float[Tensor, " s"], advantage: Float[Tensor, " s"], clip: float) -> Bool[Tensor, " s"]:
+    """Steps whose gradient the clip cuts off."""
+    return ((advantage > 0) & (ratio > 1 + clip)) | ((advantage < 0) & (ratio < 1 - clip))

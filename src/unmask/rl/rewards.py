@@ -1,9 +1,45 @@
-"""Rewards, as pure functions (arXiv 2512.09106, section 3)."""
+"""Rewards: what an episode is worth, given at its end (arXiv 2512.09106, section 3 and appendix).
+
+A reward of your own is a function ``reward(completions, **columns) -> list[float]``, named by its dotted path
+(``my_module.my_reward``). Each column is a list with one entry a completion: ``prompts``, ``answer``, ``correct``
+(the verifier's verdict), ``nfe`` (forward passes), ``gen_length``.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from unmask.errors import UnmaskError, nearest
+from unmask.settings import function_of
+from unmask.tasks.base import Example
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How r episodes ended.
+
+    Attributes:
+        texts: completions.
+        correct: the verifier's verdict; an episode that still holds a mask is wrong.
+        nfe: forward passes.
+        gen_length: positions of the region, L.
+    """
+
+    examples: Sequence[Example]
+    texts: Sequence[str]
+    correct: Bool[Tensor, " r"]
+    nfe: Int[Tensor, " r"]
+    gen_length: int
+
+
+Reward = Callable[[Outcome], Tensor]
 
 
 def multiplicative(
@@ -17,3 +53,64 @@ def multiplicative(
     """
     speed = (gen_length - nfe.clamp(max=gen_length) + 1) / gen_length
     return correct * speed**alpha
+
+
+def additive(correct: Bool[Tensor, " r"], nfe: Int[Tensor, " r"], gen_length: int, alpha: float) -> Float[Tensor, " r"]:
+    """R = correct - alpha * NFE / L: an ablation; speed pays without an answer too, so that revealing all at once does.
+
+    Args:
+        nfe: forward passes of each roll-out.
+        alpha: weight of speed.
+    """
+    return correct.float() - alpha * nfe / gen_length
+
+
+def correctness(
+    correct: Bool[Tensor, " r"], nfe: Int[Tensor, " r"], gen_length: int, alpha: float
+) -> Float[Tensor, " r"]:
+    """R = correct, whatever it cost."""
+    return correct.float()
+
+
+REWARDS = {f.__name__: f for f in (multiplicative, additive, correctness)}
+
+
+def load_reward(name: str, alpha: float) -> Reward:
+    """A reward by its name, or a user's own by its dotted path (looked up in the working folder too).
+
+    Raises:
+        UnmaskError: no such reward.
+    """
+    if name in REWARDS:
+        known = REWARDS[name]
+        return lambda outcome: known(outcome.correct, outcome.nfe, outcome.gen_length, alpha)
+    if "." not in name and ":" not in name:
+        raise UnmaskError(
+            f"Unknown reward {name!r}: {nearest(name, REWARDS)} A reward of your own is named by its dotted path, "
+            "such as my_module.my_reward."
+        )
+    function = function_of(name, "reward")
+    return lambda outcome: _own(name, function, outcome)
+
+
+def _own(name: str, function: Callable[..., Any], outcome: Outcome) -> Tensor:
+    """Call a user's function and take nothing but one finite number a completion."""
+    n = len(outcome.texts)
+    values = function(
+        list(outcome.texts),
+        prompts=[example.prompt for example in outcome.examples],
+        answer=[example.answer for example in outcome.examples],
+        correct=outcome.correct.tolist(),
+        nfe=outcome.nfe.tolist(),
+        gen_length=[outcome.gen_length] * n,
+    )
+    if not isinstance(values, Sequence) or len(values) != n:
+        got = f"{len(values)} values" if isinstance(values, Sequence) else f"a {type(values).__name__}"
+        raise UnmaskError(f"The reward {name!r} gave {got} for {n} completions: return a list with one number each.")
+    for i, value in enumerate(values):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise UnmaskError(
+                f"The reward {name!r} gave {value!r} for completion {i} ({outcome.texts[i][:40]!r}): "
+                "return a finite number for each."
+            )
+    return torch.tensor(values, dtype=torch.float32, device=outcome.nfe.device)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -13,47 +13,64 @@ from unmask.decoding.decode import decode
 from unmask.decoding.results import Decoded
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
+from unmask.rl.rewards import Outcome
 from unmask.tasks.base import Example, Task
-from unmask.types import Needs, Step
+from unmask.types import Needs, Observation, Step
+
+Features = Callable[[Observation], Tensor]
 
 
 @dataclass(frozen=True)
 class Trajectories:
-    """All steps of r roll-outs, packed (s steps, region length l, k confidences)."""
+    """All steps of r roll-outs, packed (s steps, region length l, k features a position).
 
-    confidence: Float[Tensor, "s l k"]
+    Attributes:
+        features: what the policy reads of each position, confidences as a rule.
+        picks: what was revealed, and in which order (`unmask.policies.actions`).
+        rollout: the roll-out of each step, from 0.
+    """
+
+    features: Float[Tensor, "s l k"]
     masked: Bool[Tensor, "s l"]
     selectable: Bool[Tensor, "s l"]
     step_fraction: Float[Tensor, " s"]
-    action: Bool[Tensor, "s l"]
+    picks: Int[Tensor, "s l"]
     rollout: Int[Tensor, " s"]
 
     def take(self, index: Tensor) -> Trajectories:
         """The steps named by indices or by a boolean mask."""
         return Trajectories(*(tensor[index] for tensor in vars(self).values()))
 
+    def join(self, other: Trajectories) -> Trajectories:
+        """These steps, then those of other roll-outs, which are numbered as they stand."""
+        return Trajectories(*(torch.cat(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
+
+    def numbered(self, places: Int[Tensor, " r"]) -> Trajectories:
+        """Roll-out i under the number places[i]."""
+        return replace(self, rollout=places[self.rollout])
+
     def __len__(self) -> int:
         return len(self.rollout)
 
 
 class Recorder:
-    """A decode callback that keeps what a learned policy saw and did."""
+    """A decode callback that keeps what a learned policy would read, and what was done."""
 
-    def __init__(self, top_k: int) -> None:
+    def __init__(self, features: Features) -> None:
         self.steps: list[tuple[Tensor, ...]] = []
-        self.top_k = top_k
+        self.features = features
 
     def __call__(self, step: Step) -> None:
-        seen = step.observation
+        seen, before = step.observation, step.before
         self.steps.append(
             (
-                seen.confidence[..., : self.top_k],
+                self.features(seen),
                 seen.masked,
                 seen.selectable,
                 seen.step_fraction,
-                step.action,
-                step.before.row,
-                step.before.step,
+                step.picks.to(torch.int16),
+                before.row,
+                before.step,
             )
         )
 
@@ -62,6 +79,15 @@ class Recorder:
         *recorded, step = (torch.cat(parts) for parts in zip(*self.steps, strict=True))
         packed = Trajectories(*recorded)
         return packed.take((step * (packed.rollout.max() + 1) + packed.rollout).argsort())
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """r roll-outs: their steps, and how each ended."""
+
+    steps: Trajectories
+    decoded: Decoded
+    outcome: Outcome
 
 
 def roll_out(
@@ -74,28 +100,40 @@ def roll_out(
     block_length: int,
     batch_size: int,
     seed: int,
-    top_k: int,
-) -> tuple[Trajectories, Decoded, Bool[Tensor, " r"]]:
+    needs: Needs,
+    features: Features,
+    streams: Sequence[int] | None = None,
+    prompts: Sequence[Sequence[int]] | None = None,
+) -> Rollouts:
     """Decode the examples (repeat one to get a group) and record every step.
 
-    Returns:
-        The packed steps, the decoded rows, and which of them the task's verifier accepts; a row that still holds a
-        mask when its budget is spent is wrong.
+    Args:
+        needs, features: of the policy that is to learn from the steps; the one that acts may be another.
+        streams: random stream of each example, its place by default.
+        prompts: their token ids, where they are known.
     """
-    recorder = Recorder(top_k)
+    recorder = Recorder(features)
     decoded = decode(
         model,
         policy,
-        [model.encode(example.prompt) for example in examples],
+        [model.encode(example.prompt) for example in examples] if prompts is None else prompts,
         gen_length=gen_length,
         block_length=block_length,
         batch_size=batch_size,
         seed=seed,
+        streams=streams,
         stop_at_eos=False,  # as the paper counts
         callback=recorder,
-        also_observe=Needs(top_k=top_k, positions="region"),
+        also_observe=needs,
     )
+    return Rollouts(recorder.trajectories(), decoded, judged(model, task, examples, decoded, gen_length))
+
+
+def judged(
+    model: MaskedDiffusionModel, task: Task, examples: Sequence[Example], decoded: Decoded, gen_length: int
+) -> Outcome:
+    """What the task's verifier says of decoded rows; one that still holds a mask when its budget is spent is wrong."""
     texts = [model.text(row) for row in decoded.tokens.tolist()]
     verified = [task.verify(example, text) for example, text in zip(examples, texts, strict=True)]
-    correct = torch.tensor(verified, device=model.device) & decoded.complete
-    return recorder.trajectories(), decoded, correct
+    correct = torch.tensor(verified, device=decoded.nfe.device) & decoded.complete
+    return Outcome(examples, texts, correct, decoded.nfe, gen_length)

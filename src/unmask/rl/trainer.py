@@ -1,98 +1,55 @@
-"""The trainer: warm start, then GRPO, in a run folder that can be resumed.
+"""The trainer: warm start, then GRPO, in a run folder that can be resumed, on any number of processes.
 
-Where it deviates from the paper (arXiv 2512.09106): a warm start by cloning a rule; an update is taken only if enough
-groups carry signal (Adam turns a vanishing gradient into full-size steps); a larger learning rate and a schedule of 90
-short iterations, for small dLLMs; no expert steering yet; the checkpoint that is best on validation prompts is kept.
-Run it with `unmask train --config configs/train/house-full.toml`.
+Where its defaults deviate from the paper (arXiv 2512.09106): a warm start by cloning a rule; an update is taken only if
+enough groups carry signal (Adam turns a vanishing gradient into full-size steps); a larger learning rate and a schedule
+of 90 short iterations, for small dLLMs; the checkpoint that is best on validation prompts is kept; a run that has
+collapsed stops. `configs/train/paper` holds the paper's settings.
 
-Every draw depends on (seed, iteration) alone, so that a resumed run equals an uninterrupted one.
+Run it with `unmask train --config configs/train/house-full.toml`, or under `accelerate launch -m unmask.cli train`.
+
+Every draw depends on (seed, iteration, roll-out) alone, so that a resumed run equals an uninterrupted one, and N
+processes equal one up to the rounding of sums.
 """
 
 from __future__ import annotations
 
-import json
+import copy
 import math
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from pickle import UnpicklingError
-from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge, Gt, Le
-from pydantic import Field
 from torch import Tensor
 
 from unmask.decoding.blocks import check_block_length
 from unmask.decoding.results import Decoded
-from unmask.decoding.source import check_prompts
 from unmask.errors import UnmaskError
-from unmask.hub import load_strictly, read_config, read_weights, write_text, written_whole
 from unmask.models.base import MaskedDiffusionModel
-from unmask.policies.actions import bernoulli_log_prob
 from unmask.policies.auto import load_policy
-from unmask.policies.transformer import TransformerConfig, TransformerPolicy
-from unmask.rl import rewards
-from unmask.rl.clone import clone, expert_trajectories
-from unmask.rl.grpo import clip_share, clipped_loss, group_advantages, has_signal, step_weights
-from unmask.rl.rollout import Trajectories, roll_out
-from unmask.settings import Settings
-from unmask.tasks.base import Task
+from unmask.policies.base import Policy
+from unmask.policies.transformer import TransformerPolicy
+from unmask.rl.clone import best_demonstration, clone, demonstrations, lesson
+from unmask.rl.config import TrainConfig
+from unmask.rl.experts import as_seen
+from unmask.rl.grpo import group_advantages, has_signal
+from unmask.rl.prompts import Prompt, fitting
+from unmask.rl.rewards import load_reward
+from unmask.rl.rollout import Rollouts, Trajectories, roll_out
+from unmask.rl.run import Metrics, Progress, RunFolder
+from unmask.rl.team import Team
+from unmask.rl.update import Batch, Updater, adamw
+from unmask.rl.watchdog import Watchdog
+from unmask.tasks.base import Example, Task
 
-Metrics = dict[str, Any]
 Validate = Callable[[TransformerPolicy], Metrics]
-
-
-class TrainConfig(Settings):
-    """A training run."""
-
-    run: Annotated[str, Field(description="Run folder: config, metrics, checkpoints.")] = "runs/policy"
-    model: Annotated[str | None, Field(description="dLLM: bundled name, folder or Hub id.")] = None
-    task: Annotated[str | None, Field(description="Task that gives prompts and verifies answers.")] = None
-    gen_length: Annotated[int | None, Ge(1), Field(description="Region length L (default: the task's).")] = None
-    block_length: Annotated[int | None, Ge(1), Field(description="Block length (default: L, full diffusion).")] = None
-    time_period: Annotated[float, Gt(0), Field(description="P of the policy's time features.")] = 0.01
-    alpha: Annotated[float, Ge(0), Field(description="Weight of speed in the reward.")] = 1.0
-    iterations: Annotated[int, Ge(0), Field(description="GRPO iterations.")] = 90
-    prompts: Annotated[int, Ge(1), Field(description="Prompts an iteration (paper: 16).")] = 8
-    group_size: Annotated[int, Ge(2), Field(description="Roll-outs a prompt (G).")] = 8
-    train_examples: Annotated[int, Ge(1), Field(description="Training prompts to draw from.")] = 2000
-    lr: Annotated[float, Gt(0), Field(description="Peak learning rate, cosine to 0 (paper: 3e-5).")] = 2e-4
-    warmup: Annotated[int, Ge(0), Field(description="Warm-up iterations (paper: 50).")] = 5
-    weight_decay: Annotated[float, Ge(0), Field(description="AdamW weight decay.")] = 0.1
-    clip: Annotated[float, Gt(0), Field(description="Clip of the likelihood ratio (eps).")] = 0.5
-    inner_iterations: Annotated[int, Ge(1), Field(description="Optimiser steps a batch of roll-outs.")] = 2
-    max_grad_norm: Annotated[float, Gt(0), Field(description="Gradient clipping.")] = 0.2
-    min_signal: Annotated[
-        float, Ge(0), Le(1), Field(description="Share of groups with signal below which no step is taken (paper: 0).")
-    ] = 0.25
-    clone_from: Annotated[
-        str | None, Field(description="Rule to clone first; 'none' starts from scratch, as the paper does.")
-    ] = "confidence_threshold:threshold=0.9"
-    clone_block_length: Annotated[int | None, Ge(1), Field(description="Its block length (default: the task's).")] = (
-        None
-    )
-    clone_examples: Annotated[int, Ge(1), Field(description="Prompts to clone from.")] = 256
-    clone_updates: Annotated[int, Ge(1), Field(description="Optimiser steps of the cloning.")] = 150
-    clone_batch_size: Annotated[int, Ge(1), Field(description="Recorded steps a cloning batch.")] = 128
-    clone_lr: Annotated[float, Gt(0), Field(description="Learning rate of the cloning.")] = 1e-3
-    validate_every: Annotated[int, Ge(1), Field(description="Iterations between validations and checkpoints.")] = 15
-    batch_size: Annotated[int, Ge(1), Field(description="Live rows of a roll-out at most.")] = 256
-    update_batch_size: Annotated[int, Ge(1), Field(description="Decoding steps scored at a time.")] = 1024
-    validation_prompts: Annotated[int, Ge(1), Field(description="Prompts for choosing the checkpoint.")] = 256
-    seed: Annotated[int, Field(description="Seed of weights, prompts and actions.")] = 0
-
-    @property
-    def clones(self) -> bool:
-        """True if training starts by cloning a rule."""
-        return self.clone_from not in (None, "", "none")
+Stop = Callable[[], bool]
 
 
 @dataclass
 class Clock:
-    """Seconds by stage."""
+    """Seconds by stage, of this process."""
 
     model: float = 0.0
     policy: float = 0.0
@@ -110,11 +67,12 @@ class Clock:
 
 
 class Trainer:
-    """Trains one policy.
+    """One run.
 
     Args:
-        validate: scores a policy on prompts kept for choosing checkpoints; its ``reward`` decides.
-        log: called with the metrics of each stage: ``clone``, ``grpo`` (one an iteration) and ``validation``.
+        validate: scores a policy as it would be used; its ``reward`` chooses the best checkpoint.
+        log: called with each line of metrics, in the main process.
+        team: the processes of the run.
     """
 
     def __init__(
@@ -124,246 +82,345 @@ class Trainer:
         task: Task,
         validate: Validate,
         log: Callable[[Metrics], None],
+        team: Team | None = None,
     ) -> None:
-        self.config = config
-        self.model = model
-        self.task = task
-        self.validate = validate
-        self.log = log
+        self.config, self.model, self.task = config, model, task
+        self.validate, self.log, self.team = validate, log, team or Team()
         self.gen_length = config.gen_length or task.gen_length
         self.block_length = check_block_length(self.gen_length, config.block_length)
-        self.clone_block_length = self._clone_block_length() if config.clones else self.block_length
-        self.folder = Path(config.run)
-        torch.manual_seed(config.seed)
-        self.policy = TransformerPolicy(TransformerConfig(time_period=config.time_period)).to(model.device)
-        self.optimizer = torch.optim.AdamW(
-            self.policy.parameters(), config.lr, (0.9, 0.99), weight_decay=config.weight_decay
+        self.reward = load_reward(config.reward, config.alpha)
+        if not task.verifiable:
+            raise UnmaskError(
+                f"The task {task.name!r} has no verifier, and training needs to know what is correct: pass --verifier "
+                "exact, number, or module.function of your own."
+            )
+        self.experts = [
+            (_deterministic(expert.policy), self._shorter(expert.block_length, "an expert's block_length"))
+            for expert in config.experts
+        ]
+        self.clone_block_length = (
+            self._shorter(config.clone_block_length, "clone_block_length") if config.clones else self.block_length
         )
-        self.examples = task.examples("train", config.train_examples, seed=0)
-        self.iteration = 0
-        self.best = -math.inf
+        if min(config.prompts, config.clone_examples) < self.team.size:
+            raise UnmaskError(
+                f"{self.team.size} processes need at least as many prompts an iteration and clone_examples: raise them."
+            )
+        self.folder = RunFolder(config.run)
+        torch.manual_seed(config.seed)
+        self.policy = make_policy(config, model)
+        self.actor = self.policy.drawing(force_progress=config.force_progress)
+        self.optimizer = adamw(self.policy, config)
+        self.progress = Progress()
+        self.watchdog = Watchdog(config.patience, self.gen_length)
+        self.collapse: str | None = None
 
-    def run(self, resume: bool = False, stop: Callable[[], bool] = lambda: False) -> TransformerPolicy | None:
-        """Train to the end and return the policy that was best on validation; None if stopped (checkpoint saved).
+    def run(self, resume: bool = False, allow_changes: bool = False, stop: Stop = lambda: False) -> Policy | None:
+        """Train to the end, or until collapse, and return the policy that was best on validation prompts.
+
+        Args:
+            resume: go on from the last checkpoint.
+            allow_changes: also if settings have changed since.
+            stop: asked after each iteration; if it says so, a checkpoint is saved.
+
+        Returns:
+            The policy, or None if stopped.
 
         Raises:
-            UnmaskError: the run folder exists and resume is False, or there is nothing to resume.
+            UnmaskError: the run folder exists and resume is False, there is nothing to resume, or the gradient is not
+                finite.
         """
-        if resume:
-            self._restore()
-        else:
-            self._start()
-        while self.iteration < self.config.iterations:
-            self._write(self._iterate())
-            stopping = stop() and self.iteration < self.config.iterations
-            last = self.iteration == self.config.iterations
-            if last or self.iteration % self.config.validate_every == 0:
+        self.prompts = self._fitting(self.task.examples("train", self.config.train_examples, seed=0))
+        if not (self._resume(allow_changes) if resume else self._start()) and not self._warm_start(stop):
+            return None
+        updater = Updater(self.policy, self.optimizer, self.config, self.actor.actions, self._reference(), self.team)
+        while self.progress.iteration < self.config.iterations and self.collapse is None:
+            metrics = self._iterate(updater)
+            self._write(metrics)
+            self.collapse = self.watchdog.see(metrics)
+            if self.collapse:
+                self._write({"stage": "collapse", "iteration": self.progress.iteration, "message": self.collapse})
+            done = self.progress.iteration == self.config.iterations or self.collapse is not None
+            stopping = self.team.any(stop()) and not done
+            if done or self.progress.iteration % self.config.validate_every == 0:
                 self._validate()
-            if stopping or last or self.iteration % self.config.validate_every == 0:
+                self._checkpoint()
+            elif stopping:
                 self._checkpoint()
             if stopping:
                 return None
-        best = load_policy(self.folder / "best")
-        assert isinstance(best, TransformerPolicy)
-        return best.to(self.model.device)
+        best = load_policy(self.folder.path / "best")
+        best.place(self.model.device)
+        return best
 
-    def _clone_block_length(self) -> int:
-        """The expert's block: the task's, or the policy's own where that is shorter."""
-        asked = self.config.clone_block_length or min(self.task.block_length, self.block_length)
-        length = check_block_length(self.gen_length, asked)
-        if length > self.block_length:
+    def _shorter(self, asked: int | None, name: str) -> int:
+        """An expert's block: the one asked for, or the task's, or the learner's own where that is shorter."""
+        length = check_block_length(self.gen_length, asked or min(self.task.block_length, self.block_length))
+        if length > self.block_length or self.block_length % length:
             raise UnmaskError(
-                f"clone_block_length {length} is longer than the policy's blocks of {self.block_length}: "
-                "the policy could not reveal what the rule reveals; use a shorter one."
+                f"{name} {length} does not divide the policy's blocks of {self.block_length}: the policy could not "
+                "reveal what the expert reveals; use a divisor."
             )
         return length
 
-    def _start(self) -> None:
-        if (self.folder / "last" / "trainer.pt").exists():
-            raise UnmaskError(f"The run folder {self.folder} exists: pass --resume to go on, or another --run.")
-        expert = load_policy(self.config.clone_from) if self.config.clones else None
-        prompts = [self.model.encode(example.prompt) for example in self.examples]
-        check_prompts(self.model, prompts, self.gen_length, self.config.batch_size, self.gen_length)
-        write_text(self.folder / "config.json", self.config.model_dump_json(indent=2) + "\n")
-        write_text(self.folder / "metrics.jsonl", "")
-        if expert is not None:
-            clock = Clock()
-            steps, expert_correct = expert_trajectories(
-                self.model,
-                expert,
-                self.task,
-                self.task.examples("train", self.config.clone_examples, seed=1),
-                gen_length=self.gen_length,
-                expert_block_length=self.clone_block_length,
-                block_length=self.block_length,
-                batch_size=self.config.batch_size,
-                seed=self.config.seed,
-                top_k=self.policy.settings.top_k,
-            )
-            clock.model = time.perf_counter() - clock.started
-            losses: list[float] = []
-            clone(
-                self.policy,
-                steps,
-                updates=self.config.clone_updates,
-                batch_size=self.config.clone_batch_size,
-                lr=self.config.clone_lr,
-                seed=self.config.seed,
-                on_update=lambda done, loss: losses.append(loss),
-            )
-            clock.update = time.perf_counter() - clock.started - clock.model
-            self._write(
-                {
-                    "stage": "clone",
-                    "iteration": 0,
-                    "expert_correct": expert_correct,
-                    "steps": len(steps),
-                    "loss": losses[-1],
-                    **clock.seconds(),
-                }
-            )
-            self.policy.save(self.folder / "clone")
+    def _fitting(self, examples: Sequence[Example]) -> list[Prompt]:
+        config = self.config
+        return fitting(self.model, examples, self.gen_length, config.max_prompt_length, config.long_prompts)
+
+    def _start(self) -> bool:
+        if self.team.main:
+            self.folder.start(self.config)
+        self.team.wait()
+        return False
+
+    def _resume(self, allow_changes: bool) -> bool:
+        """True if there is a checkpoint; else the run was stopped before its first, and starts over."""
+        self.progress = self.folder.restore(self.policy, self.optimizer, None if allow_changes else self.config)
+        self.watchdog.counts |= self.progress.counts
+        self.team.wait()
+        begun = self.progress.best is not None
+        if self.team.main:
+            self.folder.forget_after(self.progress.iteration if begun else -1)
+        self.team.wait()
+        return begun
+
+    def _warm_start(self, stop: Stop) -> bool:
+        """Clone, validate, save. False if stopped: nothing is kept of it, and a resumed run starts over."""
+        if self.config.clones and not self._clone(stop):
+            return False
+        if self.config.kl_weight and self.team.main:
+            self.policy.save(self.folder.path / "start")
         self._validate()
         self._checkpoint()
+        return True
 
-    def _iterate(self) -> Metrics:
+    def _clone(self, stop: Stop) -> bool:
         config, clock = self.config, Clock()
-        rng = random.Random(f"{config.seed}/{self.iteration}")
-        drawn = rng.sample(self.examples, config.prompts) if config.prompts <= len(self.examples) else self.examples
-        group = [example for example in drawn for _ in range(config.group_size)]
-        steps, decoded, correct = roll_out(
+        assert config.clone_from is not None
+        prompts = self._fitting(self.task.examples("train", config.clone_examples, seed=1))
+        examples = [prompt.example for prompt in prompts]
+        cells = demonstrations(config.clone_from, self.clone_block_length, self.block_length)
+        cell, passes = best_demonstration(
             self.model,
-            self.policy.drawing(force_progress=False),
+            cells,
             self.task,
-            group,
+            examples,
+            self.reward,
+            gen_length=self.gen_length,
+            batch_size=config.batch_size,
+            team=self.team,
+        )
+        taught = lesson(
+            self.model,
+            cell,
+            self.policy,
+            self.task,
+            examples,
+            keep=config.clone_keep,
             gen_length=self.gen_length,
             block_length=self.block_length,
             batch_size=config.batch_size,
-            seed=rng.getrandbits(62),
-            top_k=self.policy.settings.top_k,
+            seed=config.seed,
+            team=self.team,
         )
-        clock.count(decoded)
-        reward = rewards.multiplicative(correct, decoded.nfe, self.gen_length, config.alpha)
-        grouped = reward.view(-1, config.group_size)
-        advantage = group_advantages(grouped).flatten()
-        signal = has_signal(grouped).float().mean().item()
+        clock.model = time.perf_counter() - clock.started
+        if self.team.any(stop()):
+            return False
+        losses: list[float] = []
+        clone(
+            self.policy,
+            taught,
+            updates=config.clone_updates,
+            batch_size=config.clone_batch_size,
+            lr=config.clone_lr,
+            seed=config.seed,
+            team=self.team,
+            on_update=lambda done, loss: losses.append(loss),
+        )
+        clock.update = time.perf_counter() - clock.started - clock.model
+        self.progress.passes += passes + taught.passes
+        self._write(
+            {
+                "stage": "clone",
+                "iteration": 0,
+                "rule": cell.policy,
+                "block_length": cell.block_length,
+                "expert_correct": taught.correct,
+                "kept": taught.kept,
+                "steps": taught.total,
+                "loss": losses[-1],
+                "passes": self.progress.passes,
+                **clock.seconds(),
+            }
+        )
+        if self.team.main:
+            self.policy.save(self.folder.path / "clone")
+        return not self.team.any(stop())
+
+    def _reference(self) -> TransformerPolicy | None:
+        """What the KL term holds on to."""
+        if not self.config.kl_weight:
+            return None
+        self.team.wait()
+        reference = load_policy(self.folder.path / "start")
+        assert isinstance(reference, TransformerPolicy)
+        reference.place(self.model.device)
+        return reference
+
+    def _iterate(self, updater: Updater) -> Metrics:
+        config, clock, team = self.config, Clock(), self.team
+        number = self.progress.iteration
+        seed = random.Random(f"{config.seed}/{number}").getrandbits(62)
+        drawn = draw_prompts(self.prompts, config.prompts, config.seed, number)
+        mine = team.share(list(enumerate(drawn)))
+        rolled = self._roll_out([place for place, _ in mine], [prompt for _, prompt in mine], seed, clock)
+        learners = rolled[0]
+        steps, expert = self._pack(rolled)
+        earned = [self.reward(part.outcome).to(self.model.device).view(len(mine), -1) for part in rolled]
+        grouped = torch.cat([earned[0], *earned[1:]], dim=1)
+        advantage = group_advantages(grouped, config.scale_advantages).flatten()
+        groups = len(drawn)
+        signal = team.total(has_signal(grouped).sum().item())[0] / groups
 
         started = time.perf_counter()
-        lr = learning_rate(config, self.iteration)
-        update: Metrics = {}
-        if signal > 0 and signal >= config.min_signal:
+        lr = learning_rate(config, number)
+        updated = signal > 0 and signal >= config.min_signal
+        if updated:
             for param_group in self.optimizer.param_groups:
                 param_group["lr"] = lr
-            update = self._update(steps, advantage)
+            members = config.group_size + len(config.experts)
+            logged = self._update(updater, Batch(steps, advantage, expert), groups * members)
+        else:
+            logged = updater.look(learners.steps)
         clock.update = time.perf_counter() - started
-        self.iteration += 1
-        nfe = decoded.nfe.float()
+        self.progress.iteration += 1
+        outcome = learners.outcome
+        passes = sum(part.decoded.model_rows for part in rolled)
+        nfe = team.gather(outcome.nfe.tolist())
+        sums = team.total(earned[0].sum().item(), outcome.correct.sum().item(), passes)
+        self.progress.passes += int(sums[2])
         return {
             "stage": "grpo",
-            "iteration": self.iteration,
-            "reward": reward.mean().item(),
-            "correct": correct.float().mean().item(),
-            "nfe": nfe.mean().item(),
-            "nfe_min": nfe.min().item(),
-            "nfe_max": nfe.max().item(),
+            "iteration": self.progress.iteration,
+            "reward": sums[0] / len(nfe),
+            "correct": sums[1] / len(nfe),
+            "nfe": sum(nfe) / len(nfe),
+            "nfe_min": min(nfe),
+            "nfe_max": max(nfe),
             "signal": signal,
-            "updated": bool(update),
+            "updated": updated,
             "lr": lr,
-            **update,
-            "model_rows": decoded.model_rows,
+            **logged,
+            "passes": self.progress.passes,
             **clock.seconds(),
         }
 
-    def _update(self, steps: Trajectories, advantage: Tensor) -> Metrics:
-        """`inner_iterations` optimiser steps; roll-outs without advantage add nothing to the gradient and are left out.
+    def _roll_out(self, places: Sequence[int], prompts: Sequence[Prompt], seed: int, clock: Clock) -> list[Rollouts]:
+        """The policy's roll-outs, a group for each prompt, then one for each prompt by each expert."""
+        size = self.config.group_size
 
-        The first pass scores the old policy as well: its likelihoods are those of the policy that acted.
-        """
-        config = self.config
-        weight = step_weights(steps.rollout, len(advantage))
-        kept = (advantage[steps.rollout] != 0).nonzero()[:, 0]
-        chunks = kept.split(config.update_batch_size)
-        old: list[Tensor] = []
-        norms, clipped = [], 0.0
-        for inner in range(config.inner_iterations):
-            self.optimizer.zero_grad()
-            clipped = 0.0
-            for i, index in enumerate(chunks):
-                part = steps.take(index)
-                logits = self.policy(part.confidence, part.masked, part.step_fraction)
-                log_prob = bernoulli_log_prob(logits, part.selectable, part.action)
-                if inner == 0:
-                    old.append(log_prob.detach())
-                signs = advantage[part.rollout]
-                clipped_loss(log_prob, old[i], signs, weight[index], config.clip).backward()
-                clipped += clip_share(log_prob.detach(), old[i], signs, config.clip) * len(index) / len(kept)
-            norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), config.max_grad_norm)
-            if not bool(norm.isfinite()):
-                raise UnmaskError(
-                    f"The gradient is not finite at iteration {self.iteration + 1}: start another --run with a "
-                    f"lower lr (the best policy so far is in {self.folder / 'best'})."
-                )
-            norms.append(norm.item())
-            self.optimizer.step()
-        return {"grad_norm": norms[-1], "clip_share": clipped}
+        def play(policy: Policy, copies: int, block_length: int) -> Rollouts:
+            rolled = roll_out(
+                self.model,
+                policy,
+                self.task,
+                [prompt.example for prompt in prompts for _ in range(copies)],
+                prompts=[prompt.tokens for prompt in prompts for _ in range(copies)],
+                streams=[place * copies + i for place in places for i in range(copies)],
+                gen_length=self.gen_length,
+                block_length=block_length,
+                batch_size=self.config.batch_size,
+                seed=seed,
+                needs=self.policy.needs,
+                features=self.policy.features,
+            )
+            clock.count(rolled.decoded)
+            return rolled
+
+        mine = play(self.actor, size, self.block_length)
+        return [mine, *(play(expert, 1, length) for expert, length in self.experts)]
+
+    def _pack(self, rolled: Sequence[Rollouts]) -> tuple[Trajectories, Tensor]:
+        """All steps, roll-outs numbered group by group, an expert's behind the policy's; and which are an expert's."""
+        size, members = self.config.group_size, self.config.group_size + len(self.experts)
+        device = self.model.device
+        count = len(rolled[0].outcome.nfe)
+        learners = torch.arange(count, device=device)
+        steps = rolled[0].steps.numbered(learners // size * members + learners % size)
+        expert = (torch.arange(count // size * members, device=device) % members) >= size
+        for i, part in enumerate(rolled[1:]):
+            seen = as_seen(part.steps, self.block_length, self.policy)
+            steps = steps.join(seen.numbered(torch.arange(count // size, device=device) * members + size + i))
+        return steps, expert
+
+    def _update(self, updater: Updater, batch: Batch, rollouts: int) -> dict[str, float]:
+        try:
+            return updater.update(batch, rollouts)
+        except FloatingPointError as e:
+            raise UnmaskError(
+                f"At iteration {self.progress.iteration + 1} {e}: resume with a lower lr (--resume --allow-changes), "
+                f"or use the best policy so far in {self.folder.path / 'best'}."
+            ) from None
 
     def _validate(self) -> None:
         metrics = self.validate(self.policy)
-        self._write({"stage": "validation", "iteration": self.iteration, **metrics})
-        if metrics["reward"] > self.best:
-            self.best = metrics["reward"]
-            self.policy.save(self.folder / "best")
+        self._write({"stage": "validation", "iteration": self.progress.iteration, **metrics})
+        if self.progress.best is None or metrics["reward"] > self.progress.best:
+            self.progress.best = metrics["reward"]
+            if self.team.main:
+                self.policy.save(self.folder.path / "best")
 
     def _write(self, metrics: Metrics) -> None:
-        with (self.folder / "metrics.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
-        self.log(metrics)
+        if self.team.main:
+            self.folder.write(metrics)
+            self.log(metrics)
 
     def _checkpoint(self) -> None:
-        with written_whole(self.folder / "last") as draft:
-            self.policy.save(draft / "policy")
-            torch.save(
-                {"optimizer": self.optimizer.state_dict(), "iteration": self.iteration, "best": self.best},
-                draft / "trainer.pt",
-            )
+        self.progress.counts = dict(self.watchdog.counts)
+        if self.team.main:
+            self.folder.save(self.policy, self.optimizer, self.progress)
+        self.team.wait()
 
-    def _restore(self) -> None:
-        last = self.folder / "last"
-        if not (last / "trainer.pt").exists():
-            raise UnmaskError(f"Nothing to resume in {self.folder}: start without --resume.")
-        saved_config = read_config(self.folder)
-        for key, value in json.loads(self.config.model_dump_json()).items():
-            if key != "run" and saved_config.get(key) != value:
-                raise UnmaskError(
-                    f"{self.folder} was started with {key} = {saved_config.get(key)!r}, not {value!r}: "
-                    "resume with the same settings, or start another --run."
-                )
-        try:
-            saved = torch.load(last / "trainer.pt", map_location=self.model.device, weights_only=True)
-        except (RuntimeError, EOFError, UnpicklingError) as e:
+
+def make_policy(config: TrainConfig, model: MaskedDiffusionModel) -> TransformerPolicy:
+    """Fresh weights, or the policy to start from, on the dLLM's device.
+
+    Raises:
+        UnmaskError: that policy is no transformer, or of another shape than the one asked for.
+    """
+    settings = config.policy
+    if settings.reads == "hidden_states" and settings.hidden_size is None:
+        settings = settings.model_copy(update={"hidden_size": model.hidden_size})
+    policy = TransformerPolicy(settings)
+    if config.init is not None:
+        found = load_policy(config.init)
+        if not isinstance(found, TransformerPolicy):
+            raise UnmaskError(f"init = {config.init!r} is a {found.type_name} policy, which has no weights to train.")
+        if "policy" in config.model_fields_set and found.settings != settings:
             raise UnmaskError(
-                f"{last / 'trainer.pt'} is damaged ({str(e).splitlines()[0]}): start another --run, "
-                f"or use the best policy so far in {self.folder / 'best'}."
-            ) from None
-        weights = last / "policy" / "model.safetensors"
-        load_strictly(self.policy, read_weights(weights), str(weights))
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.iteration, self.best = saved["iteration"], saved["best"]
-        metrics = self.folder / "metrics.jsonl"
-        kept = [line for line in read_metrics(metrics) if line["iteration"] <= self.iteration]
-        write_text(metrics, "".join(json.dumps(line) + "\n" for line in kept))
+                f"init = {config.init!r} has another architecture than the policy asked for: leave out the policy's "
+                "settings, or start from fresh weights."
+            )
+        policy = copy.deepcopy(found)
+    policy.place(model.device)
+    return policy
 
 
-def read_metrics(path: Path) -> list[Metrics]:
-    """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return found
+def _deterministic(spec: str) -> Policy:
+    expert = load_policy(spec)
+    if expert.draws:
+        raise UnmaskError(f"The expert {spec!r} draws at random, and steering needs likelihood 1: use another rule.")
+    return expert
+
+
+def draw_prompts(prompts: Sequence[Prompt], n: int, seed: int, iteration: int) -> list[Prompt]:
+    """The prompts of an iteration: epoch after epoch in an order of its own, so that all are used equally often."""
+    drawn = []
+    for place in range(iteration * n, (iteration + 1) * n):
+        epoch, at = divmod(place, len(prompts))
+        order = list(range(len(prompts)))
+        random.Random(f"{seed}/epoch {epoch}").shuffle(order)
+        drawn.append(prompts[order[at]])
+    return drawn
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:

@@ -27,11 +27,13 @@ class Task(ABC):
         name: for result rows and the command line.
         gen_length: generation region that holds the task's solutions.
         block_length: a sensible semi-autoregressive block.
+        verifiable: False where nothing can say what is correct; such a task is for decoding only.
     """
 
     name: str
     gen_length: int
     block_length: int
+    verifiable: bool = True
 
     @abstractmethod
     def examples(self, split: str, n: int, seed: int = 0) -> list[Example]:

@@ -1,0 +1,170 @@
+"""Decoding as Gymnasium environments (`pip install unmask[gym]`): train unmasking policies with any RL library.
+
+    import gymnasium, unmask.integrations.gym
+
+    envs = gymnasium.make_vec("unmask/Decode-v0", num_envs=16, task="house", block_length=8)
+
+An observation holds what the paper's policy sees: ``confidence`` (l, k), ``masked`` and ``selectable`` (l,), and
+``step_fraction`` (1,). An action is multi-binary (l,): the positions to reveal; those not selectable are ignored.
+`info` holds ``nfe`` and, when an episode ends, ``correct`` and ``text``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium
+import numpy as np
+import torch
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from unmask.models.auto import load_model
+from unmask.models.base import MaskedDiffusionModel
+from unmask.rl.env import DecodingEnv
+from unmask.rl.rewards import load_reward
+from unmask.tasks.auto import load_task
+from unmask.tasks.base import Example, Task
+from unmask.types import Needs, Observation
+
+Arrays = dict[str, np.ndarray]
+
+
+def _make(
+    model: MaskedDiffusionModel | str | None,
+    task: Task | str | None,
+    top_k: int,
+    reward: str,
+    alpha: float,
+    **options: Any,
+) -> DecodingEnv:
+    return DecodingEnv(
+        load_model(model) if model is None or isinstance(model, str) else model,
+        load_task(task) if task is None or isinstance(task, str) else task,
+        needs=Needs(top_k=top_k, positions="region"),
+        reward=load_reward(reward, alpha),
+        **options,
+    )
+
+
+def _spaces(env: DecodingEnv) -> tuple[spaces.Dict, spaces.MultiBinary]:
+    length = env.gen_length
+    seen = {
+        "confidence": spaces.Box(0.0, 1.0, (length, env.needs.top_k), np.float32),
+        "masked": spaces.MultiBinary(length),
+        "selectable": spaces.MultiBinary(length),
+        "step_fraction": spaces.Box(0.0, 1.0, (1,), np.float32),
+    }
+    return spaces.Dict(seen), spaces.MultiBinary(length)
+
+
+def _arrays(seen: Observation) -> Arrays:
+    return {
+        "confidence": seen.confidence.float().clamp(0, 1).cpu().numpy(),
+        "masked": seen.masked.to(torch.int8).cpu().numpy(),
+        "selectable": seen.selectable.to(torch.int8).cpu().numpy(),
+        "step_fraction": seen.step_fraction[:, None].cpu().numpy(),
+    }
+
+
+class DecodeVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
+    """Many episodes in one batch: the dLLM runs once a step for all of them.
+
+    Autoreset is in the same step: where an episode ends, the observation is already that of the next one, and
+    ``info["final_obs"]`` and ``info["final_info"]`` hold the last one's.
+
+    Args:
+        model, task: names, or objects as `unmask.load_model` and `unmask.load_task` give them.
+        examples: training prompts to draw from.
+        top_k: confidences a position.
+        reward, alpha: as in `unmask.rl.rewards`.
+        block_length, gen_length, max_steps: as in `unmask.rl.env.DecodingEnv`.
+    """
+
+    metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        model: MaskedDiffusionModel | str | None = None,
+        task: Task | str | None = None,
+        examples: int = 2000,
+        top_k: int = 1,
+        reward: str = "multiplicative",
+        alpha: float = 1.0,
+        **options: Any,
+    ) -> None:
+        self.env = _make(model, task, top_k, reward, alpha, **options)
+        self.num_envs = num_envs
+        self.single_observation_space, self.single_action_space = _spaces(self.env)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self._pool = self.env.task.examples("train", examples)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
+        super().reset(seed=seed if isinstance(seed, int) else None)
+        seen = self.env.reset(list(self._draw(self.num_envs)), seed=self._noise())
+        return _arrays(seen), {}
+
+    def step(self, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        reward, terminated, truncated = self.env.act(torch.from_numpy(np.asarray(actions) > 0))
+        over = terminated | truncated
+        info: dict[str, Any] = {}
+        rows = over.nonzero()[:, 0].tolist()
+        if rows:
+            last = np.full(self.num_envs, None, dtype=object)
+            for row in rows:
+                last[row] = {name: value[row] for name, value in _arrays(self.env.shown).items()}
+            final: dict[str, Any] = {"nfe": self.env.nfe.numpy().copy(), "correct": self.env.correct.numpy().copy()}
+            final |= {"text": np.array(self.env.texts, dtype=object)}
+            final |= {f"_{key}": over.numpy().copy() for key in list(final)}
+            info = {"final_obs": last, "_final_obs": over.numpy(), "final_info": final, "_final_info": over.numpy()}
+            self.env.begin(rows, list(self._draw(len(rows))), seed=self._noise())
+        return (
+            _arrays(self.env.observe()),
+            reward.numpy().astype(np.float64),
+            terminated.numpy(),
+            truncated.numpy(),
+            info,
+        )
+
+    def _draw(self, n: int) -> Iterator[Example]:
+        return (self._pool[i] for i in self.np_random.integers(len(self._pool), size=n))
+
+    def _noise(self) -> int:
+        return int(self.np_random.integers(2**31))
+
+
+class DecodeEnv(gymnasium.Env[Arrays, np.ndarray]):
+    """One episode at a time: a vector of one, without the autoreset. Arguments as in `DecodeVectorEnv`."""
+
+    metadata = {"render_modes": []}
+
+    def __init__(self, **options: Any) -> None:
+        self._vector = DecodeVectorEnv(1, **options)
+        self.observation_space = self._vector.single_observation_space
+        self.action_space = self._vector.single_action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
+        super().reset(seed=seed)
+        seen, _ = self._vector.reset(seed=seed)
+        return {name: value[0] for name, value in seen.items()}, {"nfe": 0}
+
+    def step(self, action: np.ndarray) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
+        env = self._vector.env
+        seen, reward, terminated, truncated = env.step(torch.from_numpy(np.asarray(action) > 0)[None])
+        info: dict[str, Any] = {"nfe": int(env.nfe[0])}
+        if terminated[0] or truncated[0]:
+            info |= {"correct": bool(env.correct[0]), "text": env.texts[0]}
+        arrays = {name: value[0] for name, value in _arrays(seen).items()}
+        return arrays, float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
+
+
+gymnasium.register(
+    "unmask/Decode-v0",
+    entry_point="unmask.integrations.gym:DecodeEnv",
+    vector_entry_point="unmask.integrations.gym:DecodeVectorEnv",
+)

@@ -1,0 +1,58 @@
+"""Training prompts with their tokens, and what happens to those that are too long."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from unmask.errors import UnmaskError
+from unmask.models.base import MaskedDiffusionModel
+from unmask.tasks.base import Example
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """An example and its prompt's token ids."""
+
+    example: Example
+    tokens: list[int]
+
+
+def fitting(
+    model: MaskedDiffusionModel,
+    examples: Sequence[Example],
+    gen_length: int,
+    limit: int | None = None,
+    long: str = "refuse",
+) -> list[Prompt]:
+    """The examples as prompts of at most `limit` tokens (and no longer than the dLLM has room for).
+
+    Args:
+        long: ``skip`` leaves longer ones out; ``truncate`` keeps their last tokens; ``refuse`` raises.
+
+    Raises:
+        UnmaskError: with the number of prompts that are too long; or if none is left.
+    """
+    room = None if model.max_length is None else model.max_length - gen_length
+    if room is not None and (room < 1 or (limit is not None and limit > room)):
+        raise UnmaskError(
+            f"The dLLM {model.name!r} has {model.max_length} positions, which leaves {room} for a prompt beside "
+            f"gen_length {gen_length}: lower gen_length{'' if limit is None else ' or max_prompt_length'}."
+        )
+    most = limit or room
+    prompts = [Prompt(example, model.encode(example.prompt)) for example in examples]
+    over = [prompt for prompt in prompts if most is not None and len(prompt.tokens) > most]
+    if not over or most is None:
+        return prompts
+    if long == "refuse":
+        longest = max(len(prompt.tokens) for prompt in over)
+        raise UnmaskError(
+            f"{len(over)} of {len(prompts)} prompts have more than {most} tokens (the longest {longest}): set "
+            "long_prompts to 'skip' or 'truncate', or raise max_prompt_length."
+        )
+    if long == "truncate":
+        return [Prompt(prompt.example, prompt.tokens[-most:]) for prompt in prompts]
+    kept = [prompt for prompt in prompts if len(prompt.tokens) <= most]
+    if not kept:
+        raise UnmaskError(f"All {len(prompts)} prompts have more than {most} tokens: raise max_prompt_length.")
+    return kept

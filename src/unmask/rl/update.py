@@ -1,0 +1,165 @@
+"""Scores recorded steps and takes optimiser steps; the gradient does not depend on how the steps are chunked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from unmask.policies.actions import Actions
+from unmask.policies.transformer import TransformerPolicy
+from unmask.rl.config import TrainConfig
+from unmask.rl.grpo import clipped_loss, is_clipped, step_weights, with_experts
+from unmask.rl.rollout import Trajectories
+from unmask.rl.team import Team
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one iteration learns from, in this process (s steps, r roll-outs).
+
+    Attributes:
+        advantage: of each roll-out.
+        expert: roll-outs that an expert made.
+    """
+
+    steps: Trajectories
+    advantage: Float[Tensor, " r"]
+    expert: Bool[Tensor, " r"]
+
+
+class Updater:
+    """GRPO's update of a policy.
+
+    Args:
+        actions: the distribution that acted in the roll-outs.
+        reference: for the KL term; None if it has no weight.
+    """
+
+    def __init__(
+        self,
+        policy: TransformerPolicy,
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig,
+        actions: Actions,
+        reference: TransformerPolicy | None,
+        team: Team,
+    ) -> None:
+        self.policy, self.optimizer, self.config = policy, optimizer, config
+        self.actions, self.reference, self.team = actions, reference, team
+
+    def update(self, batch: Batch, rollouts: int) -> dict[str, float]:
+        """`inner_iterations` optimiser steps.
+
+        Roll-outs without advantage add nothing to the policy gradient and are left out. The first pass scores the old
+        policy as well: its likelihoods are those of the policy that acted.
+
+        Args:
+            rollouts: of all processes.
+
+        Returns:
+            What is logged: reveal probabilities, entropy, ratio, clip share, gradient norm, KL.
+
+        Raises:
+            FloatingPointError: the gradient is not finite; nothing was changed.
+        """
+        config = self.config
+        steps = batch.steps
+        of_all = int(self.team.total(len(steps))[0])
+        weight = step_weights(steps.rollout, rollouts, config.normalisation, of_all)
+        counts = batch.advantage[steps.rollout] != 0
+        kept = (counts | (config.kl_weight > 0)).nonzero()[:, 0]
+        chunks = kept.split(config.update_batch_size) if len(kept) else ()
+        old: list[Tensor] = []
+        logged: dict[str, float] = {}
+        for inner in range(config.inner_iterations):
+            self.optimizer.zero_grad()
+            sums = _Sums()
+            for i, index in enumerate(chunks):
+                part = steps.take(index)
+                logits = self.policy(part.features, part.masked, part.step_fraction)
+                score = self._likelihood(logits, part, batch.expert)
+                if inner == 0:
+                    old.append(score.detach())
+                advantage = batch.advantage[part.rollout]
+                loss = clipped_loss(score, old[i], advantage, weight[index], config.clip)
+                if self.reference is not None:
+                    kl = self._kl(logits, part)
+                    loss = loss + config.kl_weight * (weight[index] * kl).sum()
+                    sums.add(kl=kl.detach())
+                loss.backward()
+                ratio = (score.detach() - old[i]).exp()
+                sums.add(ratio=ratio, clip_share=is_clipped(ratio, advantage, config.clip))
+                sums.peak(ratio=ratio)
+                if inner == 0:
+                    sums.add(**self._look(logits.detach(), part))
+            norm = self._reduce_and_clip()
+            self.optimizer.step()
+            logged |= sums.means(self.team) | {"grad_norm": norm}
+        return logged
+
+    def look(self, steps: Trajectories) -> dict[str, float]:
+        """Reveal probabilities and entropy, of as many steps as fit one chunk, where no update is taken."""
+        sums = _Sums()
+        part = steps.take(torch.arange(min(len(steps), self.config.update_batch_size), device=steps.rollout.device))
+        with torch.no_grad():
+            sums.add(**self._look(self.policy(part.features, part.masked, part.step_fraction), part))
+        return sums.means(self.team)
+
+    def _likelihood(self, logits: Tensor, part: Trajectories, expert: Tensor) -> Tensor:
+        plain = self.actions.log_prob(logits, part.selectable, part.picks)
+        return with_experts(plain, expert[part.rollout], self.config.group_size, len(self.config.experts))
+
+    def _kl(self, logits: Tensor, part: Trajectories) -> Tensor:
+        assert self.reference is not None
+        with torch.no_grad():
+            before = self.reference(part.features, part.masked, part.step_fraction)
+        return self.actions.kl(logits, before, part.selectable, part.picks)
+
+    def _look(self, logits: Tensor, part: Trajectories) -> dict[str, Tensor]:
+        probability = torch.sigmoid(logits)[part.selectable]
+        entropy = self.actions.entropy(logits, part.selectable, part.picks)
+        return {"reveal_probability": probability, "entropy": entropy, "revealed": (part.picks > 0).sum(dim=1)}
+
+    def _reduce_and_clip(self) -> float:
+        """Add up the processes' gradients and clip their norm."""
+        self.team.add_gradients(self.policy.parameters())
+        norm = torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.config.max_grad_norm)
+        if not bool(norm.isfinite()):
+            raise FloatingPointError("the gradient is not finite")
+        return norm.item()
+
+
+class _Sums:
+    """Means and maxima over chunks and processes."""
+
+    def __init__(self) -> None:
+        self._sums: dict[str, list[float]] = {}
+        self._largest: dict[str, float] = {}
+
+    def add(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            total = self._sums.setdefault(name, [0.0, 0.0])
+            total[0] += value.double().sum().item()
+            total[1] += value.numel()
+
+    def peak(self, **values: Tensor) -> None:
+        for name, value in values.items():
+            self._largest[name] = max(self._largest.get(name, 0.0), value.max().item())
+
+    def means(self, team: Team) -> dict[str, float]:
+        found: dict[str, float] = {}
+        everywhere = team.gather([(self._sums, self._largest)])
+        for name in {key: None for sums, _ in everywhere for key in sums}:
+            pairs = [sums.get(name, [0.0, 0.0]) for sums, _ in everywhere]
+            found[name] = sum(total for total, _ in pairs) / max(sum(count for _, count in pairs), 1)
+        for name in {key: None for _, largest in everywhere for key in largest}:
+            found[f"{name}_max"] = max(largest.get(name, 0.0) for _, largest in everywhere)
+        return found
+
+
+def adamw(policy: TransformerPolicy, config: TrainConfig) -> torch.optim.Optimizer:
+    """The paper's optimiser (arXiv 2512.09106, appendix)."""
+    return torch.optim.AdamW(policy.parameters(), config.lr, (0.9, 0.99), weight_decay=config.weight_decay)
