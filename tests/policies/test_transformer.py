@@ -1,7 +1,7 @@
 """The learned policy: the released architecture to 1e-5, its likelihoods, its files."""
 
-import itertools
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,9 +9,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unmask.errors import UnmaskError
-from unmask.hub import load_strictly
-from unmask.noise import uniform
-from unmask.policies.actions import bernoulli_log_prob, bernoulli_sample
 from unmask.policies.auto import load_policy
 from unmask.policies.transformer import TransformerConfig, TransformerPolicy
 
@@ -23,15 +20,6 @@ def vectors():
     return json.loads((VECTORS / "released_layout_policy.json").read_text())
 
 
-def released():
-    """The released layout: names behind `base_policy.`, a rotary buffer, P = 1, time features rounded to bfloat16."""
-    tensors = load_file(VECTORS / "released_layout_policy.safetensors")
-    weights = {k.removeprefix("base_policy."): v for k, v in tensors.items() if not k.endswith("inv_freq")}
-    policy = TransformerPolicy(TransformerConfig(time_period=1.0, round_time=True))
-    load_strictly(policy, weights, "released")
-    return policy
-
-
 def test_parameter_count():
     assert sum(p.numel() for p in TransformerPolicy().parameters()) == 331_265
 
@@ -39,7 +27,8 @@ def test_parameter_count():
 def test_logits_of_a_released_checkpoint(vectors):
     masked = torch.tensor(vectors["mask"], dtype=torch.bool)
     confidence = torch.tensor(vectors["confidence"])
-    logits = released()(confidence.view(*masked.shape, -1), masked, torch.tensor(vectors["step_fraction"]).view(-1))
+    released = load_policy(VECTORS / "released_layout_policy.safetensors")
+    logits = released(confidence.view(*masked.shape, -1), masked, torch.tensor(vectors["step_fraction"]).view(-1))
     assert torch.allclose(logits, torch.tensor(vectors["logits"]).view_as(logits), atol=1e-5)
 
 
@@ -60,54 +49,6 @@ def test_time_features_tell_steps_apart():
     nearest = torch.cdist(features, features).fill_diagonal_(9).min()
     flat = TransformerPolicy(TransformerConfig(time_period=1.0))._time_features(t)
     assert nearest > torch.cdist(flat, flat).fill_diagonal_(9).min()
-
-
-def test_bernoulli_likelihood_by_enumeration():
-    logits = torch.tensor([[0.3, -1.2, 2.0, 0.0]])
-    may = torch.tensor([[True, False, True, True]])
-    total = 0.0
-    for bits in itertools.product([False, True], repeat=3):
-        action = torch.tensor([[bits[0], False, bits[1], bits[2]]])
-        p = torch.sigmoid(logits[0])
-        expected = 1.0
-        for position in (0, 2, 3):
-            expected *= (p[position] if action[0, position] else 1 - p[position]).item()
-        found = bernoulli_log_prob(logits, may, action).exp().item()
-        assert found == pytest.approx(expected, rel=1e-5)
-        total += found
-    assert total == pytest.approx(1.0, rel=1e-5)
-
-
-def test_bernoulli_likelihood_of_the_vectors(vectors):
-    given = vectors["loglik"]
-    found = bernoulli_log_prob(
-        torch.tensor(given["utilities"]),
-        torch.tensor(given["selectable"], dtype=torch.bool),
-        torch.tensor(given["bernoulli_action"], dtype=torch.bool),
-    )
-    assert torch.allclose(found, torch.tensor(given["bernoulli"]), atol=1e-5)
-
-
-def test_sampling_frequencies_match_the_likelihoods():
-    n = 20_000
-    logits = torch.tensor([[0.5, -1.0, 1.5]]).expand(n, 3)
-    may = torch.tensor([[True, True, False]]).expand(n, 3)
-    noise = uniform(torch.arange(n), torch.zeros(n, dtype=torch.long), 3)
-    drawn = bernoulli_sample(logits, may, noise, force_progress=False)
-    assert not drawn[:, 2].any()
-    for a, b in itertools.product([False, True], repeat=2):
-        share = ((drawn[:, 0] == a) & (drawn[:, 1] == b)).float().mean().item()
-        expected = bernoulli_log_prob(logits[:1], may[:1], torch.tensor([[a, b, False]])).exp().item()
-        assert share == pytest.approx(expected, abs=4 * (expected * (1 - expected) / n) ** 0.5)
-
-
-def test_forced_progress_takes_the_largest_selectable_logit_of_a_row_that_drew_nothing():
-    logits = torch.tensor([[-30.0, -20.0, 50.0], [-30.0, 30.0, 50.0]])
-    may = torch.tensor([[True, True, False], [True, True, False]])
-    noise = torch.full((2, 3), 0.5)
-    drawn = bernoulli_sample(logits, may, noise, force_progress=True)
-    assert drawn.tolist() == [[False, True, False], [False, True, False]]
-    assert bernoulli_sample(logits, may, noise, force_progress=False).tolist()[0] == [False, False, False]
 
 
 def test_saved_and_loaded_policies_give_the_same_logits(tmp_path):
@@ -177,3 +118,62 @@ def test_corrupt_and_missing_files_are_refused(tmp_path):
     (tmp_path / "p" / "config.json").unlink()
     with pytest.raises(UnmaskError, match="has no config.json"):
         load_policy(tmp_path / "p")
+
+
+def test_a_released_checkpoint_loads_from_a_folder_and_saves_as_ours(tmp_path, vectors):
+    (tmp_path / "released").mkdir()
+    shutil.copy(VECTORS / "released_layout_policy.safetensors", tmp_path / "released" / "model.safetensors")
+    policy = load_policy(tmp_path / "released")
+    assert policy.settings == TransformerConfig(time_period=1.0, round_time=True)
+    policy.save(tmp_path / "ours")
+    inputs = torch.rand(2, 8, 1), torch.rand(2, 8) > 0.5, torch.rand(2)
+    assert torch.equal(policy(*inputs), load_policy(tmp_path / "ours")(*inputs))
+
+
+def test_a_released_checkpoint_of_another_architecture_is_refused(tmp_path):
+    weights = load_file(VECTORS / "released_layout_policy.safetensors")
+    del weights["base_policy.confidence_proj.weight"]
+    save_file(weights, tmp_path / "a.safetensors")
+    with pytest.raises(UnmaskError, match="lacks the tensor 'base_policy.confidence_proj.weight'"):
+        load_policy(tmp_path / "a.safetensors")
+    save_file({"some.weight": torch.zeros(1)}, tmp_path / "b.safetensors")
+    with pytest.raises(
+        UnmaskError, match="has no config.json beside it, and its tensors are not named as in a released"
+    ):
+        load_policy(tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("settings", "names"),
+    [
+        ({"use_time": False}, {"time_mlp"}),
+        ({"use_mask": False}, {"mask_embedding"}),
+        ({"use_time": False, "use_mask": False}, {"time_mlp", "mask_embedding"}),
+        ({"reads": "hidden_states", "hidden_size": 24}, {"confidence_proj"}),
+        ({"top_k": 50}, set()),
+        ({"blocks": 3}, set()),
+        ({"actions": "dpls"}, set()),
+    ],
+)
+def test_ablations_leave_out_what_they_say_and_come_back_from_a_folder(tmp_path, settings, names):
+    torch.manual_seed(0)
+    policy = TransformerPolicy(TransformerConfig(**settings))
+    own = {name.partition(".")[0] for name in policy.weights()}
+    whole = {name.partition(".")[0] for name in TransformerPolicy().weights()}
+    assert whole - own == names
+    for parameter in policy.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    k = settings.get("hidden_size", settings.get("top_k", 1))
+    features, masked, step = torch.rand(2, 8, k), torch.tensor([[True, False] * 4] * 2), torch.tensor([0.2, 0.8])
+    logits = policy(features, masked, step)
+    assert logits.shape == (2, 8)
+    assert torch.equal(logits, policy(features, ~masked, step)) == (not policy.settings.use_mask)
+    assert torch.equal(logits, policy(features, masked, step + 0.1)) == (not policy.settings.use_time)
+    policy.save(tmp_path / "p")
+    assert torch.equal(load_policy(tmp_path / "p")(features, masked, step), logits)
+    assert len(policy.transformer_blocks) == settings.get("blocks", 1)
+
+
+def test_hidden_states_need_their_width():
+    with pytest.raises(UnmaskError, match="reads hidden states needs hidden_size"):
+        TransformerPolicy(TransformerConfig(reads="hidden_states"))

@@ -1,19 +1,19 @@
 """GRPO's mathematics against numbers worked out by hand."""
 
+import math
+
 import pytest
 import torch
 
-from unmask.rl.grpo import clip_share, clipped_loss, group_advantages, has_signal, step_weights
-from unmask.rl.rewards import multiplicative
-
-
-def test_multiplicative_reward():
-    correct = torch.tensor([True, True, True, False, True])
-    nfe = torch.tensor([1, 17, 32, 1, 40])
-    # (32 - nfe + 1) / 32: 1, 0.5, 1/32, -, 1/32
-    assert multiplicative(correct, nfe, 32, 1.0).tolist() == pytest.approx([1.0, 0.5, 0.03125, 0.0, 0.03125])
-    assert multiplicative(correct, nfe, 32, 3.0).tolist() == pytest.approx([1.0, 0.125, 0.03125**3, 0.0, 0.03125**3])
-    assert multiplicative(correct, nfe, 32, 0.0).tolist() == [1.0, 1.0, 1.0, 0.0, 1.0]
+from unmask.rl.grpo import (
+    clipped_loss,
+    group_advantages,
+    has_signal,
+    is_clipped,
+    root_mean_square,
+    step_weights,
+    with_experts,
+)
 
 
 def test_advantages_are_not_divided_by_the_deviation():
@@ -23,11 +23,27 @@ def test_advantages_are_not_divided_by_the_deviation():
     assert has_signal(reward).tolist() == [True, False]
 
 
+def test_advantages_divided_by_the_deviation():
+    # deviation of (1, 0, 0.5, 0.5) with n - 1: sqrt(0.5 / 3) = 0.40825
+    reward = torch.tensor([[1.0, 0.0, 0.5, 0.5], [0.2, 0.2, 0.2, 0.2]])
+    found = group_advantages(reward, "group")
+    assert found[0].tolist() == pytest.approx([0.5 / 0.40825, -0.5 / 0.40825, 0, 0], rel=1e-4)
+    assert found[1].tolist() == [0.0] * 4
+
+
+def test_one_divisor_for_the_batch():
+    assert root_mean_square(9.0 + 16.0, 4) == 2.5
+    assert root_mean_square(0.0, 4) == 1.0
+
+
 def test_a_step_weighs_less_in_a_longer_roll_out():
     # roll-out 0 has one step, roll-out 1 three, roll-out 2 two
-    weights = step_weights(torch.tensor([0, 1, 1, 2, 1, 2]), 3)
+    rollout = torch.tensor([0, 1, 1, 2, 1, 2])
+    weights = step_weights(rollout, 3)
     assert weights.tolist() == pytest.approx([1 / 3, 1 / 9, 1 / 9, 1 / 6, 1 / 9, 1 / 6])
     assert weights.sum().item() == pytest.approx(1.0)
+    assert step_weights(rollout, 3, "step").tolist() == pytest.approx([1 / 6] * 6)
+    assert step_weights(rollout, 3, "step", steps=12).tolist() == pytest.approx([1 / 12] * 6)
 
 
 def test_clipped_loss_by_hand():
@@ -42,7 +58,7 @@ def test_clipped_loss_by_hand():
     weight = torch.tensor([0.1, 0.2, 0.3, 0.2, 0.2])
     loss = clipped_loss(ratio.log(), torch.zeros(5), advantage, weight, 0.5)
     assert loss.item() == pytest.approx(-(0.1 * 1 + 0.2 * 1.5 - 0.3 * 2 + 0.2 * 0.25 - 0.2 * 0.5))
-    assert clip_share(ratio.log(), torch.zeros(5), advantage, 0.5) == pytest.approx(2 / 5)
+    assert is_clipped(ratio, advantage, 0.5).tolist() == [False, True, False, False, True]
 
 
 def test_clipped_steps_carry_no_gradient():
@@ -50,3 +66,22 @@ def test_clipped_steps_carry_no_gradient():
     clipped_loss(log_prob, torch.zeros(3), torch.tensor([1.0, -1.0, -1.0]), torch.ones(3), 0.5).backward()
     assert log_prob.grad[:2].tolist() == [0.0, 0.0]
     assert log_prob.grad[2].item() == pytest.approx(torch.tensor(2.0).exp().item())
+
+
+def test_an_experts_step_has_the_likelihood_of_the_mixture():
+    # G = 8, one expert: pi = 0.5 -> 8/9 * 0.5 + 1/9 = 5/9; two experts: 8/10 * 0.5 + 1/10 = 0.5
+    log_prob, expert = torch.tensor([math.log(0.5), math.log(0.5), -50.0]), torch.tensor([True, False, True])
+    one = with_experts(log_prob, expert, 8, 1).exp()
+    assert one.tolist() == pytest.approx([5 / 9, 0.5, 1 / 9])
+    two = with_experts(log_prob, expert, 8, 2).exp()
+    assert two.tolist() == pytest.approx([0.5, 0.5, 0.1])
+    assert with_experts(log_prob, expert, 8, 0) is log_prob
+
+
+def test_an_impossible_experts_step_still_teaches():
+    log_prob = torch.tensor([-3.0], requires_grad=True)
+    expert = torch.tensor([True])
+    new = with_experts(log_prob, expert, 8, 1)
+    clipped_loss(new, new.detach(), torch.tensor([0.5]), torch.ones(1), 0.5).backward()
+    share = 8 * math.exp(-3) / (8 * math.exp(-3) + 1)
+    assert log_prob.grad.item() == pytest.approx(-0.5 * share, rel=1e-5)

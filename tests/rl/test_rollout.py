@@ -1,29 +1,80 @@
-"""Roll-outs: what is recorded does not hang on how rows were scheduled."""
+"""Roll-outs: every step once, and what is recorded does not hang on how rows were scheduled."""
 
+import pytest
 import torch
 
-from unmask.policies import TransformerPolicy
+from unmask.policies import ConfidenceThreshold, TransformerConfig, TransformerPolicy
+from unmask.rl.experts import as_seen, in_order
+from unmask.rl.plan import step_bytes
 from unmask.rl.rollout import roll_out
 from unmask.tasks.auto import load_task
 
 
-def test_roll_outs_do_not_hang_on_what_was_live_together(tiny):
+def recorded(tiny, policy, examples, reader=None, **options):
+    reader = reader or TransformerPolicy(TransformerConfig(top_k=2))
+    options = {"gen_length": 8, "block_length": 8, "batch_size": 64, "seed": 3, **options}
+    return roll_out(tiny, policy, load_task("house"), examples, needs=reader.needs, features=reader.features, **options)
+
+
+@pytest.mark.parametrize("actions", ["bernoulli", "dpls"])
+def test_roll_outs_do_not_hang_on_what_was_live_together(tiny, actions):
     task = load_task("house")
     examples = [example for example in task.examples("train", 5) for _ in range(3)]
     torch.manual_seed(0)
-    policy = TransformerPolicy().drawing(force_progress=False)
-
-    def recorded(batch_size):
-        options = {"gen_length": 8, "block_length": 8, "seed": 3, "top_k": 2}
-        return roll_out(tiny, policy, task, examples, batch_size=batch_size, **options)
-
-    (few, a, right), (many, b, same) = recorded(2), recorded(64)
-    assert torch.equal(a.nfe, b.nfe)
-    assert torch.equal(right, same)
-    for name in ("masked", "selectable", "step_fraction", "action", "rollout"):
-        assert torch.equal(getattr(few, name), getattr(many, name)), name
-    assert torch.allclose(few.confidence, many.confidence, atol=1e-6)
-    steps = (many.step_fraction * 8).round().long()
+    policy = TransformerPolicy(TransformerConfig(actions=actions)).drawing(force_progress=False)
+    few, many = (recorded(tiny, policy, examples, batch_size=size) for size in (2, 64))
+    a, b = few.steps, many.steps
+    assert torch.equal(few.outcome.nfe, many.outcome.nfe)
+    assert torch.equal(few.outcome.correct, many.outcome.correct)
+    for name in ("masked", "selectable", "step_fraction", "picks", "rollout"):
+        assert torch.equal(getattr(a, name), getattr(b, name)), name
+    assert torch.allclose(a.features, b.features, atol=1e-6)
+    steps = (b.step_fraction * 8).round().long()
     assert (steps.diff() >= 0).all(), "by step"
-    assert (many.rollout.diff()[steps.diff() == 0] > 0).all(), "and then by roll-out"
-    assert len(many) == int(b.nfe.sum())
+    assert (b.rollout.diff()[steps.diff() == 0] > 0).all(), "and then by roll-out"
+    assert len(b) == int(many.outcome.nfe.sum())
+    assert (b.picks.max() > 1) == (actions == "dpls")
+
+
+def test_roll_outs_pack_every_step_once(tiny):
+    examples = load_task("house").examples("train", 5)
+    rolled = recorded(tiny, ConfidenceThreshold(0.5), examples, block_length=4, batch_size=2)
+    steps = rolled.steps
+    assert torch.equal(torch.bincount(steps.rollout), rolled.decoded.nfe)
+    assert steps.features.shape == (len(steps), 8, 2)
+    for row in range(5):
+        mine = steps.take(steps.rollout == row)
+        assert mine.picks.sum(dim=0).tolist() == [1] * 8
+        assert mine.step_fraction.mul(8).tolist() == list(range(len(mine)))
+    held = sum(tensor.element_size() * tensor.numel() for tensor in vars(steps).values())
+    assert held == len(steps) * step_bytes(8, 2), "the estimate of --dry-run"
+
+
+def test_streams_give_each_example_its_own_noise(tiny):
+    examples = load_task("house").examples("train", 4)
+    torch.manual_seed(0)
+    policy = TransformerPolicy().drawing(force_progress=False)
+    whole = recorded(tiny, policy, examples)
+    part = recorded(tiny, policy, examples[1::2], streams=[1, 3])
+    assert part.outcome.nfe.tolist() == whole.outcome.nfe[1::2].tolist()
+
+
+def test_an_experts_steps_count_every_masked_position_of_the_learners_block(tiny):
+    examples = load_task("house").examples("train", 3)
+    learner = TransformerPolicy()
+    steps = recorded(tiny, ConfidenceThreshold(0.5), examples, learner, block_length=2).steps
+    full = as_seen(steps, 8, learner)
+    assert torch.equal(full.selectable, full.masked)
+    half = as_seen(steps, 4, learner)
+    assert torch.equal(half.selectable[:, 4:], half.masked[:, 4:] & ~half.masked[:, :4].any(dim=1, keepdim=True))
+    for seen in (full, half):
+        assert not ((seen.picks > 0) & ~seen.selectable).any()
+    ordered = as_seen(steps, 8, TransformerPolicy(TransformerConfig(actions="dpls"))).picks
+    assert torch.equal(ordered > 0, steps.picks > 0)
+    hidden = TransformerPolicy(TransformerConfig(actions="dpls", reads="hidden_states", hidden_size=2))
+    assert torch.equal(as_seen(steps, 8, hidden).picks > 0, steps.picks > 0)
+
+
+def test_the_most_confident_pick_comes_first():
+    picks = torch.tensor([[1, 0, 1, 1]], dtype=torch.int16)
+    assert in_order(torch.tensor([[0.2, 0.9, 0.7, 0.5]]), picks).tolist() == [[3, 0, 1, 2]]

@@ -107,7 +107,9 @@ class TrainConfig(CloneConfig):
     normalisation: Annotated[Normalisation, Field(description="Mean over a roll-out's steps first, or over all.")] = (
         "rollout"
     )
-    scale_advantages: Annotated[Scaling, Field(description="Divide by the group's standard deviation (std).")] = "none"
+    scale_advantages: Annotated[
+        Scaling, Field(description="Divide by the deviation of each group, or of the batch.")
+    ] = "none"
     kl_weight: Annotated[
         float, Ge(0), Field(description="Weight of KL to the policy that GRPO starts from, a clone for one (paper: 0).")
     ] = 0.0

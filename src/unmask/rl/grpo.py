@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-Scaling = Literal["none", "std"]
+Scaling = Literal["none", "group", "batch"]
 Normalisation = Literal["rollout", "step"]
 
 
@@ -21,11 +21,22 @@ def group_advantages(reward: Float[Tensor, "p g"], scaling: Scaling = "none") ->
     """Reward minus the mean of its group (one prompt's g roll-outs).
 
     Args:
-        scaling: ``std`` divides by the group's standard deviation (plus 1e-4), as the textbook does; groups without
-            signal stay at zero.
+        scaling: ``group`` divides by the group's standard deviation, as the textbook does; groups without signal stay
+            at zero. ``batch`` is done by `root_mean_square`.
     """
     advantage = reward - reward.mean(dim=1, keepdim=True)
-    return advantage / (reward.std(dim=1, keepdim=True) + 1e-4) if scaling == "std" else advantage
+    deviation = reward.std(dim=1, keepdim=True)
+    return torch.where(deviation > 0, advantage / deviation, 0.0) if scaling == "group" else advantage
+
+
+def root_mean_square(sum_of_squares: float, count: float) -> float:
+    """What ``batch`` scaling divides all advantages by; 1 where all are zero.
+
+    Rewards to a large power of speed are tiny at first; their gradients then vanish beside Adam's epsilon and stand far
+    below the norm at which they are clipped, so that the same learning rate means another step at every alpha. One
+    divisor for all groups mends that and leaves their proportions as they are.
+    """
+    return math.sqrt(sum_of_squares / count) or 1.0
 
 
 def has_signal(reward: Float[Tensor, "p g"]) -> Bool[Tensor, " p"]:

@@ -33,7 +33,7 @@ from unmask.policies.transformer import TransformerPolicy
 from unmask.rl.clone import best_demonstration, clone, demonstrations, lesson
 from unmask.rl.config import TrainConfig
 from unmask.rl.experts import as_seen
-from unmask.rl.grpo import group_advantages, has_signal
+from unmask.rl.grpo import group_advantages, has_signal, root_mean_square
 from unmask.rl.prompts import Prompt, fitting
 from unmask.rl.rewards import load_reward
 from unmask.rl.rollout import Rollouts, Trajectories, roll_out
@@ -278,6 +278,10 @@ class Trainer:
         earned = [self.reward(part.outcome).to(self.model.device).view(len(mine), -1) for part in rolled]
         grouped = torch.cat([earned[0], *earned[1:]], dim=1)
         advantage = group_advantages(grouped, config.scale_advantages).flatten()
+        if config.scale_advantages == "batch":
+            advantage = advantage / root_mean_square(
+                *team.total(advantage.double().square().sum().item(), len(advantage))
+            )
         groups = len(drawn)
         signal = team.total(has_signal(grouped).sum().item())[0] / groups
 

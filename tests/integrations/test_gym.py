@@ -1,0 +1,81 @@
+"""The Gymnasium face: Gymnasium's own checker, autoreset, and the same episodes one by one and in a batch."""
+
+import numpy as np
+import pytest
+import torch
+
+gymnasium = pytest.importorskip("gymnasium")
+
+from gymnasium.utils.env_checker import check_env
+from gymnasium.wrappers.vector import RecordEpisodeStatistics
+
+from unmask.integrations.gym import DecodeVectorEnv
+
+
+def options(tiny):
+    return {"model": tiny, "task": "house", "gen_length": 8, "block_length": 4, "top_k": 2, "examples": 20}
+
+
+def test_gymnasiums_checker_passes(tiny):
+    check_env(gymnasium.make("unmask/Decode-v0", **options(tiny)).unwrapped, skip_render_check=True)
+
+
+def test_a_batch_resets_where_an_episode_ends(tiny):
+    envs = gymnasium.make_vec("unmask/Decode-v0", num_envs=3, **options(tiny))
+    seen, _ = envs.reset(seed=0)
+    assert envs.observation_space.contains(seen)
+    assert seen["confidence"].shape == (3, 8, 2)
+    everything = np.ones((3, 8), dtype=np.int8)
+    only_first = everything * np.array([[1], [0], [0]], dtype=np.int8)
+    _, _, terminated, truncated, _ = envs.step(everything)
+    assert seen["selectable"][:, 4:].all()
+    assert not terminated.any()
+    seen, _reward, terminated, truncated, info = envs.step(only_first)
+    assert terminated.tolist() == [True, False, False]
+    assert not truncated.any()
+    assert envs.observation_space.contains(seen)
+    assert seen["step_fraction"][:, 0].tolist() == [0.0, 0.25, 0.25], "the next episode has begun"
+    assert seen["masked"][0].all()
+    assert info["_final_obs"].tolist() == [True, False, False]
+    assert not info["final_obs"][0]["masked"].any()
+    assert info["final_obs"][0]["step_fraction"].tolist() == [0.25]
+    assert info["final_info"]["nfe"][0] == 2
+    assert isinstance(info["final_info"]["text"][0], str)
+
+
+def test_a_spent_budget_truncates(tiny):
+    envs = DecodeVectorEnv(2, max_steps=2, **options(tiny))
+    envs.reset(seed=0)
+    nothing = np.zeros((2, 8), dtype=np.int8)
+    envs.step(nothing)
+    _seen, reward, terminated, truncated, info = envs.step(nothing)
+    assert truncated.all()
+    assert not terminated.any()
+    assert (reward == 0).all()
+    assert info["final_obs"][0]["masked"].all()
+
+
+def test_gymnasiums_wrappers_count_episodes(tiny):
+    envs = RecordEpisodeStatistics(DecodeVectorEnv(4, **options(tiny)))
+    envs.reset(seed=1)
+    for _ in range(6):
+        envs.step(np.ones((4, 8), dtype=np.int8))
+    assert list(envs.length_queue) == [2] * 12
+
+
+def test_a_batch_and_single_episodes_agree(tiny):
+    single = gymnasium.make("unmask/Decode-v0", **options(tiny)).unwrapped
+    envs = DecodeVectorEnv(1, **options(tiny))
+    one, _ = single.reset(seed=7)
+    many, _ = envs.reset(seed=7)
+    rng = np.random.default_rng(0)
+    for _ in range(4):
+        assert all(np.allclose(one[name], many[name][0]) for name in one)
+        action = rng.integers(0, 2, 8).astype(np.int8)
+        one, reward, terminated, truncated, info = single.step(action)
+        many, rewards, ends, cuts, infos = envs.step(action[None])
+        assert (reward, terminated, truncated) == (rewards[0], ends[0], cuts[0])
+        if terminated or truncated:
+            assert info["text"] == infos["final_info"]["text"][0]
+            break
+    assert terminated or truncated or torch.tensor(many["masked"]).any()

@@ -1,0 +1,122 @@
+"""The MDP as an environment: it is the decode loop, one step at a time."""
+
+import pytest
+import torch
+
+from unmask.decoding.decode import decode
+from unmask.errors import UnmaskError
+from unmask.policies import ConfidenceThreshold, TransformerPolicy
+from unmask.rl.env import DecodingEnv
+from unmask.rl.rewards import load_reward
+from unmask.tasks.auto import load_task
+from unmask.types import Needs
+
+
+def play(env, policy, examples, seed=0):
+    """All episodes to their end: reward, terminated and truncated as they came."""
+    seen = env.reset(examples, seed=seed)
+    total, ends = torch.zeros(len(examples)), []
+    while env.live.any():
+        seen, reward, terminated, truncated = env.step(policy.select(seen))
+        total += reward
+        ends.append((terminated, truncated))
+    return total, ends
+
+
+@pytest.mark.parametrize("block_length", [4, 8])
+@pytest.mark.parametrize("make", [lambda: ConfidenceThreshold(0.5), TransformerPolicy], ids=["rule", "learned"])
+def test_an_episode_is_what_decode_does(tiny, make, block_length):
+    torch.manual_seed(0)
+    policy, task = make(), load_task("house")
+    examples = task.examples("train", 6)
+    env = DecodingEnv(tiny, task, gen_length=8, block_length=block_length)
+    _, ends = play(env, policy, examples, seed=5)
+    prompts = [tiny.encode(example.prompt) for example in examples]
+    out = decode(tiny, policy, prompts, gen_length=8, block_length=block_length, seed=5, stop_at_eos=False)
+    assert env.nfe.tolist() == out.nfe.tolist()
+    assert env.texts == [tiny.text(row) for row in out.tokens.tolist()]
+    terminated = torch.stack([t for t, _ in ends])
+    assert (terminated.sum(dim=0) == 1).all()
+    assert terminated.int().argmax(dim=0).add(1).tolist() == out.nfe.tolist()
+    assert not any(t.any() for _, t in ends)
+
+
+def test_reward_comes_at_the_end_and_only_then(tiny):
+    class Right(type(load_task("house"))):
+        def verify(self, example, text):
+            return True
+
+    task = Right("house", lengths=(6,))
+    env = DecodingEnv(tiny, task, gen_length=8, reward=load_reward("multiplicative", 1.0))
+    env.reset(task.examples("train", 2))
+    one = torch.zeros(2, 8, dtype=torch.bool)
+    one[:, :4] = True
+    step = env.step(one)
+    assert step.reward.tolist() == [0.0, 0.0]
+    assert not step.terminated.any()
+    step = env.step(~one)
+    assert step.reward.tolist() == [7 / 8, 7 / 8]
+    assert step.terminated.all()
+    assert not step.truncated.any()
+    assert not step.observation.selectable.any()
+
+
+def test_a_spent_budget_truncates_and_is_wrong(tiny):
+    task = load_task("house")
+    env = DecodingEnv(tiny, task, gen_length=8, max_steps=3)
+    env.reset(task.examples("train", 2))
+    nothing = torch.zeros(2, 8, dtype=torch.bool)
+    first = nothing.clone()
+    first[0] = True
+    assert env.step(first).terminated.tolist() == [True, False]
+    assert env.live.tolist() == [False, True]
+    env.step(nothing)
+    last = env.step(nothing)
+    assert last.truncated.tolist() == [False, True]
+    assert last.terminated.tolist() == [False, False]
+    assert last.reward.tolist() == [0.0, 0.0]
+    assert last.observation.masked.sum(dim=1).tolist() == [0, 8], "what was left masked shows"
+    assert env.nfe.tolist() == [1, 3]
+
+
+def test_only_selectable_positions_can_be_revealed(tiny):
+    task = load_task("house")
+    env = DecodingEnv(tiny, task, gen_length=8, block_length=4)
+    seen = env.reset(task.examples("train", 1))
+    assert seen.selectable[0].tolist() == [True] * 4 + [False] * 4
+    after = env.step(torch.ones(1, 8, dtype=torch.bool)).observation
+    assert after.masked[0].tolist() == [False] * 4 + [True] * 4
+    assert after.step_fraction.tolist() == [1 / 8]
+
+
+def test_a_row_begins_anew_while_others_go_on(tiny):
+    task = load_task("house")
+    examples = sorted(task.examples("train", 40), key=lambda e: len(e.prompt))
+    short, long = examples[0], examples[-1]
+    env = DecodingEnv(tiny, task, gen_length=8, needs=Needs(top_k=2, positions="region", entropy=True))
+    env.reset([short, short])
+    half = torch.zeros(2, 8, dtype=torch.bool)
+    half[0] = True
+    half[1, :2] = True
+    env.act(half)
+    with pytest.raises(UnmaskError, match="row 1 has not ended"):
+        env.begin([1], [long])
+    env.begin([0], [long])
+    seen = env.observe()
+    alone = DecodingEnv(tiny, task, gen_length=8, needs=env.needs)
+    fresh = alone.reset([long])
+    assert torch.allclose(seen.confidence[0], fresh.confidence[0], atol=1e-6)
+    assert torch.allclose(seen.entropy[0], fresh.entropy[0], atol=1e-5)
+    assert seen.step_fraction.tolist() == [0.0, 1 / 8]
+    assert env.nfe.tolist() == [0, 1]
+    with pytest.raises(UnmaskError, match="give one boolean for each of 2 rows and 8 positions"):
+        env.act(torch.ones(1, 8, dtype=torch.bool))
+
+
+def test_nothing_is_left_to_see_when_all_have_ended(tiny):
+    task = load_task("house")
+    env = DecodingEnv(tiny, task, gen_length=8)
+    env.reset(task.examples("train", 1))
+    env.step(torch.ones(1, 8, dtype=torch.bool))
+    with pytest.raises(UnmaskError, match="All episodes have ended"):
+        env.observe()

@@ -1,0 +1,39 @@
+"""The arithmetic that --dry-run prints."""
+
+import pytest
+
+from unmask.policies.transformer import TransformerConfig
+from unmask.rl.config import Expert, TrainConfig
+from unmask.rl.plan import plan
+
+
+def test_the_papers_batch():
+    config = TrainConfig(
+        prompts=16,
+        group_size=8,
+        iterations=936,
+        train_examples=14976,
+        clone_from="none",
+        batch_size=64,
+        validate_every=50,
+    )
+    p = plan(config, 256, processes=8)
+    assert (p.rows, p.rows_here, p.live) == (128, 16, 16)
+    assert p.epochs == pytest.approx(1.0)
+    assert p.updates == 1872
+    assert p.most_passes == 936 * 128 * 256
+    assert p.validation_passes == 20 * 256 * 256
+    assert p.policy_parameters == 331_265
+    assert p.recorded_bytes == 16 * 256 * (256 * 8 + 12)
+
+
+def test_experts_and_cloning_cost_passes_too():
+    config = TrainConfig(prompts=3, group_size=4, iterations=10, experts=(Expert(), Expert()), clone_examples=5)
+    p = plan(config, 32, processes=2)
+    assert (p.rows, p.rows_here, p.live) == (18, 12, 8)
+    assert p.most_passes == (10 * 18 + 5) * 32
+
+
+def test_hidden_states_take_memory():
+    config = TrainConfig(policy=TransformerConfig(reads="hidden_states"))
+    assert plan(config, 32, 1, hidden_size=128).recorded_bytes > 20 * plan(TrainConfig(), 32, 1).recorded_bytes

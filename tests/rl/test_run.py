@@ -1,0 +1,134 @@
+"""Run folders: checkpoints are whole or not there, resuming is refused by name, nothing is pickled."""
+
+import json
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.rl.tasks import Short
+from tests.rl.test_trainer import checkpoint, config, told, trainer, weights
+from unmask.errors import UnmaskError
+from unmask.rl.run import RunFolder, read_metrics
+
+
+def test_bad_resumes_are_refused(tiny, tmp_path):
+    with pytest.raises(UnmaskError, match="Nothing to resume"):
+        trainer(tiny, tmp_path / "none").run(resume=True)
+    trainer(tiny, tmp_path / "run", iterations=1).run()
+    with pytest.raises(UnmaskError, match="exists: pass --resume to go on, or another --run"):
+        trainer(tiny, tmp_path / "run", iterations=1).run()
+    changed = trainer(tiny, tmp_path / "run", iterations=2, lr=1e-3, batch_size=7)
+    with pytest.raises(UnmaskError, match=r"with iterations = 1, not 2; lr = 0.0002, not 0.001: .* --allow-changes"):
+        changed.run(resume=True)
+    assert changed.run(resume=True, allow_changes=True) is not None
+    assert checkpoint(tmp_path / "run").name == "checkpoint-2"
+
+
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "progress.json", "policy/model.safetensors"])
+def test_a_damaged_checkpoint_is_refused(tiny, tmp_path, name):
+    trainer(tiny, tmp_path / "run", iterations=1).run()
+    file = checkpoint(tmp_path / "run") / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(
+        UnmaskError, match=r"checkpoint-1 is damaged .*start another --run, or use the best policy so far"
+    ):
+        trainer(tiny, tmp_path / "run", iterations=1).run(resume=True)
+
+
+def test_nothing_in_a_run_folder_is_a_pickle(tiny, tmp_path):
+    trainer(tiny, tmp_path / "run", iterations=1).run()
+    kinds = {file.suffix for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    assert kinds == {".json", ".jsonl", ".safetensors"}
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tiny, tmp_path):
+    trainer(tiny, tmp_path / "run", iterations=1).run()
+    other = trainer(tiny, tmp_path / "run", iterations=1, policy={"blocks": 2})
+    with pytest.raises(UnmaskError, match="with policy = "):
+        other.run(resume=True)
+    with pytest.raises(UnmaskError, match="lacks the tensor 'transformer_blocks.1.q_proj.weight'"):
+        other.run(resume=True, allow_changes=True)
+
+
+def test_a_best_policy_that_was_lost_comes_back(tiny, tmp_path):
+    import shutil
+
+    trainer(tiny, tmp_path / "run", iterations=1).run()
+    shutil.rmtree(tmp_path / "run" / "best")
+    assert trainer(tiny, tmp_path / "run", iterations=1).run(resume=True) is not None
+
+
+def test_a_line_cut_short_is_left_out(tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"iteration": 1}\n{"iteration": 2}\n{"iter')
+    assert read_metrics(tmp_path / "m.jsonl") == [{"iteration": 1}, {"iteration": 2}]
+    folder = RunFolder(tmp_path)
+    folder.metrics = tmp_path / "m.jsonl"
+    folder.forget_after(1)
+    assert read_metrics(folder.metrics) == [{"iteration": 1}]
+
+
+def test_a_disk_that_fills_leaves_the_last_checkpoint_as_it_was(tiny, tmp_path):
+    run = trainer(tiny, tmp_path / "run", iterations=2)
+    run.run()
+    before = weights(tmp_path / "run")
+    again = trainer(tiny, tmp_path / "run", iterations=2)
+    again.progress = again.folder.restore(again.policy, again.optimizer, again.config)
+    again.progress.iteration = 3
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, old[1]))  # the policy fits, Adam's moments do not
+        with pytest.raises(Exception, match=r"(?i)file too large"):
+            again.folder.save(again.policy, again.optimizer, again.progress)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert checkpoint(tmp_path / "run").name == "checkpoint-2"
+    assert all((before[name] == tensor).all() for name, tensor in weights(tmp_path / "run").items())
+
+
+def command(folder, model, *more):
+    settings = config(
+        folder, iterations=40, validate_every=1, prompts=2, clone_from="none", reward="additive"
+    ).model_dump(exclude_unset=True)
+    flags = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
+    argv = ["train", "--model", model, "--gen-length", "8", "--validation-prompts", "2", *flags, *more]
+    return [sys.executable, "-m", "unmask.cli", *map(str, argv)]
+
+
+def wait_for(folder, line, process):
+    for _ in range(600):
+        if any(m["stage"] == "grpo" and m["iteration"] >= line for m in read_metrics(folder / "metrics.jsonl")):
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    raise AssertionError("no iteration in 30 s")
+
+
+@pytest.mark.slow
+def test_killed_and_stopped_runs_end_as_an_uninterrupted_one(tiny_folder, tmp_path):
+    subprocess.run(command(tmp_path / "whole", tiny_folder), check=True, capture_output=True)
+    cut = tmp_path / "cut"
+    process = subprocess.Popen(command(cut, tiny_folder), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    for at, number in ((3, signal.SIGKILL), (9, signal.SIGTERM), (15, signal.SIGKILL), (20, signal.SIGINT)):
+        wait_for(cut, at, process)
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+        assert process.returncode == (-9 if number == signal.SIGKILL else 0), err
+        process = subprocess.Popen(
+            command(cut, tiny_folder, "--resume"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        )
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert told(tmp_path / "whole") == told(cut)
+    whole, resumed = weights(tmp_path / "whole"), weights(cut)
+    assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+def test_the_task_of_these_tests_can_be_earned_on():
+    assert Short().verify(None, "a b")
+    assert json.dumps(config("x").model_dump(mode="json"))
