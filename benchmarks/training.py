@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -190,7 +191,7 @@ def at(cells: Sequence[tuple[float, float, str]], nfe: float) -> float:
     """Accuracy of the frontier at an NFE, by a mixture of its two neighbours; NaN below its fastest cell."""
     if nfe < cells[0][0]:
         return math.nan
-    for (x0, y0, _), (x1, y1, _) in zip(cells, cells[1:], strict=False):
+    for (x0, y0, _), (x1, y1, _) in pairwise(cells):
         if nfe <= x1:
             return y0 + (y1 - y0) * (nfe - x0) / (x1 - x0)
     return cells[-1][1]

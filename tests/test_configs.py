@@ -1,29 +1,88 @@
-"""Every shipped config parses, and names things that exist."""
+"""Every shipped config parses, names things that exist, and says what it would cost."""
 
 from pathlib import Path
 
 import pytest
 
 from unmask.cli.evaluate import EvalConfig
+from unmask.cli.main import main
+from unmask.decoding.blocks import check_block_length
+from unmask.errors import UnmaskError
+from unmask.policies import TransformerPolicy, load_policy
 from unmask.pretrain import PretrainConfig, build_network, build_tokenizer
-from unmask.rl.trainer import TrainConfig
+from unmask.rl.config import TrainConfig
+from unmask.rl.plan import plan
 from unmask.settings import load_settings
 from unmask.tasks.auto import load_task
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 KINDS = {"pretrain": PretrainConfig, "train": TrainConfig, "eval": EvalConfig}
 FILES = sorted(CONFIGS.rglob("*.toml"))
+PAPER = CONFIGS / "train" / "paper"
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def kind(path):
+    return KINDS[path.relative_to(CONFIGS).parts[0]]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS).with_suffix("")))
 def test_config_parses(path):
-    config = load_settings(KINDS[path.parent.name], path)
+    config = load_settings(kind(path), path)
     if isinstance(config, PretrainConfig):
         tokenizer = build_tokenizer([load_task(name) for name in config.tasks])
         assert build_network(config, tokenizer).num_parameters() > 100_000
-    else:
+    elif PAPER not in path.parents:
         load_task(config.task)
+    if isinstance(config, TrainConfig):
+        gen_length = config.gen_length or load_task(config.task).gen_length
+        check_block_length(gen_length, config.block_length)
+        for expert in config.experts:
+            assert not load_policy(expert.policy).draws
+        assert plan(config, gen_length, 8, hidden_size=64).rows == config.prompts * (8 + len(config.experts))
 
 
 def test_there_are_configs_of_every_kind():
-    assert {path.parent.name for path in FILES} == set(KINDS)
+    assert {path.relative_to(CONFIGS).parts[0] for path in FILES} == set(KINDS)
+
+
+def test_the_papers_experiments_are_all_there():
+    """LLaDA and Dream x blocks x alpha, steering, the action distributions, the ablations, the code domain."""
+    configs = {path.stem: load_settings(TrainConfig, path) for path in sorted(PAPER.glob("*.toml"))}
+    for name, config in configs.items():
+        assert (config.prompts, config.group_size, config.clip, config.lr) == (16, 8, 0.5, 3e-5), name
+        assert (config.inner_iterations, config.max_grad_norm, config.weight_decay) == (2, 0.2, 0.1), name
+        assert (config.gen_length, config.kl_weight, config.scale_advantages) == (256, 0.0, "none"), name
+        assert not config.clones
+        text = (PAPER / f"{name}.toml").read_text()
+        assert "arXiv 2512.09106" in text.partition("extends")[0], f"{name} quotes its source"
+    for family in ("LLaDA-8B-Instruct", "Dream-v0-Instruct-7B"):
+        mine = [config for config in configs.values() if family in config.model]
+        for block_length in (32, 256):
+            plain = [c for c in mine if c.block_length == block_length and not c.experts]
+            assert {c.alpha for c in plain} == {0.0, 0.3, 1.0, 3.0, 10.0}
+        assert [c.experts[0].block_length for c in mine if c.experts] == [32]
+    released = TransformerPolicy(configs["llada-bl32"].policy)
+    assert sum(p.numel() for p in released.parameters()) == 331_265
+
+
+def test_a_dry_run_needs_neither_the_model_nor_the_data(capsys):
+    main(["train", "--config", str(PAPER / "llada-bl256-expert.toml"), "--dry-run"])
+    out = capsys.readouterr().out
+    assert '"lr": 3e-05' in out
+    assert "16 prompts x (8 roll-outs + 1 experts) = 144 rows an iteration" in out
+    assert f"{936 * 144 * 256:,} if every roll-out spends its 256 steps" in out
+    assert "so their size is not known" in out
+
+
+def test_extends_lays_one_file_over_another(tmp_path):
+    (tmp_path / "a.toml").write_text("alpha = 2.0\nlr = 0.5\n[policy]\ntop_k = 3\nwidth = 64\n")
+    (tmp_path / "b.toml").write_text('extends = "a.toml"\nlr = 0.25\n[policy]\ntop_k = 4\n')
+    config = load_settings(TrainConfig, tmp_path / "b.toml", {"policy": {"heads": 4}})
+    assert (config.alpha, config.lr) == (2.0, 0.25)
+    assert (config.policy.top_k, config.policy.width, config.policy.heads) == (4, 64, 4)
+    (tmp_path / "a.toml").write_text('extends = "b.toml"')
+    with pytest.raises(UnmaskError, match="extends itself"):
+        load_settings(TrainConfig, tmp_path / "b.toml")
+    (tmp_path / "a.toml").unlink()
+    with pytest.raises(UnmaskError, match=r"No config file at .*a.toml"):
+        load_settings(TrainConfig, tmp_path / "b.toml")

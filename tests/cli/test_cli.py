@@ -28,7 +28,7 @@ def run(capsys, *argv):
     return code, out.out, out.err
 
 
-@pytest.mark.parametrize("command", ["quickstart", "decode", "train", "eval", "pretrain"])
+@pytest.mark.parametrize("command", ["quickstart", "decode", "train", "clone", "eval", "pretrain"])
 def test_help_explains_every_flag(capsys, command):
     code, out, _ = run(capsys, command, "--help")
     assert code == 0
@@ -42,7 +42,16 @@ def test_help_explains_every_flag(capsys, command):
         (["train", "--lrr", "1"], "Did you mean --lr?"),
         (["train", "--lr", "-1"], "lr"),
         (["train", "--config", "none.toml"], "No config file at none.toml"),
-        (["train", "--model", "no/such/model", "--dry-run"], "Cannot load the dLLM 'no/such/model'"),
+        (["train", "--model", "no/such/model"], "Cannot load the dLLM 'no/such/model'"),
+        (["train", "--group-size", "1"], "group_size = '1': a group needs at least 2 roll-outs of a prompt to compare"),
+        (["train", "--alpha", "-1"], "alpha = '-1': Input should be greater than or equal to 0."),
+        (["train", "--reward", "my.reward"], "Cannot import the reward 'my.reward'"),
+        (["train", "--policy.width", "30"], "width 30 must be a multiple of 2 * heads = 4"),
+        (["train", "--experts", "confidence_threshold @ x"], "experts"),
+        (["train", "--trackers", "wandb"], "The tracker 'wandb' is not installed: pip install wandb"),
+        (["train", "--verifier", "exact"], "The task 'house' has a verifier of its own"),
+        (["train", "--resume", "--run", "none/such"], "Nothing to resume in none/such: start without --resume."),
+        (["clone", "--clone-from", "none"], "Nothing to clone: set clone_from to a rule"),
         (["train", "--task", "huose", "--dry-run"], "Unknown task 'huose': did you mean 'house'?"),
         (["eval"], "Nothing to evaluate: give --policies"),
         (["eval", "--policies", "confidence_treshold:threshold=0.9"], "did you mean 'confidence_threshold'?"),
@@ -145,6 +154,61 @@ def test_train_and_its_policy_decodes(capsys, tmp_path, tiny_folder):
     code, out, _ = run(capsys, "decode", "hall: red?", "--model", tiny_folder, "--policy", policy, "--gen-length", 8)
     assert code == 0
     assert "forward passes" in out
+
+
+def test_clone_stands_alone(capsys, tmp_path, tiny_folder):
+    argv = ["clone", "--model", tiny_folder, "--run", tmp_path / "run", "--gen-length", 8, "--clone-keep", "all"]
+    small = ["--clone-examples", 4, "--clone-updates", 3, "--validation-prompts", 4, "--clone-from", "best:factor"]
+    code, out, err = run(capsys, *argv, *small)
+    assert code == 0, err
+    assert "Clone best:factor; run folder" in out.replace("\n", " ")
+    assert "cloned" in out
+    card = (tmp_path / "run" / "best" / "README.md").read_text()
+    assert "No reinforcement learning followed." in card
+    assert isinstance(unmask.load_policy(tmp_path / "run" / "best"), unmask.policies.TransformerPolicy)
+
+
+def test_numbers_go_to_a_tracker(capsys, tmp_path, tiny_folder):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    argv = ["train", "--model", tiny_folder, "--run", tmp_path / "run", "--iterations", 2, "--prompts", 2]
+    small = ["--gen-length", 8, "--clone-from", "none", "--validation-prompts", 4, "--trackers", "tensorboard"]
+    code, _, err = run(capsys, *argv, *small)
+    assert code == 0, err
+    (events,) = (tmp_path / "run" / "unmask").glob("events.out.tfevents*")
+    told = EventAccumulator(str(events.parent)).Reload()
+    assert [event.step for event in told.Scalars("grpo/reward")] == [1, 2]
+    assert len(told.Scalars("validation/nfe")) == 2
+
+
+def test_a_file_of_prompts_trains(capsys, tmp_path, tiny_folder):
+    from unmask.tasks.auto import load_task
+
+    rows = [{"prompt": e.prompt, "answer": e.answer} for e in load_task("house").examples("train", 60)]
+    data = tmp_path / "mine.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    argv = ["train", "--model", tiny_folder, "--gen-length", 8, "--task", data, "--clone-from", "none"]
+    small = ["--iterations", 1, "--prompts", 2, "--validation-prompts", 4, "--reward", "additive"]
+    code, _, err = run(capsys, *argv, *small, "--run", tmp_path / "a")
+    assert code == 2
+    assert "The task 'mine' has no verifier, and training needs to know what is correct: pass --verifier" in err
+    code, out, err = run(capsys, *argv, *small, "--run", tmp_path / "a", "--verifier", "exact")
+    assert code == 0, err
+    assert "on mine" in out
+    data.write_text(data.read_text() + '{"prompt": "hall: red?", "gold": "attic"}\n')
+    code, _, err = run(capsys, *argv, *small, "--run", tmp_path / "b", "--verifier", "exact")
+    assert code == 2
+    assert "mine.jsonl, row 61: no column 'answer' (it has: prompt, gold): rename or add it." in err
+    assert not (tmp_path / "b").exists()
+
+
+def test_prompts_over_the_limit_are_counted(capsys, tmp_path, tiny_folder):
+    argv = ["train", "--model", tiny_folder, "--gen-length", 8, "--max-prompt-length", 9, "--run", tmp_path / "a"]
+    code, _, err = run(capsys, *argv)
+    assert code == 2
+    assert "prompts have more than 9 tokens (the longest 11): set long_prompts to 'skip' or 'truncate'" in err
+    assert not (tmp_path / "a").exists()
 
 
 def test_fresh_folder_never_overwrites(tmp_path):

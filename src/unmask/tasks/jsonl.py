@@ -104,5 +104,5 @@ def load_verifier(name: str) -> Verifier:
 
 
 def _split_of(prompt: str) -> str:
-    place = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8]) % 10
+    place = int.from_bytes(hashlib.sha256(f"split of {prompt}".encode()).digest()[:8]) % 10
     return {8: "validation", 9: "test"}.get(place, "train")
