@@ -1,8 +1,8 @@
 """What training reaches, what it costs, and what each part of it is worth, on the bundled dLLM.
 
-    python benchmarks/training.py run alpha semi full ablations --jobs 2    # trains what is missing; can be stopped
-    python benchmarks/training.py show alpha                                # prints the tables of docs/training.md
-    python benchmarks/training.py time                                      # where an iteration's time goes
+    python benchmarks/training.py run --jobs 2      # trains what is missing; can be stopped
+    python benchmarks/training.py show              # prints the tables of docs/training.md
+    python benchmarks/training.py time              # where an iteration's time goes
 
 Every run is `unmask train` with the flags below, one thread, seeds 0 to 2, and `unmask eval` of its best checkpoint on
 500 held-out prompts. Intervals are 95% t-intervals over training seeds.
@@ -26,16 +26,18 @@ from typing import Any
 from unmask.rl.run import read_metrics
 
 ALPHAS = (0.0, 0.3, 1.0, 3.0, 10.0)
-EXPERT = "confidence_threshold:threshold=0.9 @ 8"
-SCRATCH = {"clone-from": "none"}
-STEERED = {**SCRATCH, "experts": EXPERT, "min-signal": 0.01}
-BLOCKS = {"block-length": 8}
-SCALED = {"scale-advantages": "batch"}
-LONG = {"iterations": 250}
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # of Student's t, by the number of seeds
+SEEDS = (0, 1, 2)
 PROMPTS = 500
+T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # of Student's t, by the number of seeds
 
 Flags = dict[str, Any]
+COMMON: Flags = {"iterations": 80, "validate-every": 10, "validation-prompts": 128}
+SCRATCH: Flags = {"clone-from": "none"}
+STEERED: Flags = {**SCRATCH, "experts": "confidence_threshold:threshold=0.9 @ 8", "min-signal": 0.01}
+PLAIN: Flags = {"scale-advantages": "none", "lr": 2e-4}  # advantages as in the paper
+SCALED: Flags = {"scale-advantages": "batch", "lr": 5e-5}
+FAST: Flags = {"scale-advantages": "batch", "lr": 1e-4}  # for the longer way from fresh weights
+BLOCKS: Flags = {"block-length": 8, "iterations": 60}
 
 
 def _alphas(name: str, **flags: Any) -> dict[str, Flags]:
@@ -43,34 +45,36 @@ def _alphas(name: str, **flags: Any) -> dict[str, Flags]:
 
 
 STUDIES: dict[str, dict[str, Flags]] = {
-    "alpha": {
-        **_alphas("scaled", **SCALED),
-        **_alphas("unscaled"),
+    # Full diffusion from a clone: does alpha trade accuracy for speed, and what keeps it from doing so?
+    "alpha": {**_alphas("scaled", **SCALED), **_alphas("paper's advantages", **PLAIN)},
+    # The same at alpha 0.3, where seeds part most: which change brings them together?
+    "spread": {
+        "scaled, lr 2e-4": {**SCALED, "lr": 2e-4, "alpha": 0.3},
+        "scaled, lr 2e-4, entropy 0.01": {**SCALED, "lr": 2e-4, "alpha": 0.3, "entropy-weight": 0.01},
+        "scaled, lr 2e-4, KL 0.03": {**SCALED, "lr": 2e-4, "alpha": 0.3, "kl-weight": 0.03},
     },
-    "semi": {
-        **_alphas("from scratch", **BLOCKS, **SCRATCH, **SCALED),
-        "unscaled, alpha 10": {**BLOCKS, **SCRATCH, "alpha": 10.0},
-    },
+    # Semi-autoregressive decoding in blocks of a quarter of the region, from scratch.
+    "semi": {**_alphas("from scratch", **BLOCKS, **SCRATCH, **FAST)},
+    # Full diffusion at alpha 1: the warm start is "scaled, alpha 1" above.
     "full": {
-        "warm start": {**SCALED},
-        "expert steering": {**STEERED, **SCALED, **LONG},
-        "expert steering, unscaled": {**STEERED, **LONG},
-        "from scratch": {**SCRATCH, **SCALED, **LONG, "min-signal": 0.01},
+        "expert steering": {**STEERED, **PLAIN, "iterations": 200},
+        "from scratch": {**SCRATCH, **PLAIN, "iterations": 200, "min-signal": 0.01},
     },
+    # Blocks at alpha 1: what it costs to get there; from scratch is in "semi".
     "cost": {
-        "warm start": {**BLOCKS, **SCALED, "clone-examples": 64},
-        "expert steering": {**BLOCKS, **STEERED, **SCALED},
+        "warm start": {**BLOCKS, **FAST, "clone-examples": 32, "clone-updates": 100},
+        "expert steering": {**BLOCKS, **STEERED, **FAST},
     },
+    # Blocks from scratch at alpha 1 unless it says otherwise.
     "ablations": {
-        "DPLS": {**BLOCKS, **SCRATCH, **SCALED, "policy.actions": "dpls"},
-        "without t": {**BLOCKS, **SCRATCH, **SCALED, "policy.no-use-time": None},
-        "without m": {**BLOCKS, **SCRATCH, **SCALED, "policy.no-use-mask": None},
-        "hidden states": {**BLOCKS, **SCRATCH, **SCALED, "policy.reads": "hidden_states"},
-        "released time embedding (P = 1)": {**BLOCKS, **SCRATCH, **SCALED, "policy.time-period": 1.0},
-        "additive, alpha 1": {**BLOCKS, **SCRATCH, **SCALED, "reward": "additive"},
-        "additive, alpha 10": {**BLOCKS, **SCRATCH, **SCALED, "reward": "additive", "alpha": 10.0},
-        "additive, alpha 1, full diffusion, warm start": {**SCALED, "reward": "additive"},
-        "additive, alpha 10, full diffusion, warm start": {**SCALED, "reward": "additive", "alpha": 10.0},
+        "DPLS": {**BLOCKS, **SCRATCH, **FAST, "policy.actions": "dpls"},
+        "without t": {**BLOCKS, **SCRATCH, **FAST, "policy.no-use-time": None},
+        "without m": {**BLOCKS, **SCRATCH, **FAST, "policy.no-use-mask": None},
+        "hidden states": {**BLOCKS, **SCRATCH, **FAST, "policy.reads": "hidden_states"},
+        "released time embedding (P = 1)": {**BLOCKS, **SCRATCH, **FAST, "policy.time-period": 1.0},
+        "additive, alpha 1": {**BLOCKS, **SCRATCH, **FAST, "reward": "additive"},
+        "additive, alpha 10": {**BLOCKS, **SCRATCH, **FAST, "reward": "additive", "alpha": 10.0},
+        "additive, alpha 3, full diffusion, warm start": {**SCALED, "reward": "additive", "alpha": 3.0},
     },
 }
 
@@ -92,7 +96,7 @@ def train(out: Path, study: str, name: str, flags: Flags, seed: int) -> None:
     """One run, resumed if it was cut, then its evaluation."""
     run = folder(out, study, name, seed)
     if not (run / "eval" / "rows.jsonl").exists():
-        given = {"iterations": 100, "validate-every": 10, "validation-prompts": 128, **flags, "seed": seed, "run": run}
+        given = {**COMMON, **flags, "seed": seed, "run": run}
         argv = [f"--{key}" if value is None else f"--{key}={value}" for key, value in given.items()]
         unmask("train", *argv, *(["--resume"] if (run / "config.json").exists() else []))
         block = str(flags.get("block-length", 32))
@@ -275,7 +279,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("run", "show", "time"))
     parser.add_argument("studies", nargs="*", help=", ".join(STUDIES))
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--output", type=Path, default=Path("runs/training"))
     args = parser.parse_args()

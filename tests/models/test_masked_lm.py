@@ -135,6 +135,14 @@ def test_damaged_models_are_refused(tmp_path, tiny_folder):
         load_model(broken)
 
 
+def test_a_device_map_is_passed_on(tiny_folder):
+    plain = load_model(tiny_folder)
+    spread = load_model(tiny_folder, device_map={"roberta_prelayernorm": "cpu", "lm_head": "cpu"})
+    tokens = torch.tensor([[5, 6, 7, plain.mask_id]])
+    attention, positions = torch.ones(1, 4, dtype=torch.bool), torch.tensor([3])
+    assert torch.equal(plain.logits(tokens, attention, positions), spread.logits(tokens, attention, positions))
+
+
 def test_bfloat16_loads_and_decodes(tiny_folder):
     model = load_model(tiny_folder, dtype="bfloat16")
     out = generate(model, ConfidenceThreshold(0.5), ["hall: red?", "attic: blue gold?"], gen_length=8)

@@ -202,6 +202,19 @@ def test_kl_holds_the_policy_back(tiny, tmp_path):
     assert moved[100.0] < 0.7 * moved[0.0]
 
 
+def test_entropy_keeps_draws_apart(tiny, tmp_path):
+    ends = {}
+    for weight in (0.0, 10.0):
+        changes = {"entropy_weight": weight, "clone_from": "none", "lr": 3e-3, "warmup": 0, "iterations": 6}
+        run = trainer(tiny, tmp_path / str(weight), **changes)
+        seen = []
+        run.log = seen.append
+        run.run()
+        ends[weight] = [m["entropy"] for m in seen if m["stage"] == "grpo"]
+    assert ends[10.0][0] == pytest.approx(ends[0.0][0], rel=0.2)
+    assert ends[10.0][-1] > 1.5 * ends[0.0][-1]
+
+
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_do(tiny, tmp_path):
     run = trainer(tiny, tmp_path / "run", clone_from="none")
     run.reward = lambda outcome: torch.full((len(outcome.texts),), torch.nan)

@@ -76,7 +76,8 @@ class MaskedLM(MaskedDiffusionModel):
         if self._takes_positions:
             real = (attention.cumsum(dim=1) - 1).clamp(min=0)
             inputs["position_ids"] = real + self.first_position
-        return self._body(**inputs).last_hidden_state.flatten(0, 1)[positions]
+        last = self._body(**inputs).last_hidden_state.flatten(0, 1)
+        return last[positions.to(last.device)].to(self.device)  # its layers may lie on several devices
 
     def head(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
         self._given = hidden[None]

@@ -70,7 +70,7 @@ class Updater:
         of_all = int(self.team.total(len(steps))[0])
         weight = step_weights(steps.rollout, rollouts, config.normalisation, of_all)
         counts = batch.advantage[steps.rollout] != 0
-        kept = (counts | (config.kl_weight > 0)).nonzero()[:, 0]
+        kept = (counts | (config.kl_weight + config.entropy_weight > 0)).nonzero()[:, 0]
         chunks = kept.split(config.update_batch_size) if len(kept) else ()
         old: list[Tensor] = []
         logged: dict[str, float] = {}
@@ -85,6 +85,9 @@ class Updater:
                     old.append(score.detach())
                 advantage = batch.advantage[part.rollout]
                 loss = clipped_loss(score, old[i], advantage, weight[index], config.clip)
+                if config.entropy_weight:
+                    entropy = self.actions.entropy(logits, part.selectable, part.picks)
+                    loss = loss - config.entropy_weight * (weight[index] * entropy).sum()
                 if self.reference is not None:
                     kl = self._kl(logits, part)
                     loss = loss + config.kl_weight * (weight[index] * kl).sum()
