@@ -8,8 +8,13 @@ from unmask.errors import UnmaskError
 from unmask.policies import TransformerPolicy
 from unmask.policies.grids import GRIDS, grid
 from unmask.rl.clone import Demonstration, best_demonstration, clone, demonstrations, lesson
+from unmask.rl.prompts import fitting
 from unmask.rl.rewards import load_reward
 from unmask.rl.team import Team
+
+
+def prompts_of(tiny, task, n):
+    return fitting(tiny, task.examples("train", n), 8)
 
 
 def taught(tiny, policy, task=None, keep="correct", block_length=8, cell=None):
@@ -19,7 +24,7 @@ def taught(tiny, policy, task=None, keep="correct", block_length=8, cell=None):
         cell or Demonstration("confidence_threshold:threshold=0.5", 4),
         policy,
         task,
-        task.examples("train", 16),
+        prompts_of(tiny, task, 16),
         keep=keep,
         gen_length=8,
         block_length=block_length,
@@ -60,7 +65,7 @@ def test_best_means_the_best_cell_of_the_grid(tiny):
     task = Easy()
     reward = load_reward("multiplicative", 1.0)
     options = {"gen_length": 8, "batch_size": 16, "team": Team()}
-    best, passes = best_demonstration(tiny, cells, task, task.examples("train", 4), reward, **options)
+    best, passes = best_demonstration(tiny, cells, task, prompts_of(tiny, task, 4), reward, **options)
     assert (best.policy, best.block_length, best.reward) == ("top_k_confidence:k=8", 8, 1.0)
     assert passes == 4 * sum(max(8 // min(k, length), 8 // length) for length in (4, 8) for k in (1, 2, 4, 8))
     one = demonstrations("confidence_threshold:threshold=0.9", 4, 8)

@@ -13,7 +13,12 @@ from unmask.tasks.auto import load_task
 def recorded(tiny, policy, examples, reader=None, **options):
     reader = reader or TransformerPolicy(TransformerConfig(top_k=2))
     options = {"gen_length": 8, "block_length": 8, "batch_size": 64, "seed": 3, **options}
-    return roll_out(tiny, policy, load_task("house"), examples, needs=reader.needs, features=reader.features, **options)
+    options |= {
+        "prompts": [tiny.encode(e.prompt) for e in examples],
+        "needs": reader.needs,
+        "features": reader.features,
+    }
+    return roll_out(tiny, policy, load_task("house"), examples, **options)
 
 
 @pytest.mark.parametrize("actions", ["bernoulli", "dpls"])

@@ -25,6 +25,7 @@ def test_bad_resumes_are_refused(tiny, tmp_path):
     with pytest.raises(UnmaskError, match=r"with iterations = 1, not 2; lr = 0.0002, not 0.001: .* --allow-changes"):
         changed.run(resume=True)
     assert changed.run(resume=True, allow_changes=True) is not None
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["lr"] == 1e-3, "what it goes on with"
     assert checkpoint(tmp_path / "run").name == "checkpoint-2"
 
 

@@ -46,7 +46,7 @@ app.command(
     "validation prompts (best/) and the last checkpoint. Ctrl-C saves and stops; --resume goes on. "
     "--dry-run says what it would cost.\n\n"
     "Example: unmask train --config configs/train/house-full.toml --run runs/mine --alpha 3\n\n"
-    "Example: accelerate launch -m unmask.cli train --config configs/train/paper/llada-bl32.toml",
+    "Example: accelerate launch -m unmask.cli train --config configs/train/house-full.toml",
 )
 app.command(
     "unmask.cli.train:clone",

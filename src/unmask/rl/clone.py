@@ -20,10 +20,11 @@ from unmask.policies.auto import load_policy
 from unmask.policies.grids import grid
 from unmask.policies.transformer import TransformerPolicy
 from unmask.rl.experts import as_seen
+from unmask.rl.prompts import Prompt
 from unmask.rl.rewards import Reward
 from unmask.rl.rollout import Rollouts, Trajectories, judged, roll_out
 from unmask.rl.team import Team
-from unmask.tasks.base import Example, Task
+from unmask.tasks.base import Task
 
 BEST = "best:"
 SEARCH_PROMPTS = 64  # of the examples to clone, for choosing a cell
@@ -56,17 +57,17 @@ def best_demonstration(
     model: MaskedDiffusionModel,
     cells: Sequence[Demonstration],
     task: Task,
-    examples: Sequence[Example],
+    prompts: Sequence[Prompt],
     reward: Reward,
     *,
     gen_length: int,
     batch_size: int,
     team: Team,
 ) -> tuple[Demonstration, int]:
-    """The cell that earns most on the examples (the first on a tie), and the forward passes spent on finding it."""
+    """The cell that earns most on the first prompts, and the forward passes spent on finding it."""
     if len(cells) == 1:
         return cells[0], 0
-    mine = team.share(examples[:SEARCH_PROMPTS])
+    mine = team.share(prompts[:SEARCH_PROMPTS])
     found, passes = [], 0.0
     for cell in cells:
         earned, count, spent = 0.0, 0.0, 0.0
@@ -74,13 +75,13 @@ def best_demonstration(
             decoded = decode(
                 model,
                 load_policy(cell.policy),
-                [model.encode(example.prompt) for example in mine],
+                [prompt.tokens for prompt in mine],
                 gen_length=gen_length,
                 block_length=cell.block_length,
                 batch_size=batch_size,
                 stop_at_eos=False,
             )
-            rewards = reward(judged(model, task, mine, decoded, gen_length))
+            rewards = reward(judged(model, task, [prompt.example for prompt in mine], decoded, gen_length))
             earned, count, spent = rewards.sum().item(), float(len(mine)), float(decoded.model_rows)
         earned, count, spent = team.total(earned, count, spent)
         passes += spent
@@ -112,7 +113,7 @@ def lesson(
     cell: Demonstration,
     policy: TransformerPolicy,
     task: Task,
-    examples: Sequence[Example],
+    prompts: Sequence[Prompt],
     *,
     keep: str,
     gen_length: int,
@@ -129,14 +130,15 @@ def lesson(
     Raises:
         UnmaskError: none is left.
     """
-    numbers = list(team.share(range(len(examples))))
+    numbers = list(team.share(range(len(prompts))))
     rolled: Rollouts | None = None
     if numbers:
         rolled = roll_out(
             model,
             load_policy(cell.policy),
             task,
-            [examples[i] for i in numbers],
+            [prompts[i].example for i in numbers],
+            prompts=[prompts[i].tokens for i in numbers],
             gen_length=gen_length,
             block_length=cell.block_length,
             batch_size=batch_size,
@@ -151,7 +153,7 @@ def lesson(
     kept = {i for i, _, correct in everywhere if correct or keep == "all"}
     if not kept or rolled is None:
         raise UnmaskError(
-            f"The rule to clone, {cell.policy} in blocks of {cell.block_length}, answers none of {len(examples)} "
+            f"The rule to clone, {cell.policy} in blocks of {cell.block_length}, answers none of {len(prompts)} "
             "prompts correctly: choose another clone_from or clone_block_length, or clone_keep = 'all'."
         )
     order = sorted((step, i) for i, count, _ in everywhere if i in kept for step in range(count))

@@ -102,21 +102,21 @@ def roll_out(
     seed: int,
     needs: Needs,
     features: Features,
+    prompts: Sequence[Sequence[int]],
     streams: Sequence[int] | None = None,
-    prompts: Sequence[Sequence[int]] | None = None,
 ) -> Rollouts:
     """Decode the examples (repeat one to get a group) and record every step.
 
     Args:
         needs, features: of the policy that is to learn from the steps; the one that acts may be another.
+        prompts: token ids of each example's prompt.
         streams: random stream of each example, its place by default.
-        prompts: their token ids, where they are known.
     """
     recorder = Recorder(features)
     decoded = decode(
         model,
         policy,
-        [model.encode(example.prompt) for example in examples] if prompts is None else prompts,
+        prompts,
         gen_length=gen_length,
         block_length=block_length,
         batch_size=batch_size,

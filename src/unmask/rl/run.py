@@ -67,10 +67,14 @@ class RunFolder:
         """
         if (self.path / "config.json").exists():
             raise UnmaskError(f"The run folder {self.path} exists: pass --resume to go on, or another --run.")
+        write_text(self.metrics, "")
+        self.describe(config)
+
+    def describe(self, config: TrainConfig) -> None:
+        """Write config and versions."""
         names = ("unmask", "torch", "transformers", "accelerate", "safetensors")
         versions = {"python": platform.python_version(), **{name: version(name) for name in names}}
         write_text(self.path / "versions.json", json.dumps(versions, indent=2) + "\n")
-        write_text(self.metrics, "")
         write_text(self.path / "config.json", config.model_dump_json(indent=2) + "\n")
 
     def write(self, metrics: Metrics) -> None:

@@ -175,8 +175,11 @@ class Trainer:
     def _resume(self, allow_changes: bool) -> bool:
         """True if there is a checkpoint; else the run was stopped before its first, and starts over."""
         self.progress = self.folder.restore(self.policy, self.optimizer, None if allow_changes else self.config)
-        self.watchdog.counts |= self.progress.counts
+        if not allow_changes:
+            self.watchdog.counts |= self.progress.counts
         self.team.wait()
+        if self.team.main and allow_changes:
+            self.folder.describe(self.config)
         begun = self.progress.best is not None
         if self.team.main:
             self.folder.forget_after(self.progress.iteration if begun else -1)
@@ -197,13 +200,12 @@ class Trainer:
         config, clock = self.config, Clock()
         assert config.clone_from is not None
         prompts = self._fitting(self.task.examples("train", config.clone_examples, seed=1))
-        examples = [prompt.example for prompt in prompts]
         cells = demonstrations(config.clone_from, self.clone_block_length, self.block_length)
         cell, passes = best_demonstration(
             self.model,
             cells,
             self.task,
-            examples,
+            prompts,
             self.reward,
             gen_length=self.gen_length,
             batch_size=config.batch_size,
@@ -214,7 +216,7 @@ class Trainer:
             cell,
             self.policy,
             self.task,
-            examples,
+            prompts,
             keep=config.clone_keep,
             gen_length=self.gen_length,
             block_length=self.block_length,
