@@ -28,9 +28,11 @@ from unmask.decoding.decode import decode
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.masked_lm import MaskedLM
 from unmask.policies.base import Policy
-from unmask.policies.transformer import TransformerConfig, TransformerPolicy
-from unmask.rl.clone import clone, expert_trajectories
-from unmask.rl.trainer import TrainConfig
+from unmask.policies.transformer import TransformerPolicy
+from unmask.rl.clone import Demonstration, clone, lesson
+from unmask.rl.config import TrainConfig
+from unmask.rl.prompts import fitting
+from unmask.rl.team import Team
 from unmask.tasks.base import Task
 from unmask.types import Step
 
@@ -197,21 +199,22 @@ def cloned(model: MaskedLM, task: Task) -> TransformerPolicy:
     """The quick start's policy before its first GRPO iteration."""
     config = TrainConfig()
     torch.manual_seed(config.seed)
-    policy = TransformerPolicy(TransformerConfig(time_period=config.time_period))
-    steps, _ = expert_trajectories(
+    policy = TransformerPolicy(config.policy)
+    taught = lesson(
         model,
-        unmask.load_policy(config.clone_from),
+        Demonstration(config.clone_from, task.block_length),
+        policy,
         task,
-        task.examples("train", config.clone_examples, seed=1),
+        fitting(model, task.examples("train", config.clone_examples, seed=1), task.gen_length),
+        keep=config.clone_keep,
         gen_length=task.gen_length,
-        expert_block_length=task.block_length,
         block_length=task.gen_length,
         batch_size=config.batch_size,
         seed=config.seed,
-        top_k=1,
+        team=Team(),
     )
     shape = {"updates": config.clone_updates, "batch_size": config.clone_batch_size, "lr": config.clone_lr}
-    clone(policy, steps, seed=config.seed, **shape)
+    clone(policy, taught, seed=config.seed, **shape)
     return policy
 
 

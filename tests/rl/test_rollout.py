@@ -80,6 +80,20 @@ def test_an_experts_steps_count_every_masked_position_of_the_learners_block(tiny
     assert torch.equal(as_seen(steps, 8, hidden).picks > 0, steps.picks > 0)
 
 
+def test_steps_that_look_the_same_are_scored_once(tiny):
+    torch.manual_seed(0)
+    policy = TransformerPolicy()
+    examples = [example for example in load_task("house").examples("train", 3) for _ in range(4)]
+    steps = recorded(tiny, policy.drawing(force_progress=False), examples, policy).steps
+    states, of = steps.distinct()
+    assert len(states) < len(steps)
+    assert (of[steps.step_fraction == 0].view(3, 4) == of[steps.step_fraction == 0].view(3, 4)[:, :1]).all()
+    shared = policy(states.features, states.masked, states.step_fraction)[of]
+    assert torch.allclose(shared, policy(steps.features, steps.masked, steps.step_fraction), atol=1e-6)
+    for name in ("features", "masked", "step_fraction"):
+        assert torch.equal(getattr(states, name)[of], getattr(steps, name))
+
+
 def test_the_most_confident_pick_comes_first():
     picks = torch.tensor([[1, 0, 1, 1]], dtype=torch.int16)
     assert in_order(torch.tensor([[0.2, 0.9, 0.7, 0.5]]), picks).tolist() == [[3, 0, 1, 2]]

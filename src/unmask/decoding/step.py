@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from unmask.decoding.blocks import Blocks
@@ -138,7 +138,7 @@ def _shared_pass(
         The reading of all rows, and the `copies` of `Observed`.
     """
     look = torch.cat([state.tokens.masked_fill(~state.attention, -1), state.block_end[:, None]], dim=1)
-    asked, of = _one_of_each(look, state.changed)
+    asked, of = one_of_each(look, state.changed)
     unread = state.changed[asked].nonzero()[:, 0]
     reading = state.reading and state.reading.take(asked)
     if len(unread):
@@ -146,13 +146,13 @@ def _shared_pass(
         new = _pass(model, replace(state, reading=None).take(rows), wanted[rows], needs)[0]
         reading = reading.put(unread, new) if reading else new
     assert reading is not None  # a row without a reading has changed
-    return reading.take(of), _one_of_each(torch.stack([of, state.step], dim=1), state.changed)
+    return reading.take(of), one_of_each(torch.stack([of, state.step], dim=1), state.changed)
 
 
-def _one_of_each(look: Int[Tensor, "b w"], changed: Bool[Tensor, " b"]) -> tuple[Int[Tensor, " u"], Int[Tensor, " b"]]:
-    """One row of each set that looks the same, an unchanged one if there is any, and which of them each row is."""
+def one_of_each(look: Shaped[Tensor, "b w"], late: Bool[Tensor, " b"]) -> tuple[Int[Tensor, " u"], Int[Tensor, " b"]]:
+    """One row of each set that looks the same, preferably not a late one, and which of them each row is."""
     unique, of = look.unique(dim=0, return_inverse=True)
-    place = torch.arange(len(of), device=of.device) + changed * len(of)
+    place = torch.arange(len(of), device=of.device) + late * len(of)
     first = torch.full((len(unique),), 2 * len(of), device=of.device).scatter_reduce(0, of, place, "amin")
     return first % len(of), of
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unmask.decoding.decode import decode
 from unmask.decoding.results import Decoded
+from unmask.decoding.step import one_of_each
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
 from unmask.rl.rewards import Outcome
@@ -40,6 +41,15 @@ class Trajectories:
     def take(self, index: Tensor) -> Trajectories:
         """The steps named by indices or by a boolean mask."""
         return Trajectories(*(tensor[index] for tensor in vars(self).values()))
+
+    def distinct(self) -> tuple[Trajectories, Int[Tensor, " s"]]:
+        """One step of each set that a policy cannot tell apart, and which of them each step is.
+
+        The roll-outs of a group start alike and part one by one: a sure policy's share most of their steps.
+        """
+        look = torch.cat([self.features.flatten(1), self.masked.float(), self.step_fraction[:, None]], dim=1)
+        rows, of = one_of_each(look, torch.zeros_like(self.rollout, dtype=torch.bool))
+        return self.take(rows), of
 
     def join(self, other: Trajectories) -> Trajectories:
         """These steps, then those of other roll-outs, which are numbered as they stand."""

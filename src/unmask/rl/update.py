@@ -79,7 +79,7 @@ class Updater:
             sums = _Sums()
             for i, index in enumerate(chunks):
                 part = steps.take(index)
-                logits = self.policy(part.features, part.masked, part.step_fraction)
+                logits = _logits(self.policy, part)
                 score = self._likelihood(logits, part, batch.expert)
                 if inner == 0:
                     old.append(score.detach())
@@ -108,7 +108,7 @@ class Updater:
         sums = _Sums()
         part = steps.take(torch.arange(min(len(steps), self.config.update_batch_size), device=steps.rollout.device))
         with torch.no_grad():
-            sums.add(**self._look(self.policy(part.features, part.masked, part.step_fraction), part))
+            sums.add(**self._look(_logits(self.policy, part), part))
         return sums.means(self.team)
 
     def _likelihood(self, logits: Tensor, part: Trajectories, expert: Tensor) -> Tensor:
@@ -118,7 +118,7 @@ class Updater:
     def _kl(self, logits: Tensor, part: Trajectories) -> Tensor:
         assert self.reference is not None
         with torch.no_grad():
-            before = self.reference(part.features, part.masked, part.step_fraction)
+            before = _logits(self.reference, part)
         return self.actions.kl(logits, before, part.selectable, part.picks)
 
     def _look(self, logits: Tensor, part: Trajectories) -> dict[str, Tensor]:
@@ -133,6 +133,12 @@ class Updater:
         if not bool(norm.isfinite()):
             raise FloatingPointError("the gradient is not finite")
         return norm.item()
+
+
+def _logits(policy: TransformerPolicy, part: Trajectories) -> Float[Tensor, "s l"]:
+    """The network's logits of each step; steps that look the same share one pass."""
+    states, of = part.distinct()
+    return policy(states.features, states.masked, states.step_fraction)[of]
 
 
 class _Sums:
