@@ -28,34 +28,37 @@ from unmask.rl.run import read_metrics
 ALPHAS = (0.0, 0.3, 1.0, 3.0, 10.0)
 SEEDS = (0, 1, 2)
 PROMPTS = 500
-T95 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776}  # of Student's t, by the number of seeds
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # of Student's t, from two seeds on
 
 Flags = dict[str, Any]
-COMMON: Flags = {"iterations": 80, "validate-every": 10, "validation-prompts": 128}
+COMMON: Flags = {"iterations": 80, "validate-every": 20, "validation-prompts": 128}
 SCRATCH: Flags = {"clone-from": "none"}
+WARM: Flags = {"warm": True}  # from the clone of its seed, which all share
 STEERED: Flags = {**SCRATCH, "experts": "confidence_threshold:threshold=0.9 @ 8", "min-signal": 0.01}
 PLAIN: Flags = {"scale-advantages": "none", "lr": 2e-4}  # advantages as in the paper
 SCALED: Flags = {"scale-advantages": "batch", "lr": 5e-5}
 FAST: Flags = {"scale-advantages": "batch", "lr": 1e-4}  # for the longer way from fresh weights
-BLOCKS: Flags = {"block-length": 8, "iterations": 60}
+BLOCKS: Flags = {"block-length": 8, "iterations": 60, "validate-every": 5}
 
 
-def _alphas(name: str, **flags: Any) -> dict[str, Flags]:
-    return {f"{name}, alpha {alpha:g}": {**flags, "alpha": alpha} for alpha in ALPHAS}
+def _alphas(name: str, alphas: Sequence[float] = ALPHAS, **flags: Any) -> dict[str, Flags]:
+    return {f"{name}, alpha {alpha:g}": {**flags, "alpha": alpha} for alpha in alphas}
 
 
 STUDIES: dict[str, dict[str, Flags]] = {
     # Full diffusion from a clone: does alpha trade accuracy for speed, and what keeps it from doing so?
-    "alpha": {**_alphas("scaled", **SCALED), **_alphas("paper's advantages", **PLAIN)},
+    "alpha": {
+        **_alphas("scaled", **WARM, **SCALED),
+        **_alphas("paper's advantages", (0.3, 1.0, 10.0), **WARM, **PLAIN),
+    },
     # The same at alpha 0.3, where seeds part most: which change brings them together?
     "spread": {
-        "scaled, lr 2e-4": {**SCALED, "lr": 2e-4, "alpha": 0.3},
-        "scaled, lr 2e-4, entropy 0.01": {**SCALED, "lr": 2e-4, "alpha": 0.3, "entropy-weight": 0.01},
-        "scaled, lr 2e-4, KL 0.03": {**SCALED, "lr": 2e-4, "alpha": 0.3, "kl-weight": 0.03},
+        "scaled, lr 2e-4": {**WARM, **SCALED, "lr": 2e-4, "alpha": 0.3},
+        "scaled, lr 2e-4, entropy 0.01": {**WARM, **SCALED, "lr": 2e-4, "alpha": 0.3, "entropy-weight": 0.01},
     },
     # Semi-autoregressive decoding in blocks of a quarter of the region, from scratch.
     "semi": {**_alphas("from scratch", **BLOCKS, **SCRATCH, **FAST)},
-    # Full diffusion at alpha 1: the warm start is "scaled, alpha 1" above.
+    # Full diffusion at alpha 1 without a clone: the warm start is "scaled, alpha 1" above.
     "full": {
         "expert steering": {**STEERED, **PLAIN, "iterations": 200},
         "from scratch": {**SCRATCH, **PLAIN, "iterations": 200, "min-signal": 0.01},
@@ -74,8 +77,15 @@ STUDIES: dict[str, dict[str, Flags]] = {
         "released time embedding (P = 1)": {**BLOCKS, **SCRATCH, **FAST, "policy.time-period": 1.0},
         "additive, alpha 1": {**BLOCKS, **SCRATCH, **FAST, "reward": "additive"},
         "additive, alpha 10": {**BLOCKS, **SCRATCH, **FAST, "reward": "additive", "alpha": 10.0},
-        "additive, alpha 3, full diffusion, warm start": {**SCALED, "reward": "additive", "alpha": 3.0},
     },
+}
+
+
+IN_BLOCKS = ("semi", "cost", "ablations")
+# Runs whose costs are compared; the first one's final reward is the bar.
+PASSES: dict[str, list[tuple[str, str]]] = {
+    "blocks of 8, alpha 1": [("semi", "from scratch, alpha 1"), ("cost", "expert steering"), ("cost", "warm start")],
+    "full diffusion, alpha 1": [("full", "expert steering"), ("full", "from scratch"), ("alpha", "scaled, alpha 1")],
 }
 
 
@@ -97,11 +107,25 @@ def train(out: Path, study: str, name: str, flags: Flags, seed: int) -> None:
     run = folder(out, study, name, seed)
     if not (run / "eval" / "rows.jsonl").exists():
         given = {**COMMON, **flags, "seed": seed, "run": run}
+        if given.pop("warm", False):
+            given |= {**SCRATCH, "init": clone_of(out, seed) / "best"}
         argv = [f"--{key}" if value is None else f"--{key}={value}" for key, value in given.items()]
         unmask("train", *argv, *(["--resume"] if (run / "config.json").exists() else []))
         block = str(flags.get("block-length", 32))
         where = ["--block-lengths", block, "--prompts", str(PROMPTS), "--seeds", "1", "--output", str(run / "eval")]
         unmask("eval", "--policies", str(run / "best"), *where)
+
+
+def clone_of(out: Path, seed: int) -> Path:
+    """Where the clone of a seed is kept: the quick start's, of the threshold 0.9 in blocks of 8."""
+    return out / "clones" / f"seed-{seed}"
+
+
+def prepare(out: Path, seed: int) -> None:
+    """Clone for the warm starts, if it is missing."""
+    run = clone_of(out, seed)
+    if not (run / "best" / "README.md").exists():
+        unmask("clone", f"--seed={seed}", f"--run={run}", "--validation-prompts=128")
 
 
 def rules(out: Path) -> None:
@@ -127,8 +151,14 @@ def run(out: Path, studies: Sequence[str], seeds: Sequence[int], jobs: int) -> N
         print(f"{done}/{len(todo)}  {item[0]}: {item[1]}, seed {item[3]}  {left / 60:.0f} min left", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        pool.submit(rules, out)
+        for job in [pool.submit(prepare, out, seed) for seed in seeds]:
+            job.result()
+        grid = pool.submit(rules, out)
         list(pool.map(one, todo))
+        grid.result()
+    missing = [item for item in todo if not (folder(out, item[0], item[1], item[3]) / "eval" / "rows.jsonl").exists()]
+    if missing:
+        raise SystemExit(f"{len(missing)} of {len(todo)} runs failed; run again to go on with them.")
 
 
 def rows_of(path: Path) -> list[dict[str, Any]]:
@@ -145,17 +175,26 @@ class Reached:
         self.accuracy = [100 * sum(row["correct"] for row in one) / len(one) for one in rows]
         self.nfe = [sum(row["nfe"] for row in one) / len(one) for one in rows]
         self.metrics = [read_metrics(f / "metrics.jsonl") for f in self.folders]
+        first = [
+            read_metrics(clone_of(out, s) / "metrics.jsonl")
+            for s in seeds
+            if folder(out, study, name, s) in self.folders
+        ]
+        warm = STUDIES[study][name].get("warm", False)
+        self.clones = [
+            next(line["passes"] for line in lines if line["stage"] == "clone") if warm else 0 for lines in first
+        ]
         self.collapsed = sum(any(line["stage"] == "collapse" for line in one) for one in self.metrics)
 
-    def passes(self) -> list[float]:
-        """Training forward passes until validation has reached 99% of the best reward of the run."""
+    def passes(self, bar: float) -> list[float]:
+        """Forward passes, in thousands, until validation reaches a reward, the clone's too; of the seeds that do."""
         found = []
-        for lines in self.metrics:
-            spent, best = 0, max(line["reward"] for line in lines if line["stage"] == "validation")
+        for lines, warm in zip(self.metrics, self.clones, strict=True):
+            spent = warm
             for line in lines:
-                spent = line.get("passes", spent)
-                if line["stage"] == "validation" and line["reward"] >= 0.99 * best:
-                    found.append(spent)
+                spent = warm + line["passes"] if "passes" in line else spent
+                if line["stage"] == "validation" and line["reward"] >= bar:
+                    found.append(spent / 1000)
                     break
         return found
 
@@ -170,7 +209,7 @@ def interval(values: Sequence[float], digits: int = 1) -> str:
     if len(values) < 2:
         return f"{mean:.{digits}f} (one seed)"
     deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return f"{mean:.{digits}f} ± {T95[len(values)] * deviation / math.sqrt(len(values)):.{digits}f}"
+    return f"{mean:.{digits}f} ± {T95[len(values) - 2] * deviation / math.sqrt(len(values)):.{digits}f}"
 
 
 def frontier(out: Path, keep: Callable[[dict[str, Any]], bool]) -> list[tuple[float, float, str]]:
@@ -207,36 +246,47 @@ def show(out: Path, studies: Sequence[str], seeds: Sequence[int]) -> None:
     def threshold(row: dict[str, Any]) -> bool:
         return row["label"] == "threshold" and row["block_length"] <= 8
 
-    in_blocks = frontier(out, threshold)
-    everything = frontier(out, lambda row: True)
+    in_blocks, everything = frontier(out, threshold), frontier(out, lambda row: True)
     full = frontier(out, lambda row: row["block_length"] == 32)
     for study in studies:
-        semi = study in ("semi", "cost", "ablations")
+        rival_name, rival = (
+            ("threshold in blocks", in_blocks) if study in IN_BLOCKS else ("any rule, full diffusion", full)
+        )
         print(f"\n### {study}\n")
         print(
-            "| run | seeds | correct % | NFE | "
-            + ("threshold grid, blocks of 8 or less" if semi else "full diffusion"),
-            end="",
+            f"| run | seeds | correct % | NFE | {rival_name}, at this NFE % | policy minus it "
+            "| any rule, any blocks % | best validation reward |\n|---|---|---|---|---|---|---|---|"
         )
-        print(" at this NFE % | policy minus it | any block length % | validation reward | passes to 99%, thousands |")
-        print("|---|---|---|---|---|---|---|---|---|")
         for name in STUDIES[study]:
             found = Reached(out, study, name, seeds)
             if not found.folders:
                 continue
-            rival = [at(in_blocks if semi else full, nfe) for nfe in found.nfe]
-            best = [at(everything, nfe) for nfe in found.nfe]
-            gaps = [a - r for a, r in zip(found.accuracy, rival, strict=True) if not math.isnan(r)]
-            collapsed = f" ({found.collapsed} stopped early)" if found.collapsed else ""
+            best = _mean([at(everything, nfe) for nfe in found.nfe])
+            beside = [at(rival, nfe) for nfe in found.nfe]
+            gaps = [a - r for a, r in zip(found.accuracy, beside, strict=True) if not math.isnan(r)]
+            stopped = f" ({found.collapsed} stopped early)" if found.collapsed else ""
             print(
-                f"| {name}{collapsed} | {len(found.folders)} | {interval(found.accuracy)} | {interval(found.nfe)} "
-                f"| {_mean(rival)} | {interval(gaps) if gaps else 'it is slower'} | {_mean(best)} "
-                f"| {interval(found.final_reward(), 3)} | {interval([p / 1000 for p in found.passes()])} |"
+                f"| {name}{stopped} | {len(found.folders)} | {interval(found.accuracy)} | {interval(found.nfe)} "
+                f"| {_mean(beside)} | {interval(gaps) if gaps else ''} | {best} "
+                f"| {interval(found.final_reward(), 3)} |"
             )
-    print("\nThreshold grid in blocks of 8 or less, its frontier (NFE, %): ", end="")
-    print(", ".join(f"({nfe:.1f}, {accuracy:.1f})" for nfe, accuracy, _ in in_blocks))
-    print("All rules in full diffusion: ", ", ".join(f"({nfe:.1f}, {accuracy:.1f})" for nfe, accuracy, _ in full))
-    print("All rules, any block length: ", ", ".join(f"({nfe:.1f}, {accuracy:.1f})" for nfe, accuracy, _ in everything))
+    for study, names in PASSES.items():
+        runs = {name: Reached(out, *name, seeds) for name in names}
+        if not all(run.folders for run in runs.values()):
+            continue
+        finals = [sum(run.final_reward()) / len(run.folders) for run in runs.values()]
+        bar = 0.99 * finals[0]
+        print(f"\n### passes, {study}: thousands of dLLM forward passes to a validation reward of {bar:.3f}\n")
+        print("| run | seeds that reach it | passes, thousands |\n|---|---|---|")
+        for (group, name), reached in runs.items():
+            spent = reached.passes(bar)
+            print(f"| {group}: {name} | {len(spent)} of {len(reached.folders)} | {interval(spent) if spent else ''} |")
+    for name, cells in (
+        ("threshold, blocks of 8 or less", in_blocks),
+        ("any rule, full diffusion", full),
+        ("any rule", everything),
+    ):
+        print(f"\nFrontier of {name} (NFE, %): " + ", ".join(f"({nfe:.1f}, {share:.1f})" for nfe, share, _ in cells))
 
 
 def _mean(values: Sequence[float]) -> str:
@@ -246,6 +296,7 @@ def _mean(values: Sequence[float]) -> str:
 
 def where_time_goes(out: Path) -> None:
     """Shares of an iteration: at the quick start's size from a run, and with a 30M-parameter dLLM of random weights."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
     from benchmarks.decoding import random_model
 
     print("| dLLM | iterations | seconds | dLLM forwards % | policy forwards % | update % | rest % |")
