@@ -6,6 +6,7 @@ Nothing is unpickled, and nothing half-written is left behind: files are written
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -33,6 +34,9 @@ def written_whole(folder: str | Path) -> Iterator[Path]:
     try:
         yield draft
         draft.chmod(0o755)
+        for file in draft.rglob("*"):
+            if file.is_file():
+                _sync(file)
         old = draft.with_name(draft.name + ".old")
         if folder.exists():
             folder.rename(old)
@@ -42,9 +46,19 @@ def written_whole(folder: str | Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(folder)
             raise
+        _sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """To the disk: what has its name must survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: str | Path, text: str) -> None:

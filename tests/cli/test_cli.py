@@ -51,6 +51,7 @@ def test_help_explains_every_flag(capsys, command):
         (["train", "--trackers", "wandb"], "The tracker 'wandb' is not installed: pip install wandb"),
         (["train", "--verifier", "exact"], "The task 'house' has a verifier of its own"),
         (["train", "--resume", "--run", "none/such"], "Nothing to resume in none/such: start without --resume."),
+        (["train", "--dtype", "bf16", "--dry-run"], "Unknown dtype 'bf16': use float32, bfloat16 or float16."),
         (["clone", "--clone-from", "none"], "Nothing to clone: set clone_from to a rule"),
         (["train", "--task", "huose", "--dry-run"], "Unknown task 'huose': did you mean 'house'?"),
         (["eval"], "Nothing to evaluate: give --policies"),
@@ -161,7 +162,7 @@ def test_clone_stands_alone(capsys, tmp_path, tiny_folder):
     small = ["--clone-examples", 4, "--clone-updates", 3, "--validation-prompts", 4, "--clone-from", "best:factor"]
     code, out, err = run(capsys, *argv, *small)
     assert code == 0, err
-    assert "Clone best:factor; run folder" in out.replace("\n", " ")
+    assert "clone best:factor; run folder" in out.replace("\n", " ")
     assert "cloned" in out
     card = (tmp_path / "run" / "best" / "README.md").read_text()
     assert "No reinforcement learning followed." in card

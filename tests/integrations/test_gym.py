@@ -27,7 +27,7 @@ def test_a_batch_resets_where_an_episode_ends(tiny):
     assert seen["confidence"].shape == (3, 8, 2)
     everything = np.ones((3, 8), dtype=np.int8)
     only_first = everything * np.array([[1], [0], [0]], dtype=np.int8)
-    _, _, terminated, truncated, _ = envs.step(everything)
+    seen, _, terminated, _, _ = envs.step(everything)
     assert seen["selectable"][:, 4:].all()
     assert not terminated.any()
     seen, _reward, terminated, truncated, info = envs.step(only_first)

@@ -128,6 +128,15 @@ def test_gradients_are_finite_where_positions_are_out_of_reach(actions):
     assert (logits.grad[~selectable] == 0).all()
 
 
+@pytest.mark.parametrize("actions", EVERY, ids=str)
+def test_entropy_has_a_finite_gradient_over_a_whole_region(actions):
+    logits = torch.zeros(1, 256, requires_grad=True)
+    picks = torch.zeros(1, 256, dtype=torch.long)
+    picks[0, 0] = 1
+    actions.entropy(logits, torch.ones(1, 256, dtype=torch.bool), picks).sum().backward()
+    assert logits.grad.isfinite().all()
+
+
 @pytest.mark.parametrize("actions", [FORCED, DPLS()], ids=str)
 def test_what_cannot_happen_has_no_likelihood(actions):
     selectable = torch.tensor([[True, True]])

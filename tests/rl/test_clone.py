@@ -14,7 +14,7 @@ from unmask.rl.team import Team
 
 
 def prompts_of(tiny, task, n):
-    return fitting(tiny, task.examples("train", n), 8)
+    return fitting(tiny, task.examples("train", n), 8)[0]
 
 
 def taught(tiny, policy, task=None, keep="correct", block_length=8, cell=None):
@@ -59,19 +59,21 @@ def test_only_correct_trajectories_are_kept_unless_told(tiny):
 
 
 def test_best_means_the_best_cell_of_the_grid(tiny):
-    cells = demonstrations("best:top_k_confidence", 4, 8)
+    cells = demonstrations("best:top_k_confidence", None, 4, 8)
     assert len(cells) == 2 * len(grid("top_k_confidence"))
     assert {cell.block_length for cell in cells} == {4, 8}
+    assert {cell.block_length for cell in demonstrations("best:top_k_confidence", 2, 4, 8)} == {2}
+    assert demonstrations("factor", 2, 4, 8) == [Demonstration("factor", 2)]
     task = Easy()
     reward = load_reward("multiplicative", 1.0)
     options = {"gen_length": 8, "batch_size": 16, "team": Team()}
     best, passes = best_demonstration(tiny, cells, task, prompts_of(tiny, task, 4), reward, **options)
     assert (best.policy, best.block_length, best.reward) == ("top_k_confidence:k=8", 8, 1.0)
     assert passes == 4 * sum(max(8 // min(k, length), 8 // length) for length in (4, 8) for k in (1, 2, 4, 8))
-    one = demonstrations("confidence_threshold:threshold=0.9", 4, 8)
+    one = demonstrations("confidence_threshold:threshold=0.9", None, 4, 8)
     assert best_demonstration(tiny, one, task, [], reward, **options) == (one[0], 0)
     with pytest.raises(UnmaskError, match="No grid of settings for 'confidence_treshold': did you mean"):
-        demonstrations("best:confidence_treshold", 4, 8)
+        demonstrations("best:confidence_treshold", None, 4, 8)
 
 
 def test_every_grid_is_of_rules_that_load():

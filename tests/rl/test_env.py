@@ -113,6 +113,25 @@ def test_a_row_begins_anew_while_others_go_on(tiny):
         env.act(torch.ones(1, 8, dtype=torch.bool))
 
 
+def test_episodes_in_a_row_draw_other_noise(tiny):
+    task = load_task("house")
+    env = DecodingEnv(tiny, task, gen_length=8)
+    one, everything = task.examples("train", 1), torch.ones(1, 8, dtype=torch.bool)
+    noise = [env.reset(one, seed=1).noise]
+    env.act(everything)
+    env.begin([0], one)
+    noise.append(env.observe().noise)
+    assert not torch.equal(*noise)
+    assert torch.equal(env.reset(one, seed=1).noise, noise[0])
+
+
+def test_a_task_without_a_verifier_is_refused(tiny):
+    task = load_task("house")
+    task.verifiable = False
+    with pytest.raises(UnmaskError, match="'house' has no verifier, so that no episode can be rewarded"):
+        DecodingEnv(tiny, task)
+
+
 def test_nothing_is_left_to_see_when_all_have_ended(tiny):
     task = load_task("house")
     env = DecodingEnv(tiny, task, gen_length=8)

@@ -23,6 +23,12 @@ def test_advantages_are_not_divided_by_the_deviation():
     assert has_signal(reward).tolist() == [True, False]
 
 
+def test_a_group_without_signal_has_no_advantage_at_all():
+    reward = torch.full((1, 8), (31 / 32) ** 10)  # whose mean in float32 is another number
+    for scaling in ("none", "group"):
+        assert group_advantages(reward, scaling).tolist() == [[0.0] * 8]
+
+
 def test_advantages_divided_by_the_deviation():
     # deviation of (1, 0, 0.5, 0.5) with n - 1: sqrt(0.5 / 3) = 0.40825
     reward = torch.tensor([[1.0, 0.0, 0.5, 0.5], [0.2, 0.2, 0.2, 0.2]])

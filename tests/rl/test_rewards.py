@@ -12,7 +12,9 @@ NFE = torch.tensor([1, 17, 32, 1, 40])
 
 
 def outcome(n=2):
-    examples = [Example(f"prompt {i}", f"answer {i}") for i in range(n)]
+    examples = [
+        Example(f"prompt {i}", f"answer {i}", {"level": 3, "nfe": "hidden"} if i == 0 else {}) for i in range(n)
+    ]
     texts = [f"answer {i}" for i in range(n)]
     return Outcome(examples, texts, torch.tensor([True, False] * n)[:n], torch.arange(1, n + 1), 32)
 
@@ -44,7 +46,8 @@ def own(tmp_path, monkeypatch):
     (tmp_path / "my_rewards.py").write_text(
         """
 def short(completions, prompts, answer, nfe, gen_length, **columns):
-    assert set(columns) == {"correct"}
+    assert set(columns) == {"correct", "level"}
+    assert columns["level"] == [3, None]
     return [1.0 / n + (text == gold) for text, gold, n in zip(completions, answer, nfe)]
 def too_few(completions, **columns): return [1.0]
 def no_number(completions, **columns): return [0.5, float("nan")]

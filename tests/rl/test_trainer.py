@@ -11,7 +11,7 @@ from unmask.errors import UnmaskError
 from unmask.policies.transformer import TransformerConfig, TransformerPolicy
 from unmask.rl.config import Expert, TrainConfig
 from unmask.rl.prompts import Prompt
-from unmask.rl.trainer import Trainer, draw_prompts, learning_rate, make_policy
+from unmask.rl.trainer import Clock, Trainer, draw_prompts, learning_rate, starting_policy
 from unmask.rl.update import Batch, Updater, adamw
 from unmask.tasks.base import Example
 
@@ -67,8 +67,8 @@ VARIANTS = [
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(v) or "default")
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path, variant):
     trainer(tiny, tmp_path / "whole", **variant).run()
-    stops = iter([*([False] * (2 if variant.get("clone_from") != "none" else 0)), False, False, True])
-    assert trainer(tiny, tmp_path / "cut", **variant).run(stop=lambda: next(stops)) is None
+    cut = trainer(tiny, tmp_path / "cut", **variant)
+    assert cut.run(stop=lambda: cut.progress.iteration == 3) is None
     assert checkpoint(tmp_path / "cut").name == "checkpoint-3"
     trainer(tiny, tmp_path / "cut", **variant).run(resume=True)
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
@@ -112,7 +112,7 @@ def test_the_best_on_validation_is_kept(tiny, tmp_path):
     policy = trainer(tiny, tmp_path / "run", log=seen.append).run()
     best = max(m["reward"] for m in seen if m["stage"] == "validation")
     assert sum(p.sum().item() for p in policy.parameters()) == pytest.approx(best, abs=1e-3)
-    assert (tmp_path / "run" / "clone" / "model.safetensors").exists()
+    assert (tmp_path / "run" / "start" / "model.safetensors").exists()
 
 
 def test_without_signal_nothing_moves(tiny, tmp_path):
@@ -124,6 +124,7 @@ def test_without_signal_nothing_moves(tiny, tmp_path):
     iterations = [m for m in seen if m["stage"] == "grpo"]
     assert not any(m["updated"] for m in iterations)
     assert all(m["entropy"] > 0 for m in iterations), "logged all the same"
+    assert all(m["ratio"] is None for m in iterations), "nothing was updated"
 
 
 def test_a_run_without_signal_stops_and_says_so(tiny, tmp_path):
@@ -132,7 +133,7 @@ def test_a_run_without_signal_stops_and_says_so(tiny, tmp_path):
     run = trainer(tiny, tmp_path / "run", Hopeless(), log=seen.append, **changes)
     assert run.run() is not None, "the best policy so far"
     assert [m["stage"] for m in seen] == ["validation", "grpo", "grpo", "grpo", "collapse", "validation"]
-    assert "for 3 iterations no roll-out has been right" in seen[-2]["message"]
+    assert "for 3 iterations no step was taken, and no roll-out is right" in seen[-2]["message"]
 
 
 def test_a_policy_that_reveals_everything_at_once_is_noticed(tiny, tmp_path):
@@ -140,14 +141,12 @@ def test_a_policy_that_reveals_everything_at_once_is_noticed(tiny, tmp_path):
     run = trainer(tiny, tmp_path / "run", Easy(), log=seen.append, clone_from="none", iterations=9, patience=2)
     torch.nn.init.constant_(run.policy.output_proj.bias, 50.0)
     run.run()
-    assert "every roll-out has revealed everything in one step" in seen[-2]["message"]
+    assert "every roll-out has revealed each block in one step" in seen[-2]["message"]
 
 
 def steps_of(tiny, folder, **changes):
     run = trainer(tiny, folder, **changes)
     prompts = [Prompt(e, tiny.encode(e.prompt)) for e in Short().examples("train", 4)]
-    from unmask.rl.trainer import Clock
-
     rolled = run._roll_out(range(4), prompts, 0, Clock())
     return run, run._pack(rolled)
 
@@ -224,6 +223,37 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_do(tiny, tmp_pat
     assert (tmp_path / "run" / "best" / "model.safetensors").exists()
 
 
+def test_too_little_signal_is_noticed_too(tiny, tmp_path):
+    seen = []
+    run = trainer(tiny, tmp_path / "run", log=seen.append, clone_from="none", patience=2, min_signal=1.0, iterations=9)
+    run.reward = lambda outcome: torch.arange(len(outcome.texts)) // 15 * 1.0  # one group of four has signal
+    run.run()
+    assert "too few groups had roll-outs that earn differently" in seen[-2]["message"]
+
+
+def test_changed_settings_choose_the_best_anew(tiny, tmp_path):
+    scores = iter([9.0, 8.0, 1.0, 0.5, 0.4])
+
+    def validate(policy):
+        return {"reward": next(scores), "correct": 0.0, "nfe": 0.0}
+
+    first = Trainer(config(tmp_path / "run", iterations=2), tiny, Short(), validate, lambda m: None)
+    first.run()
+    assert first.progress.best == 9.0
+    again = Trainer(config(tmp_path / "run", iterations=4, alpha=3.0), tiny, Short(), validate, lambda m: None)
+    best = again.run(resume=True, allow_changes=True)
+    assert again.progress.best == 1.0
+    at_2 = [m for m in told(tmp_path / "run") if m["stage"] == "validation" and m["iteration"] == 2]
+    assert [m["reward"] for m in at_2] == [8.0, 1.0]
+    assert best is not None
+
+
+def test_a_policy_that_goes_on_is_not_cloned_over():
+    assert TrainConfig(init="somewhere").clone_from == "none"
+    assert TrainConfig(init="somewhere", clone_from="confidence_threshold").clones
+    assert TrainConfig().clones
+
+
 def test_prompts_are_all_used_once_an_epoch():
     prompts = [Prompt(Example(str(i), ""), [i]) for i in range(10)]
     drawn = [p.tokens[0] for iteration in range(10) for p in draw_prompts(prompts, 4, 0, iteration)]
@@ -244,19 +274,22 @@ def test_training_goes_on_from_a_policy(tiny, tmp_path):
     torch.manual_seed(5)
     start = TransformerPolicy()
     start.save(tmp_path / "p")
-    policy = make_policy(TrainConfig(init=str(tmp_path / "p")), tiny)
+    policy = starting_policy(TrainConfig(init=str(tmp_path / "p")), tiny)
     assert all(torch.equal(a, b) for a, b in zip(start.parameters(), policy.parameters(), strict=True))
     with pytest.raises(UnmaskError, match="has another architecture than the policy asked for"):
-        make_policy(TrainConfig(init=str(tmp_path / "p"), policy=TransformerConfig(blocks=2)), tiny)
+        starting_policy(TrainConfig(init=str(tmp_path / "p"), policy=TransformerConfig(blocks=2)), tiny)
     with pytest.raises(UnmaskError, match="is a confidence_threshold policy, which has no weights to train"):
-        make_policy(TrainConfig(init="confidence_threshold"), tiny)
+        starting_policy(TrainConfig(init="confidence_threshold"), tiny)
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"experts": ("random_order:k=2 @ 4",)}, "'random_order:k=2' draws at random, and steering needs"),
-        ({"experts": ("confidence_threshold @ 3",)}, "block_length 3 does not divide gen_length 8"),
+        (
+            {"experts": ("confidence_threshold @ 3",)},
+            "an expert's block_length 3 does not divide the policy's blocks of 8",
+        ),
         ({"block_length": 2, "clone_block_length": 4}, "clone_block_length 4 does not divide the policy's blocks of 2"),
         ({"block_length": 2, "experts": ("confidence_threshold @ 4",)}, "an expert's block_length 4 does not divide"),
         ({"reward": "multiplicativ"}, "did you mean 'multiplicative'"),
@@ -280,13 +313,17 @@ def test_a_task_without_a_verifier_is_refused(tiny, tmp_path):
 
 def test_long_prompts_are_skipped_or_truncated_when_told(tiny, tmp_path):
     run = trainer(tiny, tmp_path / "a", max_prompt_length=10, long_prompts="skip")
-    kept = run._fitting(run.task.examples("train", 20))
+    kept, note = run._fitting(20, seed=0)
     assert 0 < len(kept) < 20
+    assert note == f"{20 - len(kept)} of 20 prompts have more than 10 tokens and were left out."
     assert max(len(p.tokens) for p in kept) <= 10
     run = trainer(tiny, tmp_path / "b", max_prompt_length=5, long_prompts="truncate")
-    cut = run._fitting(run.task.examples("train", 20))
+    cut, note = run._fitting(20, seed=0)
+    assert note == "20 of 20 prompts have more than 5 tokens and lost their beginning."
     assert [p.tokens for p in cut] == [tiny.encode(p.example.prompt)[-5:] for p in cut]
     run.run()
+    told_of = told(tmp_path / "b")[0]
+    assert (told_of["stage"], told_of["message"]) == ("note", f"Training: {note}")
 
 
 def test_adam_moments_come_back_by_name(tiny, tmp_path):

@@ -2,29 +2,30 @@
 
 from unmask.rl.watchdog import Watchdog
 
-FINE = {"nfe_min": 3, "nfe_max": 9, "signal": 0.5, "correct": 0.5}
+FINE = {"nfe_min": 6, "nfe_max": 9, "signal": 0.5, "correct": 0.5, "updated": True}
 
 
 def test_each_collapse_has_its_sentence():
     for change, words in (
-        ({"nfe_max": 1, "nfe_min": 1}, "everything in one step"),
+        ({"nfe_max": 4, "nfe_min": 4}, "each block in one step"),
         ({"nfe_min": 32, "nfe_max": 32}, "spent its whole step budget"),
-        ({"signal": 0.0, "correct": 0.0}, "no roll-out has been right"),
-        ({"signal": 0.0, "correct": 1.0}, "have earned the same"),
+        ({"signal": 0.0, "correct": 0.0, "updated": False}, "no roll-out is right"),
+        ({"signal": 0.0, "correct": 1.0, "updated": False}, "earn the same"),
+        ({"signal": 0.1, "updated": False}, "Lower min_signal"),
     ):
-        dog = Watchdog(3, 32)
+        dog = Watchdog(3, 4, 32)
         assert dog.see({**FINE, **change}) is None
         assert dog.see({**FINE, **change}) is None
         assert words in dog.see({**FINE, **change})
 
 
 def test_a_good_iteration_calms_it():
-    dog = Watchdog(2, 32)
-    bad = {**FINE, "signal": 0.0}
+    dog = Watchdog(2, 4, 32)
+    bad = {**FINE, "updated": False}
     assert [dog.see(m) is None for m in (bad, FINE, bad, FINE, bad)] == [True] * 5
     assert dog.see(bad) is not None
 
 
 def test_without_patience_it_never_barks():
-    dog = Watchdog(0, 32)
-    assert all(dog.see({**FINE, "signal": 0.0}) is None for _ in range(50))
+    dog = Watchdog(0, 4, 32)
+    assert all(dog.see({**FINE, "updated": False}) is None for _ in range(50))

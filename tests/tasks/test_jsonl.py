@@ -33,6 +33,19 @@ def test_rows_are_split_once_and_for_all(file):
         task.examples("trane", 1)
 
 
+def test_other_columns_are_kept_and_odd_line_breaks_are_text(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"prompt": "a\u2028b", "answer": 1, "level": 5}\n', encoding="utf-8")
+    (example,) = [e for split in ("train", "validation", "test") for e in _some(tmp_path / "t.jsonl", split)]
+    assert (example.prompt, example.answer, example.columns) == ("a\u2028b", "1", {"level": 5})
+
+
+def _some(path, split):
+    try:
+        return JsonlTask(path).examples(split, 9)
+    except UnmaskError:
+        return []
+
+
 def test_verifiers():
     assert exact(" hall ", "hall")
     assert not exact("the hall", "hall")
@@ -51,6 +64,7 @@ def test_verifiers():
         ('{"answer": "a"}', "row 1: no column 'prompt'"),
         ('{"prompt": "a", "answer": "b"}\n[1]', "row 2: not a JSON object"),
         ('{"prompt": ', "row 1: not valid JSON"),
+        ('{"prompt": null, "answer": "b"}', "row 1: column 'prompt' is empty: fill it or leave the row out"),
         ("", "has no train examples among its 0 rows"),
     ],
 )

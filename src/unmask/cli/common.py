@@ -10,6 +10,7 @@ import torch
 from cyclopts import Parameter
 from rich.text import Text
 
+from unmask.cli.console import errors
 from unmask.decoding.decode import decode
 from unmask.errors import UnmaskError
 from unmask.evaluation.evaluate import Summary
@@ -51,7 +52,9 @@ def validator(
         team: each process scores its share.
     """
     team = team or Team()
-    prompts = fitting(model, examples, gen_length, limit, long)
+    prompts, note = fitting(model, examples, gen_length, limit, long)
+    if note:
+        errors.print(f"Validation: {note}", style="yellow", highlight=False)
     mine = team.share(list(enumerate(prompts)))
 
     def validate(policy: TransformerPolicy) -> Metrics:

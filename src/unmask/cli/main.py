@@ -42,7 +42,7 @@ app.command(
     "unmask.cli.train:train",
     name="train",
     help="Train an unmasking policy with GRPO.\n\n"
-    "The run folder gets config.json, versions.json, metrics.jsonl, the cloned policy (clone/), the best one on "
+    "The run folder gets config.json, versions.json, metrics.jsonl, the cloned policy (start/), the best one on "
     "validation prompts (best/) and the last checkpoint. Ctrl-C saves and stops; --resume goes on. "
     "--dry-run says what it would cost.\n\n"
     "Example: unmask train --config configs/train/house-full.toml --run runs/mine --alpha 3\n\n"

@@ -186,7 +186,7 @@ def _compare(
 ) -> tuple[dict[str, list[Summary]], Rows]:
     """Summaries by group (policy, cloned, full, blocks) and all rows."""
     length = task.gen_length
-    clone = load_policy(Path(train_config.run) / "clone")
+    clone = load_policy(Path(train_config.run) / "start")
     full = heuristic_grid(length, length)
     semi = [
         cell

@@ -17,7 +17,7 @@ from unmask.cli.console import Stop, Ticker, console, errors, ticking
 from unmask.decoding.blocks import check_block_length
 from unmask.errors import UnmaskError
 from unmask.hub import write_text
-from unmask.models.auto import load_model, parameter_count
+from unmask.models.auto import dtype_of, load_model, parameter_count
 from unmask.rl.config import CloneConfig, TrainConfig
 from unmask.rl.plan import plan
 from unmask.rl.rewards import load_reward
@@ -50,6 +50,7 @@ def clone(
     *,
     settings: Annotated[CloneConfig | None, Parameter(name="*")] = None,
     config: ConfigFile = None,
+    resume: Resume = False,
     dry_run: DryRun = False,
 ) -> None:
     """Fit a policy to a rule's decisions, without reinforcement learning.
@@ -60,7 +61,7 @@ def clone(
     asked = load_settings(CloneConfig, config, overrides)
     if not asked.clones:
         raise UnmaskError("Nothing to clone: set clone_from to a rule, such as confidence_threshold:threshold=0.9.")
-    _run(TrainConfig(**asked.model_dump(exclude_unset=True), iterations=0), False, False, dry_run)
+    _run(TrainConfig(**asked.model_dump(exclude_unset=True), iterations=0), resume, False, dry_run)
 
 
 def _run(config: TrainConfig, resume: bool, allow_changes: bool, dry_run: bool) -> None:
@@ -144,7 +145,7 @@ def _tracking(accelerator: Accelerator, config: TrainConfig) -> Iterator[Callabl
 def describe(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
     """What a training run is about to do, in two lines."""
     where = "full diffusion" if config.block_length is None else f"blocks of {config.block_length}"
-    warm = f"Clone {config.clone_from}" if config.clones else f"From {config.init or 'fresh weights'}"
+    warm = f"From {config.init or 'fresh weights'}" + (f", clone {config.clone_from}" if config.clones else "")
     steered = f" + {len(config.experts)} experts" if config.experts else ""
     then = (
         f", then {config.iterations} iterations of GRPO, {config.prompts} prompts x {config.group_size} roll-outs"
@@ -187,7 +188,7 @@ def _describe_costs(config: TrainConfig, processes: int) -> None:
     if count is None:
         weights = f"the dLLM's weights (the config.json of {model} cannot be read here, so their size is not known)"
     else:
-        size = torch.finfo(getattr(torch, config.dtype or "float32")).bits // 8
+        size = torch.finfo(dtype_of(config.dtype)).bits // 8
         weights = f"{_bytes(count * size)} for the dLLM's {count:,} weights ({config.dtype or 'float32'})"
     say(
         f"Memory of a process, about: {weights}; its activations for {p.live} rows; {_bytes(p.recorded_bytes)} at most "
@@ -209,10 +210,12 @@ def card(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
     reached = max(validations, key=lambda m: m["reward"])
     block = "" if config.block_length is None else f", block_length={config.block_length}"
     where = "full diffusion" if config.block_length is None else f"blocks of {config.block_length}"
-    start = f"a clone of `{config.clone_from}` decoded in blocks" if config.clones else config.init or "fresh weights"
+    start = f"`{config.init}`" if config.init else "fresh weights"
+    start += f", fitted to `{config.clone_from}` in blocks" if config.clones else ""
+    done = max(line["iteration"] for line in read_metrics(Path(config.run) / "metrics.jsonl"))
     steered = f" and {len(config.experts)} expert(s)" if config.experts else ""
     learnt = (
-        f"""{config.iterations} iterations of GRPO, {config.prompts} prompts x {config.group_size} roll-outs{steered}
+        f"""{done} iterations of GRPO, {config.prompts} prompts x {config.group_size} roll-outs{steered}
 each, learning rate {config.lr:g}, {config.reward} reward, alpha {config.alpha:g}."""
         if config.iterations
         else "No reinforcement learning followed."
@@ -251,7 +254,7 @@ def show(metrics: Metrics, tick: Ticker) -> None:
             f"{metrics['seconds']:.0f} s (it is right on {metrics['expert_correct']:.0%}), loss {metrics['loss']:.3f}",
             highlight=False,
         )
-    elif metrics["stage"] == "collapse":
+    elif metrics["stage"] in ("collapse", "note"):
         errors.print(metrics["message"], style="yellow", highlight=False)
     else:
         console.print(

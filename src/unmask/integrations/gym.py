@@ -6,7 +6,7 @@
 
 An observation holds what the paper's policy sees: ``confidence`` (l, k), ``masked`` and ``selectable`` (l,), and
 ``step_fraction`` (1,). An action is multi-binary (l,): the positions to reveal; those not selectable are ignored.
-`info` holds ``nfe`` and, when an episode ends, ``correct`` and ``text``.
+`info` holds ``nfe`` and, when an episode ends, ``correct`` and ``text`` (in ``final_info`` of a batch).
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ Arrays = dict[str, np.ndarray]
 def _make(
     model: MaskedDiffusionModel | str | None,
     task: Task | str | None,
+    verifier: str | None,
     top_k: int,
     reward: str,
     alpha: float,
@@ -42,7 +43,7 @@ def _make(
 ) -> DecodingEnv:
     return DecodingEnv(
         load_model(model) if model is None or isinstance(model, str) else model,
-        load_task(task) if task is None or isinstance(task, str) else task,
+        load_task(task, verifier) if task is None or isinstance(task, str) else task,
         needs=Needs(top_k=top_k, positions="region"),
         reward=load_reward(reward, alpha),
         **options,
@@ -55,7 +56,7 @@ def _spaces(env: DecodingEnv) -> tuple[spaces.Dict, spaces.MultiBinary]:
         "confidence": spaces.Box(0.0, 1.0, (length, env.needs.top_k), np.float32),
         "masked": spaces.MultiBinary(length),
         "selectable": spaces.MultiBinary(length),
-        "step_fraction": spaces.Box(0.0, 1.0, (1,), np.float32),
+        "step_fraction": spaces.Box(0.0, max(1.0, env.max_steps / length), (1,), np.float32),
     }
     return spaces.Dict(seen), spaces.MultiBinary(length)
 
@@ -77,6 +78,7 @@ class DecodeVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
 
     Args:
         model, task: names, or objects as `unmask.load_model` and `unmask.load_task` give them.
+        verifier: of a task that is a JSONL file.
         examples: training prompts to draw from.
         top_k: confidences a position.
         reward, alpha: as in `unmask.rl.rewards`.
@@ -91,13 +93,14 @@ class DecodeVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
         *,
         model: MaskedDiffusionModel | str | None = None,
         task: Task | str | None = None,
+        verifier: str | None = None,
         examples: int = 2000,
         top_k: int = 1,
         reward: str = "multiplicative",
         alpha: float = 1.0,
         **options: Any,
     ) -> None:
-        self.env = _make(model, task, top_k, reward, alpha, **options)
+        self.env = _make(model, task, verifier, top_k, reward, alpha, **options)
         self.num_envs = num_envs
         self.single_observation_space, self.single_action_space = _spaces(self.env)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -106,7 +109,7 @@ class DecodeVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
         super().reset(seed=seed if isinstance(seed, int) else None)
-        seen = self.env.reset(list(self._draw(self.num_envs)), seed=self._noise())
+        seen = self.env.reset(list(self._draw(self.num_envs)), seed=int(self.np_random.integers(2**31)))
         return _arrays(seen), {}
 
     def step(self, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -118,11 +121,12 @@ class DecodeVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
             last = np.full(self.num_envs, None, dtype=object)
             for row in rows:
                 last[row] = {name: value[row] for name, value in _arrays(self.env.shown).items()}
-            final: dict[str, Any] = {"nfe": self.env.nfe.numpy().copy(), "correct": self.env.correct.numpy().copy()}
-            final |= {"text": np.array(self.env.texts, dtype=object)}
+            correct, texts = self.env.correct.numpy().copy(), np.array(self.env.texts, dtype=object)
+            final = {"nfe": self.env.nfe.numpy().copy(), "correct": correct, "text": texts}
             final |= {f"_{key}": over.numpy().copy() for key in list(final)}
             info = {"final_obs": last, "_final_obs": over.numpy(), "final_info": final, "_final_info": over.numpy()}
-            self.env.begin(rows, list(self._draw(len(rows))), seed=self._noise())
+            self.env.begin(rows, list(self._draw(len(rows))))
+        info |= {"nfe": self.env.nfe.numpy().copy(), "_nfe": np.ones(self.num_envs, dtype=bool)}
         return (
             _arrays(self.env.observe()),
             reward.numpy().astype(np.float64),
@@ -133,9 +137,6 @@ class DecodeVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
 
     def _draw(self, n: int) -> Iterator[Example]:
         return (self._pool[i] for i in self.np_random.integers(len(self._pool), size=n))
-
-    def _noise(self) -> int:
-        return int(self.np_random.integers(2**31))
 
 
 class DecodeEnv(gymnasium.Env[Arrays, np.ndarray]):

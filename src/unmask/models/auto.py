@@ -42,8 +42,7 @@ def load_model(
     shipped = bundled("models")
     path = shipped.get(name, name) if not Path(name).exists() else name
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if isinstance(dtype, str) and not isinstance(getattr(torch, dtype, None), torch.dtype):
-        raise UnmaskError(f"Unknown dtype {dtype!r}: use float32, bfloat16 or float16.")
+    dtype = dtype_of(dtype)
     # Eager attention is the faster one at the bundled sizes.
     options: dict[str, Any] = {"attn_implementation": "eager"} if name in shipped else {}
     if device_map is not None:
@@ -51,7 +50,7 @@ def load_model(
     transformers_logging.disable_progress_bar()
     try:
         network, found = AutoModelForMaskedLM.from_pretrained(
-            path, dtype=dtype or torch.float32, use_safetensors=True, output_loading_info=True, **options
+            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
         )
         tokenizer = AutoTokenizer.from_pretrained(path)
         network = network if device_map is not None else network.to(torch.device(device))
@@ -67,6 +66,18 @@ def load_model(
             "save it from an AutoModelForMaskedLM."
         )
     return MaskedLM(name, network, tokenizer, mask_id)
+
+
+def dtype_of(name: torch.dtype | str | None) -> torch.dtype:
+    """A dtype by its name, float32 by default.
+
+    Raises:
+        UnmaskError: there is none of this name.
+    """
+    found = getattr(torch, name, None) if isinstance(name, str) else name or torch.float32
+    if not isinstance(found, torch.dtype):
+        raise UnmaskError(f"Unknown dtype {name!r}: use float32, bfloat16 or float16.")
+    return found
 
 
 def parameter_count(name_or_path: str | Path | None) -> tuple[int | None, int | None]:

@@ -108,10 +108,10 @@ class Bernoulli(Actions):
         plain = torch.where(selectable, each, 0.0).sum(dim=1)
         if not self.force_progress:
             return plain
-        nothing = _nothing(logits, selectable).exp()
-        alone = _set_log_prob(logits, selectable, surest(logits, selectable, 1)).exp()
-        merged = plain + torch.xlogy(nothing, nothing) + torch.xlogy(alone, alone)
-        merged = merged - torch.xlogy(nothing + alone, nothing + alone)
+        nothing = _nothing(logits, selectable)
+        alone = _set_log_prob(logits, selectable, surest(logits.detach(), selectable, 1))
+        both = torch.logaddexp(nothing, alone)
+        merged = plain + nothing.exp() * nothing + alone.exp() * alone - both.exp() * both
         return torch.where(selectable.any(dim=1), merged, 0.0)
 
     def kl(

@@ -55,6 +55,11 @@ class TransformerConfig(Settings):
     actions: Literal["bernoulli", "dpls"] = "bernoulli"
     force_progress: bool = True
 
+    def for_model(self, hidden_size: int | None) -> TransformerConfig:
+        """With the width of a dLLM's hidden states, where they are read and it was left open."""
+        open_ = self.reads == "hidden_states" and self.hidden_size is None
+        return self.model_copy(update={"hidden_size": hidden_size}) if open_ else self
+
     @model_validator(mode="after")
     def _fits(self) -> TransformerConfig:
         if self.reads == "confidence" and self.hidden_size is not None:

@@ -22,8 +22,8 @@ from unmask.policies.transformer import TransformerPolicy
 from unmask.rl.experts import as_seen
 from unmask.rl.prompts import Prompt
 from unmask.rl.rewards import Reward
-from unmask.rl.rollout import Rollouts, Trajectories, judged, roll_out
-from unmask.rl.team import Team
+from unmask.rl.rollout import Trajectories, judged, roll_out
+from unmask.rl.team import Stop, Team, never
 from unmask.tasks.base import Task
 
 BEST = "best:"
@@ -39,18 +39,18 @@ class Demonstration:
     reward: float | None = None
 
 
-def demonstrations(clone_from: str, block_length: int, longest: int) -> list[Demonstration]:
+def demonstrations(clone_from: str, block_length: int | None, default: int, longest: int) -> list[Demonstration]:
     """The rule a user asked for; ``best:type`` is every cell of its grid.
 
     Args:
-        block_length: of the rule, if it is one.
-        longest: block length of the learner, which no cell may exceed.
+        block_length: of the rule; None is `default`, or each power of two for a grid.
+        longest: block length of the learner, which every cell's divides.
     """
     if not clone_from.startswith(BEST):
-        return [Demonstration(clone_from, block_length)]
-    lengths = [length for length in (4, 8, 16, 32, 64, 128, 256) if length <= longest and longest % length == 0]
-    rules = grid(clone_from.removeprefix(BEST))
-    return [Demonstration(rule, length) for length in lengths or [longest] for rule in rules]
+        return [Demonstration(clone_from, block_length or default)]
+    powers = [2**i for i in range(2, longest.bit_length()) if longest % 2**i == 0]
+    lengths = [block_length] if block_length else powers or [longest]
+    return [Demonstration(rule, length) for length in lengths for rule in grid(clone_from.removeprefix(BEST))]
 
 
 def best_demonstration(
@@ -63,11 +63,13 @@ def best_demonstration(
     gen_length: int,
     batch_size: int,
     team: Team,
-) -> tuple[Demonstration, int]:
-    """The cell that earns most on the first prompts, and the forward passes spent on finding it."""
+    stop: Stop = never,
+) -> tuple[Demonstration, int] | None:
+    """The cell that earns most on the first prompts, and the forward passes spent on finding it; None if stopped."""
     if len(cells) == 1:
         return cells[0], 0
-    mine = team.share(prompts[:SEARCH_PROMPTS])
+    numbers = team.share(range(min(SEARCH_PROMPTS, len(prompts))))
+    mine = [prompts[i] for i in numbers]
     found, passes = [], 0.0
     for cell in cells:
         earned, count, spent = 0.0, 0.0, 0.0
@@ -76,6 +78,7 @@ def best_demonstration(
                 model,
                 load_policy(cell.policy),
                 [prompt.tokens for prompt in mine],
+                streams=numbers,
                 gen_length=gen_length,
                 block_length=cell.block_length,
                 batch_size=batch_size,
@@ -86,6 +89,8 @@ def best_demonstration(
         earned, count, spent = team.total(earned, count, spent)
         passes += spent
         found.append(Demonstration(cell.policy, cell.block_length, earned / count))
+        if team.any(stop()):
+            return None
     return max(found, key=lambda cell: cell.reward or 0.0), int(passes)
 
 
@@ -131,27 +136,24 @@ def lesson(
         UnmaskError: none is left.
     """
     numbers = list(team.share(range(len(prompts))))
-    rolled: Rollouts | None = None
-    if numbers:
-        rolled = roll_out(
-            model,
-            load_policy(cell.policy),
-            task,
-            [prompts[i].example for i in numbers],
-            prompts=[prompts[i].tokens for i in numbers],
-            gen_length=gen_length,
-            block_length=cell.block_length,
-            batch_size=batch_size,
-            seed=seed,
-            streams=numbers,
-            needs=policy.needs,
-            features=policy.features,
-        )
-    nfe = rolled.outcome.nfe.tolist() if rolled else []
-    right = rolled.outcome.correct.tolist() if rolled else []
+    rolled = roll_out(
+        model,
+        load_policy(cell.policy),
+        task,
+        [prompts[i].example for i in numbers],
+        prompts=[prompts[i].tokens for i in numbers],
+        gen_length=gen_length,
+        block_length=cell.block_length,
+        batch_size=batch_size,
+        seed=seed,
+        streams=numbers,
+        needs=policy.needs,
+        features=policy.features,
+    )
+    nfe, right = rolled.outcome.nfe.tolist(), rolled.outcome.correct.tolist()
     everywhere = sorted(team.gather(list(zip(numbers, nfe, right, strict=True))))
     kept = {i for i, _, correct in everywhere if correct or keep == "all"}
-    if not kept or rolled is None:
+    if not kept:
         raise UnmaskError(
             f"The rule to clone, {cell.policy} in blocks of {cell.block_length}, answers none of {len(prompts)} "
             "prompts correctly: choose another clone_from or clone_block_length, or clone_keep = 'all'."
@@ -182,8 +184,9 @@ def clone(
     seed: int,
     team: Team | None = None,
     on_update: Callable[[int, float], None] | None = None,
-) -> None:
-    """Maximise the likelihood of the recorded picks, in place.
+    stop: Stop = never,
+) -> bool:
+    """Maximise the likelihood of the recorded picks, in place; False if stopped.
 
     Args:
         updates: optimiser steps; the learning rate falls linearly to zero over them.
@@ -209,3 +212,6 @@ def clone(
         optimizer.step()
         if on_update is not None:
             on_update(update + 1, team.total(loss.item())[0])
+        if team.any(stop()):
+            return False
+    return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from unmask.policies.transformer import TransformerConfig
 from unmask.rl.grpo import Normalisation, Scaling
@@ -57,7 +57,10 @@ class CloneConfig(Settings):
         Field(description="What to do with longer ones; truncate keeps their end."),
     ] = "refuse"
     policy: Annotated[TransformerConfig, Field(description="Shape of the policy.")] = TransformerConfig()
-    init: Annotated[str | None, Field(description="Start from this policy instead of fresh weights.")] = None
+    init: Annotated[
+        str | None,
+        Field(description="Start from this policy; nothing is cloned then unless clone_from is set, too."),
+    ] = None
     clone_from: Annotated[
         str | None,
         Field(
@@ -83,6 +86,14 @@ class CloneConfig(Settings):
     trackers: Annotated[
         tuple[Literal["tensorboard", "wandb", "trackio"], ...], Field(description="Also log there.")
     ] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keeps_what_it_starts_from(cls, values: Any) -> Any:
+        """A policy that was trained is cloned over only if the user says so."""
+        if isinstance(values, dict) and values.get("init") is not None:
+            return {"clone_from": "none", **values}
+        return values
 
     @property
     def clones(self) -> bool:
@@ -130,7 +141,10 @@ class TrainConfig(CloneConfig):
         Ge(0),
         Field(description="Iterations of collapse (one step, whole budget, no signal) until it stops; 0: never."),
     ] = 30
-    validate_every: Annotated[int, Ge(1), Field(description="Iterations between validations and checkpoints.")] = 15
+    validate_every: Annotated[int, Ge(1), Field(description="Iterations between validations.")] = 15
+    checkpoint_minutes: Annotated[
+        float, Ge(0), Field(description="Minutes between checkpoints; each validation saves one, too.")
+    ] = 1.0
     update_batch_size: Annotated[int, Ge(1), Field(description="Decoding steps scored at a time.")] = 1024
 
     @field_validator("group_size")

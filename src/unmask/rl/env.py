@@ -75,6 +75,10 @@ class DecodingEnv:
         max_steps: int | None = None,
         needs: Needs | None = None,
     ) -> None:
+        if not task.verifiable:
+            raise UnmaskError(
+                f"The task {task.name!r} has no verifier, so that no episode can be rewarded: give it one."
+            )
         self.model = model
         self.task = task
         self.gen_length = gen_length or task.gen_length
@@ -89,6 +93,9 @@ class DecodingEnv:
     def reset(self, examples: Sequence[Example], *, seed: int = 0) -> Observation:
         """Start one episode for each example.
 
+        Args:
+            seed: of the noise in observations; each episode from here on has a stream of its own.
+
         Raises:
             UnmaskError: no example, or a prompt too long for the dLLM.
         """
@@ -98,10 +105,11 @@ class DecodingEnv:
         self.nfe = torch.zeros(n, dtype=torch.long)
         self.correct = torch.zeros(n, dtype=torch.bool)
         self.texts = [""] * n
-        self.begin(range(n), examples, seed=seed)
+        self._seed, self._episodes = seed, 0
+        self.begin(range(n), examples)
         return self.observe()
 
-    def begin(self, rows: Sequence[int], examples: Sequence[Example], *, seed: int = 0) -> None:
+    def begin(self, rows: Sequence[int], examples: Sequence[Example]) -> None:
         """Start new episodes in rows whose last one has ended; call `observe` for what they show.
 
         Raises:
@@ -114,7 +122,8 @@ class DecodingEnv:
                 raise UnmaskError(f"The episode in row {row} has not ended: step until it has, or reset.")
             self._examples[row] = example
             self.live[row], self.nfe[row] = True, 0
-        keys = row_keys(seed, torch.tensor(rows, dtype=torch.long))
+        keys = row_keys(self._seed, torch.arange(self._episodes, self._episodes + len(rows)))
+        self._episodes += len(rows)
         fresh = begin(self.model, prompts, self.gen_length, rows=list(rows), keys=keys)
         self._state = self._state.join(fresh, self.model.pad_id) if self._state is not None else fresh
         self._seen = None

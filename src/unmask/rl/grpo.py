@@ -25,8 +25,9 @@ def group_advantages(reward: Float[Tensor, "p g"], scaling: Scaling = "none") ->
             at zero. ``batch`` is done by `root_mean_square`.
     """
     advantage = reward - reward.mean(dim=1, keepdim=True)
-    deviation = reward.std(dim=1, keepdim=True)
-    return torch.where(deviation > 0, advantage / deviation, 0.0) if scaling == "group" else advantage
+    if scaling == "group":
+        advantage = advantage / reward.std(dim=1, keepdim=True)
+    return torch.where(has_signal(reward)[:, None], advantage, 0.0)  # the mean of equal numbers is off by a rounding
 
 
 def root_mean_square(sum_of_squares: float, count: float) -> float:

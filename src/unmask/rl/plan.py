@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from unmask.policies.transformer import TransformerPolicy
+from unmask.rl.clone import SEARCH_PROMPTS, demonstrations
 from unmask.rl.config import TrainConfig
 
 PICK_BYTES, FLAG_BYTES, FLOAT_BYTES, INDEX_BYTES = 2, 1, 4, 8
@@ -45,12 +46,14 @@ def plan(config: TrainConfig, gen_length: int, processes: int, hidden_size: int 
     """The arithmetic of a run; `hidden_size` is the dLLM's, for policies that read hidden states."""
     members = config.group_size + len(config.experts)
     prompts_here = math.ceil(config.prompts / processes)
-    settings = config.policy
-    if settings.reads == "hidden_states" and settings.hidden_size is None:
-        settings = settings.model_copy(update={"hidden_size": hidden_size or 1})
+    settings = config.policy.for_model(hidden_size or 1)
     features = settings.hidden_size or settings.top_k
     policy = TransformerPolicy(settings)
-    clone_rows = config.clone_examples if config.clones else 0
+    clone_rows = 0
+    if config.clones and config.clone_from is not None:
+        longest = config.block_length or gen_length
+        cells = demonstrations(config.clone_from, config.clone_block_length, longest, longest)
+        clone_rows = config.clone_examples + (len(cells) * SEARCH_PROMPTS if len(cells) > 1 else 0)
     validations = math.ceil(config.iterations / config.validate_every) + 1
     return Plan(
         rows=config.prompts * members,

@@ -24,14 +24,17 @@ def fitting(
     gen_length: int,
     limit: int | None = None,
     long: str = "refuse",
-) -> list[Prompt]:
+) -> tuple[list[Prompt], str | None]:
     """The examples as prompts of at most `limit` tokens (and no longer than the dLLM has room for).
 
     Args:
         long: ``skip`` leaves longer ones out; ``truncate`` keeps their last tokens; ``refuse`` raises.
 
+    Returns:
+        The prompts, and a sentence on those that were too long; None if none was.
+
     Raises:
-        UnmaskError: with the number of prompts that are too long; or if none is left.
+        UnmaskError: with the number of prompts that are too long; none is left; an empty prompt.
     """
     room = None if model.max_length is None else model.max_length - gen_length
     if room is not None and (room < 1 or (limit is not None and limit > room)):
@@ -41,18 +44,22 @@ def fitting(
         )
     most = limit or room
     prompts = [Prompt(example, model.encode(example.prompt)) for example in examples]
+    for i, prompt in enumerate(prompts):
+        if not prompt.tokens:
+            raise UnmaskError(f"Prompt {i} of {len(prompts)} is empty: leave it out of the data.")
     over = [prompt for prompt in prompts if most is not None and len(prompt.tokens) > most]
     if not over or most is None:
-        return prompts
+        return prompts, None
+    told = f"{len(over)} of {len(prompts)} prompts have more than {most} tokens"
     if long == "refuse":
         longest = max(len(prompt.tokens) for prompt in over)
         raise UnmaskError(
-            f"{len(over)} of {len(prompts)} prompts have more than {most} tokens (the longest {longest}): set "
-            "long_prompts to 'skip' or 'truncate', or raise max_prompt_length."
+            f"{told} (the longest {longest}): set long_prompts to 'skip' or 'truncate', or raise max_prompt_length."
         )
     if long == "truncate":
-        return [Prompt(prompt.example, prompt.tokens[-most:]) for prompt in prompts]
+        cut = [Prompt(prompt.example, prompt.tokens[-most:]) for prompt in prompts]
+        return cut, f"{told} and lost their beginning."
     kept = [prompt for prompt in prompts if len(prompt.tokens) <= most]
     if not kept:
         raise UnmaskError(f"All {len(prompts)} prompts have more than {most} tokens: raise max_prompt_length.")
-    return kept
+    return kept, f"{told} and were left out."

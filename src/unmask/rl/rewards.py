@@ -2,7 +2,7 @@
 
 A reward of your own is a function ``reward(completions, **columns) -> list[float]``, named by its dotted path
 (``my_module.my_reward``). Each column is a list with one entry a completion: ``prompts``, ``answer``, ``correct``
-(the verifier's verdict), ``nfe`` (forward passes), ``gen_length``.
+(the verifier's verdict), ``nfe`` (forward passes), ``gen_length``, and the data set's own (None where a row lacks one).
 """
 
 from __future__ import annotations
@@ -96,14 +96,16 @@ def load_reward(name: str, alpha: float) -> Reward:
 def _own(name: str, function: Callable[..., Any], outcome: Outcome) -> Tensor:
     """Call a user's function and take nothing but one finite number a completion."""
     n = len(outcome.texts)
-    values = function(
-        list(outcome.texts),
-        prompts=[example.prompt for example in outcome.examples],
-        answer=[example.answer for example in outcome.examples],
-        correct=outcome.correct.tolist(),
-        nfe=outcome.nfe.tolist(),
-        gen_length=[outcome.gen_length] * n,
-    )
+    names = {name: None for example in outcome.examples for name in example.columns}
+    columns = {name: [example.columns.get(name) for example in outcome.examples] for name in names}
+    columns |= {
+        "prompts": [example.prompt for example in outcome.examples],
+        "answer": [example.answer for example in outcome.examples],
+        "correct": outcome.correct.tolist(),
+        "nfe": outcome.nfe.tolist(),
+        "gen_length": [outcome.gen_length] * n,
+    }
+    values = function(list(outcome.texts), **columns)
     if not isinstance(values, Sequence) or len(values) != n:
         got = f"{len(values)} values" if isinstance(values, Sequence) else f"a {type(values).__name__}"
         raise UnmaskError(f"The reward {name!r} gave {got} for {n} completions: return a list with one number each.")

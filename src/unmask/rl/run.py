@@ -2,9 +2,10 @@
 
     config.json         what was asked for, all defaults filled in
     versions.json       of this package and what it stands on
-    metrics.jsonl       a line an event: clone, grpo (each iteration), validation, collapse
-    clone/, best/       policies: after cloning, and the best on validation prompts
-    checkpoint-N/       all that resuming needs; only the last is kept
+    metrics.jsonl       a line an event: note, clone, grpo (each iteration), validation, collapse
+    start/              the policy that GRPO starts from, a clone as a rule
+    best/               the best on validation prompts
+    checkpoint-N/       where to go on; only the last is kept
 
 Weights and the optimiser's moments are safetensors, the rest is JSON: nothing is pickled. Random numbers and the place
 in the data follow from the seed and the iteration.
@@ -13,7 +14,6 @@ in the data follow from the seed and the iteration.
 from __future__ import annotations
 
 import json
-import os
 import platform
 import shutil
 from collections.abc import Mapping
@@ -32,7 +32,13 @@ from unmask.policies.transformer import TransformerPolicy
 from unmask.rl.config import TrainConfig
 
 Metrics = dict[str, Any]
-FREE = ("run", "trackers", "batch_size", "device_map")  # may differ when a run is resumed: results do not hang on them
+FREE = (
+    "run",
+    "trackers",
+    "batch_size",
+    "device_map",
+    "checkpoint_minutes",
+)  # may differ when a run is resumed: results do not hang on them
 
 
 @dataclass
@@ -92,16 +98,13 @@ class RunFolder:
                 shutil.copytree(self.path / "best", draft / "best")
             save_file(_moments(policy, optimizer), draft / "optimizer.safetensors")
             (draft / "progress.json").write_text(json.dumps(asdict(progress)) + "\n", encoding="utf-8")
-            for file in draft.rglob("*"):
-                if file.is_file():
-                    _sync(file)
         for folder in before:
             shutil.rmtree(folder)
 
     def restore(
         self, policy: TransformerPolicy, optimizer: torch.optim.Optimizer, config: TrainConfig | None
-    ) -> Progress:
-        """Load the last checkpoint in place; if there is none yet, the run is at its beginning.
+    ) -> Progress | None:
+        """Load the last checkpoint in place; None if there is none yet.
 
         Args:
             config: must be that of the run; None takes any.
@@ -115,7 +118,7 @@ class RunFolder:
             self._check(config)
         folders = self._checkpoints()
         if not folders:
-            return Progress()
+            return None
         last = folders[-1]
         try:
             progress = Progress(**json.loads((last / "progress.json").read_text(encoding="utf-8")))
@@ -126,9 +129,14 @@ class RunFolder:
             best = self.path / "best"
             rest = f", or use the best policy so far in {best}" if best.exists() else ""
             raise UnmaskError(f"The checkpoint {last} is damaged ({e}): start another --run{rest}.") from None
-        if (last / "best").exists() and not (self.path / "best" / "config.json").exists():
-            shutil.copytree(last / "best", self.path / "best", dirs_exist_ok=True)
         return progress
+
+    def restore_best(self) -> None:
+        """Put the checkpoint's best policy back: the one outside may be newer, or lost."""
+        kept = self._checkpoints()[-1] / "best"
+        if kept.exists():
+            with written_whole(self.path / "best") as draft:
+                shutil.copytree(kept, draft, dirs_exist_ok=True)
 
     def _check(self, config: TrainConfig) -> None:
         saved = read_config(self.path)
@@ -184,9 +192,3 @@ def _set_moments(policy: TransformerPolicy, optimizer: torch.optim.Optimizer, mo
         parameter = parameters[name]
         place = "cpu" if moment == "step" else parameter.device
         optimizer.state[parameter][moment] = value.to(place)
-
-
-def _sync(path: Path) -> None:
-    """To the disk: a checkpoint that has its name must survive a power cut."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

@@ -6,7 +6,7 @@ and gradients, once an optimiser step, so that roll-outs of different lengths ca
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -15,6 +15,12 @@ from accelerate.utils import gather_object
 from torch import Tensor, nn
 
 T = TypeVar("T")
+Stop = Callable[[], bool]
+
+
+def never() -> bool:
+    """A `Stop` that does not."""
+    return False
 
 
 class Team:

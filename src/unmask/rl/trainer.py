@@ -13,12 +13,12 @@ processes equal one up to the rounding of sums.
 
 from __future__ import annotations
 
-import copy
 import math
 import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -38,13 +38,12 @@ from unmask.rl.prompts import Prompt, fitting
 from unmask.rl.rewards import load_reward
 from unmask.rl.rollout import Rollouts, Trajectories, roll_out
 from unmask.rl.run import Metrics, Progress, RunFolder
-from unmask.rl.team import Team
+from unmask.rl.team import Stop, Team, never
 from unmask.rl.update import Batch, Updater, adamw
 from unmask.rl.watchdog import Watchdog
-from unmask.tasks.base import Example, Task
+from unmask.tasks.base import Task
 
 Validate = Callable[[TransformerPolicy], Metrics]
-Stop = Callable[[], bool]
 
 
 @dataclass
@@ -95,122 +94,151 @@ class Trainer:
                 "exact, number, or module.function of your own."
             )
         self.experts = [
-            (_deterministic(expert.policy), self._shorter(expert.block_length, "an expert's block_length"))
+            (_deterministic(expert.policy), self._divisor(expert.block_length, "an expert's block_length"))
             for expert in config.experts
         ]
-        self.clone_block_length = (
-            self._shorter(config.clone_block_length, "clone_block_length") if config.clones else self.block_length
-        )
-        if min(config.prompts, config.clone_examples) < self.team.size:
-            raise UnmaskError(
-                f"{self.team.size} processes need at least as many prompts an iteration and clone_examples: raise them."
-            )
+        self._divisor(config.clone_block_length, "clone_block_length")
         self.folder = RunFolder(config.run)
         torch.manual_seed(config.seed)
-        self.policy = make_policy(config, model)
+        self.policy = starting_policy(config, model)
         self.actor = self.policy.drawing(force_progress=config.force_progress)
         self.optimizer = adamw(self.policy, config)
         self.progress = Progress()
-        self.watchdog = Watchdog(config.patience, self.gen_length)
+        self.watchdog = Watchdog(config.patience, self.gen_length // self.block_length, self.gen_length)
         self.collapse: str | None = None
 
-    def run(self, resume: bool = False, allow_changes: bool = False, stop: Stop = lambda: False) -> Policy | None:
+    def run(self, resume: bool = False, allow_changes: bool = False, stop: Stop = never) -> Policy | None:
         """Train to the end, or until collapse, and return the policy that was best on validation prompts.
 
         Args:
             resume: go on from the last checkpoint.
-            allow_changes: also if settings have changed since.
-            stop: asked after each iteration; if it says so, a checkpoint is saved.
+            allow_changes: also if settings have changed since; the best policy is then chosen anew.
+            stop: asked after each iteration, and often while cloning; if it says so, a checkpoint is saved.
 
         Returns:
             The policy, or None if stopped.
 
         Raises:
-            UnmaskError: the run folder exists and resume is False, there is nothing to resume, or the gradient is not
-                finite.
+            UnmaskError: the run folder exists and resume is False, there is nothing to resume, the data do not fit, or
+                the gradient is not finite.
         """
-        self.prompts = self._fitting(self.task.examples("train", self.config.train_examples, seed=0))
-        if not (self._resume(allow_changes) if resume else self._start()) and not self._warm_start(stop):
-            return None
-        updater = Updater(self.policy, self.optimizer, self.config, self.actor.actions, self._reference(), self.team)
-        while self.progress.iteration < self.config.iterations and self.collapse is None:
+        self.prompts, note = self._fitting(self.config.train_examples, seed=0)
+        if resume:
+            begun = self._resume(allow_changes)
+        else:
+            begun = False
+            self._begin(lambda: self.folder.start(self.config))
+        if not begun:
+            if note:
+                self._write({"stage": "note", "iteration": 0, "message": f"Training: {note}"})
+            if not self._warm_start(stop):
+                return None
+        return self._best() if self._iterations(stop) else None
+
+    def _iterations(self, stop: Stop) -> bool:
+        """GRPO to the end or to collapse; False if stopped."""
+        config = self.config
+        updater = Updater(self.policy, self.optimizer, config, self.actor.actions, self._reference(), self.team)
+        saved = time.monotonic()
+        while self.progress.iteration < config.iterations and self.collapse is None:
             metrics = self._iterate(updater)
             self._write(metrics)
             self.collapse = self.watchdog.see(metrics)
             if self.collapse:
                 self._write({"stage": "collapse", "iteration": self.progress.iteration, "message": self.collapse})
-            done = self.progress.iteration == self.config.iterations or self.collapse is not None
+            done = self.progress.iteration == config.iterations or self.collapse is not None
             stopping = self.team.any(stop()) and not done
-            if done or self.progress.iteration % self.config.validate_every == 0:
+            due = self.team.any(self.team.main and time.monotonic() - saved > 60 * config.checkpoint_minutes)
+            validates = done or self.progress.iteration % config.validate_every == 0
+            if validates:
                 self._validate()
+            if validates or stopping or due:
                 self._checkpoint()
-            elif stopping:
-                self._checkpoint()
+                saved = time.monotonic()
             if stopping:
-                return None
+                return False
+        return True
+
+    def _best(self) -> Policy:
         best = load_policy(self.folder.path / "best")
         best.place(self.model.device)
         return best
 
-    def _shorter(self, asked: int | None, name: str) -> int:
-        """An expert's block: the one asked for, or the task's, or the learner's own where that is shorter."""
-        length = check_block_length(self.gen_length, asked or min(self.task.block_length, self.block_length))
-        if length > self.block_length or self.block_length % length:
+    def _divisor(self, asked: int | None, name: str) -> int:
+        """An expert's block: the one asked for, or the task's as far as it divides the learner's own."""
+        length = asked or math.gcd(self.task.block_length, self.block_length)
+        if self.block_length % length:
             raise UnmaskError(
                 f"{name} {length} does not divide the policy's blocks of {self.block_length}: the policy could not "
                 "reveal what the expert reveals; use a divisor."
             )
         return length
 
-    def _fitting(self, examples: Sequence[Example]) -> list[Prompt]:
+    def _fitting(self, examples: int, seed: int) -> tuple[list[Prompt], str | None]:
+        """Training prompts that fit, at least one for each process, and a sentence on those that do not."""
         config = self.config
-        return fitting(self.model, examples, self.gen_length, config.max_prompt_length, config.long_prompts)
+        found = self.task.examples("train", examples, seed=seed)
+        prompts, note = fitting(self.model, found, self.gen_length, config.max_prompt_length, config.long_prompts)
+        if min(len(prompts), config.prompts) < self.team.size:
+            raise UnmaskError(
+                f"{self.team.size} processes need at least as many training prompts, of all and of an iteration; there "
+                f"are {len(prompts)} and {config.prompts}."
+            )
+        return prompts, note
 
-    def _start(self) -> bool:
+    def _begin(self, write: Callable[[], None]) -> None:
+        """Let the main process write, and see that all find the run folder."""
         if self.team.main:
-            self.folder.start(self.config)
+            write()
         self.team.wait()
-        return False
+        if not (self.folder.path / "config.json").exists():
+            raise UnmaskError(
+                f"Process {self.team.rank} does not see {self.folder.path}: the run folder must lie where all nodes "
+                "can read it."
+            )
 
     def _resume(self, allow_changes: bool) -> bool:
         """True if there is a checkpoint; else the run was stopped before its first, and starts over."""
-        self.progress = self.folder.restore(self.policy, self.optimizer, None if allow_changes else self.config)
-        if not allow_changes:
-            self.watchdog.counts |= self.progress.counts
+        progress = self.folder.restore(self.policy, self.optimizer, None if allow_changes else self.config)
         self.team.wait()
-        if self.team.main and allow_changes:
-            self.folder.describe(self.config)
-        begun = self.progress.best is not None
-        if self.team.main:
-            self.folder.forget_after(self.progress.iteration if begun else -1)
-        self.team.wait()
-        return begun
+        if progress is not None:
+            self.progress = progress
+            self.watchdog.counts |= {} if allow_changes else progress.counts
+
+        def write() -> None:
+            self.folder.forget_after(-1 if progress is None else progress.iteration)
+            if progress is not None:
+                self.folder.restore_best()
+            if allow_changes:
+                self.folder.describe(self.config)
+
+        self._begin(write)
+        if allow_changes and progress is not None:
+            self.progress.best = None  # rewards of other settings do not compare
+            self._validate()
+        return progress is not None
 
     def _warm_start(self, stop: Stop) -> bool:
         """Clone, validate, save. False if stopped: nothing is kept of it, and a resumed run starts over."""
         if self.config.clones and not self._clone(stop):
             return False
-        if self.config.kl_weight and self.team.main:
+        if self.team.main:
             self.policy.save(self.folder.path / "start")
         self._validate()
         self._checkpoint()
-        return True
+        return not self.team.any(stop())
 
     def _clone(self, stop: Stop) -> bool:
         config, clock = self.config, Clock()
         assert config.clone_from is not None
-        prompts = self._fitting(self.task.examples("train", config.clone_examples, seed=1))
-        cells = demonstrations(config.clone_from, self.clone_block_length, self.block_length)
-        cell, passes = best_demonstration(
-            self.model,
-            cells,
-            self.task,
-            prompts,
-            self.reward,
-            gen_length=self.gen_length,
-            batch_size=config.batch_size,
-            team=self.team,
-        )
+        prompts, _ = self._fitting(config.clone_examples, seed=1)
+        default = self._divisor(None, "clone_block_length")
+        cells = demonstrations(config.clone_from, config.clone_block_length, default, self.block_length)
+        where: Metrics = {"gen_length": self.gen_length, "batch_size": config.batch_size, "team": self.team}
+        found = best_demonstration(self.model, cells, self.task, prompts, self.reward, **where, stop=stop)
+        if found is None:
+            return False
+        cell, passes = found
         taught = lesson(
             self.model,
             cell,
@@ -218,17 +246,13 @@ class Trainer:
             self.task,
             prompts,
             keep=config.clone_keep,
-            gen_length=self.gen_length,
             block_length=self.block_length,
-            batch_size=config.batch_size,
             seed=config.seed,
-            team=self.team,
+            **where,
         )
         clock.model = time.perf_counter() - clock.started
-        if self.team.any(stop()):
-            return False
         losses: list[float] = []
-        clone(
+        finished = clone(
             self.policy,
             taught,
             updates=config.clone_updates,
@@ -237,6 +261,7 @@ class Trainer:
             seed=config.seed,
             team=self.team,
             on_update=lambda done, loss: losses.append(loss),
+            stop=stop,
         )
         clock.update = time.perf_counter() - clock.started - clock.model
         self.progress.passes += passes + taught.passes
@@ -254,9 +279,7 @@ class Trainer:
                 **clock.seconds(),
             }
         )
-        if self.team.main:
-            self.policy.save(self.folder.path / "clone")
-        return not self.team.any(stop())
+        return finished
 
     def _reference(self) -> TransformerPolicy | None:
         """What the KL term holds on to."""
@@ -272,52 +295,53 @@ class Trainer:
         config, clock, team = self.config, Clock(), self.team
         number = self.progress.iteration
         seed = random.Random(f"{config.seed}/{number}").getrandbits(62)
-        drawn = draw_prompts(self.prompts, config.prompts, config.seed, number)
-        mine = team.share(list(enumerate(drawn)))
+        mine = team.share(list(enumerate(draw_prompts(self.prompts, config.prompts, config.seed, number))))
         rolled = self._roll_out([place for place, _ in mine], [prompt for _, prompt in mine], seed, clock)
-        learners = rolled[0]
-        steps, expert = self._pack(rolled)
         earned = [self.reward(part.outcome).to(self.model.device).view(len(mine), -1) for part in rolled]
-        grouped = torch.cat([earned[0], *earned[1:]], dim=1)
+        grouped = torch.cat(earned, dim=1)
         advantage = group_advantages(grouped, config.scale_advantages).flatten()
         if config.scale_advantages == "batch":
-            advantage = advantage / root_mean_square(
-                *team.total(advantage.double().square().sum().item(), len(advantage))
-            )
-        groups = len(drawn)
-        signal = team.total(has_signal(grouped).sum().item())[0] / groups
+            squares = advantage.double().square().sum().item()
+            advantage = advantage / root_mean_square(*team.total(squares, len(advantage)))
+        signal = team.total(has_signal(grouped).sum().item())[0] / config.prompts
+        updated = signal > 0 and signal >= config.min_signal
+        lr = learning_rate(config, number)
 
         started = time.perf_counter()
-        lr = learning_rate(config, number)
-        updated = signal > 0 and signal >= config.min_signal
         if updated:
             for param_group in self.optimizer.param_groups:
                 param_group["lr"] = lr
-            members = config.group_size + len(config.experts)
-            logged = self._update(updater, Batch(steps, advantage, expert), groups * members)
+            steps, expert = self._pack(rolled)
+            logged = self._update(updater, Batch(steps, advantage, expert))
         else:
-            logged = updater.look(learners.steps)
+            logged = updater.look(rolled[0].steps)
         clock.update = time.perf_counter() - started
         self.progress.iteration += 1
-        outcome = learners.outcome
-        passes = sum(part.decoded.model_rows for part in rolled)
-        nfe = team.gather(outcome.nfe.tolist())
-        sums = team.total(earned[0].sum().item(), outcome.correct.sum().item(), passes)
-        self.progress.passes += int(sums[2])
         return {
             "stage": "grpo",
             "iteration": self.progress.iteration,
-            "reward": sums[0] / len(nfe),
-            "correct": sums[1] / len(nfe),
-            "nfe": sum(nfe) / len(nfe),
-            "nfe_min": min(nfe),
-            "nfe_max": max(nfe),
+            **self._outcome(rolled, earned[0]),
             "signal": signal,
             "updated": updated,
             "lr": lr,
             **logged,
             "passes": self.progress.passes,
             **clock.seconds(),
+        }
+
+    def _outcome(self, rolled: Sequence[Rollouts], earned: Tensor) -> Metrics:
+        """How the policy's own roll-outs ended, in all processes; counts the forward passes, experts' too."""
+        outcome = rolled[0].outcome
+        passes = sum(part.decoded.model_rows for part in rolled)
+        nfe = self.team.gather(outcome.nfe.tolist())
+        reward, correct, spent = self.team.total(earned.sum().item(), outcome.correct.sum().item(), passes)
+        self.progress.passes += int(spent)
+        return {
+            "reward": reward / len(nfe),
+            "correct": correct / len(nfe),
+            "nfe": sum(nfe) / len(nfe),
+            "nfe_min": min(nfe),
+            "nfe_max": max(nfe),
         }
 
     def _roll_out(self, places: Sequence[int], prompts: Sequence[Prompt], seed: int, clock: Clock) -> list[Rollouts]:
@@ -358,9 +382,9 @@ class Trainer:
             steps = steps.join(seen.numbered(torch.arange(count // size, device=device) * members + size + i))
         return steps, expert
 
-    def _update(self, updater: Updater, batch: Batch, rollouts: int) -> dict[str, float]:
+    def _update(self, updater: Updater, batch: Batch) -> Metrics:
         try:
-            return updater.update(batch, rollouts)
+            return updater.update(batch, self.config.prompts * (self.config.group_size + len(self.experts)))
         except FloatingPointError as e:
             raise UnmaskError(
                 f"At iteration {self.progress.iteration + 1} {e}: resume with a lower lr (--resume --allow-changes), "
@@ -387,15 +411,13 @@ class Trainer:
         self.team.wait()
 
 
-def make_policy(config: TrainConfig, model: MaskedDiffusionModel) -> TransformerPolicy:
+def starting_policy(config: TrainConfig, model: MaskedDiffusionModel) -> TransformerPolicy:
     """Fresh weights, or the policy to start from, on the dLLM's device.
 
     Raises:
         UnmaskError: that policy is no transformer, or of another shape than the one asked for.
     """
-    settings = config.policy
-    if settings.reads == "hidden_states" and settings.hidden_size is None:
-        settings = settings.model_copy(update={"hidden_size": model.hidden_size})
+    settings = config.policy.for_model(model.hidden_size)
     policy = TransformerPolicy(settings)
     if config.init is not None:
         found = load_policy(config.init)
@@ -406,7 +428,7 @@ def make_policy(config: TrainConfig, model: MaskedDiffusionModel) -> Transformer
                 f"init = {config.init!r} has another architecture than the policy asked for: leave out the policy's "
                 "settings, or start from fresh weights."
             )
-        policy = copy.deepcopy(found)
+        policy = found
     policy.place(model.device)
     return policy
 
@@ -420,13 +442,15 @@ def _deterministic(spec: str) -> Policy:
 
 def draw_prompts(prompts: Sequence[Prompt], n: int, seed: int, iteration: int) -> list[Prompt]:
     """The prompts of an iteration: epoch after epoch in an order of its own, so that all are used equally often."""
-    drawn = []
-    for place in range(iteration * n, (iteration + 1) * n):
-        epoch, at = divmod(place, len(prompts))
-        order = list(range(len(prompts)))
-        random.Random(f"{seed}/epoch {epoch}").shuffle(order)
-        drawn.append(prompts[order[at]])
-    return drawn
+    places = (divmod(place, len(prompts)) for place in range(iteration * n, (iteration + 1) * n))
+    return [prompts[_order(len(prompts), seed, epoch)[at]] for epoch, at in places]
+
+
+@lru_cache(maxsize=2)
+def _order(n: int, seed: int, epoch: int) -> list[int]:
+    order = list(range(n))
+    random.Random(f"{seed}/epoch {epoch}").shuffle(order)
+    return order
 
 
 def learning_rate(config: TrainConfig, iteration: int) -> float:

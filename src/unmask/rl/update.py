@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -69,56 +70,75 @@ class Updater:
         steps = batch.steps
         of_all = int(self.team.total(len(steps))[0])
         weight = step_weights(steps.rollout, rollouts, config.normalisation, of_all)
-        counts = batch.advantage[steps.rollout] != 0
-        kept = (counts | (config.kl_weight + config.entropy_weight > 0)).nonzero()[:, 0]
-        chunks = kept.split(config.update_batch_size) if len(kept) else ()
+        own = ~batch.expert[steps.rollout]
+        kept = batch.advantage[steps.rollout] != 0
+        if config.kl_weight or config.entropy_weight:
+            kept |= own
+        chunks = [(index, self._states(steps.take(index))) for index in self._chunks(kept)]
         old: list[Tensor] = []
         logged: dict[str, float] = {}
         for inner in range(config.inner_iterations):
             self.optimizer.zero_grad()
             sums = _Sums()
-            for i, index in enumerate(chunks):
-                part = steps.take(index)
-                logits = _logits(self.policy, part)
+            for i, (index, states) in enumerate(chunks):
+                part, mine = steps.take(index), own[index]
+                logits = states.logits(self.policy)
                 score = self._likelihood(logits, part, batch.expert)
                 if inner == 0:
                     old.append(score.detach())
                 advantage = batch.advantage[part.rollout]
                 loss = clipped_loss(score, old[i], advantage, weight[index], config.clip)
+                # Experts' steps were not drawn from the policy: neither estimate holds for them.
                 if config.entropy_weight:
                     entropy = self.actions.entropy(logits, part.selectable, part.picks)
-                    loss = loss - config.entropy_weight * (weight[index] * entropy).sum()
+                    loss = loss - config.entropy_weight * (weight[index] * entropy)[mine].sum()
                 if self.reference is not None:
-                    kl = self._kl(logits, part)
-                    loss = loss + config.kl_weight * (weight[index] * kl).sum()
+                    kl = self._kl(logits, states, part)[mine]
+                    loss = loss + config.kl_weight * (weight[index][mine] * kl).sum()
                     sums.add(kl=kl.detach())
                 loss.backward()
-                ratio = (score.detach() - old[i]).exp()
-                sums.add(ratio=ratio, clip_share=is_clipped(ratio, advantage, config.clip))
+                ratio = (score.detach() - old[i]).exp()[mine]
+                sums.add(ratio=ratio, clip_share=is_clipped(ratio, advantage[mine], config.clip))
                 sums.peak(ratio=ratio)
                 if inner == 0:
-                    sums.add(**self._look(logits.detach(), part))
+                    sums.add(**self._look(logits.detach()[mine], part.take(mine)))
+            if inner == 0:
+                self._look_at_rest(sums, steps, own & ~kept)
             norm = self._reduce_and_clip()
             self.optimizer.step()
             logged |= sums.means(self.team) | {"grad_norm": norm}
         return logged
 
-    def look(self, steps: Trajectories) -> dict[str, float]:
-        """Reveal probabilities and entropy, of as many steps as fit one chunk, where no update is taken."""
+    def look(self, steps: Trajectories) -> dict[str, float | None]:
+        """What is logged where no update is taken."""
         sums = _Sums()
-        part = steps.take(torch.arange(min(len(steps), self.config.update_batch_size), device=steps.rollout.device))
+        self._look_at_rest(sums, steps, torch.ones_like(steps.rollout, dtype=torch.bool))
+        return {"ratio": None, "ratio_max": None, "clip_share": None, "grad_norm": None, **sums.means(self.team)}
+
+    def _look_at_rest(self, sums: _Sums, steps: Trajectories, wanted: Tensor) -> None:
         with torch.no_grad():
-            sums.add(**self._look(_logits(self.policy, part), part))
-        return sums.means(self.team)
+            for index in self._chunks(wanted):
+                part = steps.take(index)
+                sums.add(**self._look(self._states(part).logits(self.policy), part))
+
+    def _chunks(self, wanted: Tensor) -> Sequence[Tensor]:
+        index = wanted.nonzero()[:, 0]
+        return index.split(self.config.update_batch_size) if len(index) else ()
+
+    def _states(self, part: Trajectories) -> _States:
+        """Sorting hidden states would cost more than it saves."""
+        if self.policy.settings.reads == "hidden_states":
+            return _States(part, torch.arange(len(part), device=part.rollout.device))
+        return _States(*part.distinct())
 
     def _likelihood(self, logits: Tensor, part: Trajectories, expert: Tensor) -> Tensor:
         plain = self.actions.log_prob(logits, part.selectable, part.picks)
         return with_experts(plain, expert[part.rollout], self.config.group_size, len(self.config.experts))
 
-    def _kl(self, logits: Tensor, part: Trajectories) -> Tensor:
+    def _kl(self, logits: Tensor, states: _States, part: Trajectories) -> Tensor:
         assert self.reference is not None
         with torch.no_grad():
-            before = _logits(self.reference, part)
+            before = states.logits(self.reference)
         return self.actions.kl(logits, before, part.selectable, part.picks)
 
     def _look(self, logits: Tensor, part: Trajectories) -> dict[str, Tensor]:
@@ -135,10 +155,16 @@ class Updater:
         return norm.item()
 
 
-def _logits(policy: TransformerPolicy, part: Trajectories) -> Float[Tensor, "s l"]:
-    """The network's logits of each step; steps that look the same share one pass."""
-    states, of = part.distinct()
-    return policy(states.features, states.masked, states.step_fraction)[of]
+@dataclass(frozen=True)
+class _States:
+    """Steps that look the same share one pass of the network."""
+
+    distinct: Trajectories
+    of: Tensor
+
+    def logits(self, policy: TransformerPolicy) -> Float[Tensor, "s l"]:
+        seen = self.distinct
+        return policy(seen.features, seen.masked, seen.step_fraction)[self.of]
 
 
 class _Sums:
@@ -156,7 +182,8 @@ class _Sums:
 
     def peak(self, **values: Tensor) -> None:
         for name, value in values.items():
-            self._largest[name] = max(self._largest.get(name, 0.0), value.max().item())
+            if len(value):
+                self._largest[name] = max(self._largest.get(name, 0.0), value.max().item())
 
     def means(self, team: Team) -> dict[str, float]:
         found: dict[str, float] = {}

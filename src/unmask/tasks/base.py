@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
 
 from unmask.errors import UnmaskError, nearest
 
@@ -14,10 +15,11 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt and its gold answer."""
+    """One prompt and its gold answer; columns are what else a data set says of it."""
 
     prompt: str
     answer: str
+    columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
 
 class Task(ABC):
@@ -37,13 +39,13 @@ class Task(ABC):
 
     @abstractmethod
     def examples(self, split: str, n: int, seed: int = 0) -> list[Example]:
-        """n distinct examples of a split; the same ones for the same seed.
+        """n distinct examples of a split (a data set with fewer gives all it has); the same ones for the same seed.
 
         Splits share no prompt: ``pretrain`` is for training dLLMs, ``train`` for policies, ``validation`` for choosing
         checkpoints and settings, ``test`` for the numbers that are reported.
 
         Raises:
-            UnmaskError: an unknown split, or more examples than there are.
+            UnmaskError: an unknown split, no example, or more than can be drawn.
         """
 
     @abstractmethod

@@ -70,7 +70,7 @@ def read_examples(path: Path) -> list[Example]:
         UnmaskError: naming the row and the column.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as e:
         raise UnmaskError(f"Cannot read the task file {path} ({e}): give a JSONL file.") from None
     examples = []
@@ -87,7 +87,10 @@ def read_examples(path: Path) -> list[Example]:
             if column not in row:
                 has = ", ".join(row) or "none"
                 raise UnmaskError(f"{path}, row {number_}: no column {column!r} (it has: {has}): rename or add it.")
-        examples.append(Example(str(row["prompt"]), str(row["answer"])))
+            if row[column] in (None, ""):
+                raise UnmaskError(f"{path}, row {number_}: column {column!r} is empty: fill it or leave the row out.")
+        others = {name: value for name, value in row.items() if name not in ("prompt", "answer")}
+        examples.append(Example(str(row["prompt"]), str(row["answer"]), others))
     return examples
 
 
