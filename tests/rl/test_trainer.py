@@ -248,6 +248,18 @@ def test_changed_settings_choose_the_best_anew(tiny, tmp_path):
     assert best is not None
 
 
+def test_of_equal_rewards_the_faster_policy_is_best(tiny, tmp_path):
+    scores = iter([(1.0, 9.0), (1.0, 7.0), (1.0, 8.0)])
+
+    def validate(policy):
+        reward, nfe = next(scores)
+        return {"reward": reward, "correct": 1.0, "nfe": nfe}
+
+    run = Trainer(config(tmp_path / "run"), tiny, Short(), validate, lambda m: None)
+    run.run()
+    assert (run.progress.best, run.progress.best_nfe) == (1.0, 7.0)
+
+
 def test_a_policy_that_goes_on_is_not_cloned_over():
     assert TrainConfig(init="somewhere").clone_from == "none"
     assert TrainConfig(init="somewhere", clone_from="confidence_threshold").clones

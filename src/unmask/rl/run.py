@@ -47,13 +47,14 @@ class Progress:
 
     Attributes:
         iteration: GRPO iterations done.
-        best: validation reward of the best policy; None before the first validation.
+        best, best_nfe: validation reward and forward passes of the best policy; None before the first validation.
         passes: dLLM forward passes of training roll-outs so far, cloning included, validation not.
         counts: of the watchdog.
     """
 
     iteration: int = 0
     best: float | None = None
+    best_nfe: float = 0.0
     passes: int = 0
     counts: dict[str, int] = field(default_factory=dict)
 

@@ -69,7 +69,7 @@ class Trainer:
     """One run.
 
     Args:
-        validate: scores a policy as it would be used; its ``reward`` chooses the best checkpoint.
+        validate: scores a policy as it would be used; ``reward`` and then ``nfe`` choose the best checkpoint.
         log: called with each line of metrics, in the main process.
         team: the processes of the run.
     """
@@ -394,8 +394,9 @@ class Trainer:
     def _validate(self) -> None:
         metrics = self.validate(self.policy)
         self._write({"stage": "validation", "iteration": self.progress.iteration, **metrics})
-        if self.progress.best is None or metrics["reward"] > self.progress.best:
-            self.progress.best = metrics["reward"]
+        reached = (metrics["reward"], -metrics["nfe"])  # of equal rewards, the faster one
+        if self.progress.best is None or reached > (self.progress.best, -self.progress.best_nfe):
+            self.progress.best, self.progress.best_nfe = metrics["reward"], metrics["nfe"]
             if self.team.main:
                 self.policy.save(self.folder.path / "best")
 
