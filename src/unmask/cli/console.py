@@ -10,7 +10,15 @@ from types import FrameType
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 console = Console()
 errors = Console(stderr=True)
@@ -25,12 +33,25 @@ class Ticker:
         self._task = bar.add_task(label, total=total, note="") if bar else None
         self._start = self._shown = time.monotonic()
         self._first: int | None = None
+        self._stages: dict[str, TaskID] = {}
 
     def restart(self) -> None:
         """Measure from now on: what went before has another pace."""
         self._start = self._shown = time.monotonic()
         if self._bar is not None and self._task is not None:
             self._bar.reset(self._task)
+
+    def stage(self, label: str, done: int, total: int) -> None:
+        """Progress of a part of the job, under its own label; it goes when it is done."""
+        if self._bar is None:
+            now = time.monotonic()
+            if now - self._shown >= PLAIN_EVERY:
+                self._shown = now
+                self._to.print(f"{label} {done}/{total}", highlight=False)
+            return
+        if label not in self._stages:
+            self._stages[label] = self._bar.add_task(label, total=total, note="")
+        self._bar.update(self._stages[label], completed=done, visible=done < total)
 
     def __call__(self, done: int, note: str = "") -> None:
         """Say that `done` of the total is done."""

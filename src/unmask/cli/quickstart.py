@@ -172,7 +172,7 @@ def _train(
             clock(metrics)
             show(metrics, tick)
 
-        return Trainer(config, model, task, validate, log).run(stop=stop)
+        return Trainer(config, model, task, validate, log, tell=tick.stage).run(stop=stop)
 
 
 def _compare(

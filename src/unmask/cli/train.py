@@ -99,14 +99,16 @@ def _run(config: TrainConfig, resume: bool, allow_changes: bool, dry_run: bool) 
             show(metrics, tick)
             track(metrics)
 
-        trainer = Trainer(config, model, task, validate, log, team)
+        trainer = Trainer(config, model, task, validate, log, team, tick.stage)
         policy = trainer.run(resume=resume, allow_changes=allow_changes, stop=stop)
     if policy is None:
-        console.print(f"Stopped at iteration {trainer.progress.iteration}; go on with --resume.")
+        console.print(f"Stopped at iteration {trainer.progress.iteration}; go on with --resume.", highlight=False)
         return
     if team.main:
         write_text(Path(config.run) / "best" / "README.md", card(config, model.name, task.name, gen_length))
-    console.print(f"The best policy is in {config.run}/best (validation reward {trainer.progress.best:.3f}).")
+    console.print(
+        f"The best policy is in {config.run}/best (validation reward {trainer.progress.best:.3f}).", highlight=False
+    )
 
 
 def _installed(config: TrainConfig) -> tuple[str, ...]:

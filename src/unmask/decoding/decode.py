@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Required, TypedDict, Unpack
 
@@ -102,18 +102,27 @@ def stream(
 
 
 def decode(
-    model: MaskedDiffusionModel, policy: Policy, prompts: Sequence[Sequence[int]], **options: Unpack[DecodeOptions]
+    model: MaskedDiffusionModel,
+    policy: Policy,
+    prompts: Sequence[Sequence[int]],
+    on_ended: Callable[[int, int], None] | None = None,
+    **options: Unpack[DecodeOptions],
 ) -> Decoded:
     """`generate` on token ids.
 
     Args:
+        on_ended: called with the number of prompts that have ended and of all, when some have.
         options: those of `generate`, and
             also_observe: widens what is computed, for callbacks that record more than the policy needs;
             streams: random stream of each prompt, its place by default; so prompt i of a longer call is replayed alone
             with streams = [i].
     """
     start, totals = time.perf_counter(), _Totals()
-    batches = list(_decode(model, policy, prompts, totals, **options))
+    batches: list[Ended] = []
+    for batch in _decode(model, policy, prompts, totals, **options):
+        batches.append(batch)
+        if on_ended is not None:
+            on_ended(sum(len(ended.row) for ended in batches), len(prompts))
     order = torch.cat([batch.row for batch in batches]).argsort()
     why = torch.cat([batch.why for batch in batches])[order].tolist()
     seconds = [s for batch in batches for s in batch.seconds]

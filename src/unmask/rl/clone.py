@@ -63,6 +63,7 @@ def best_demonstration(
     gen_length: int,
     batch_size: int,
     team: Team,
+    on_cell: Callable[[int, int], None] | None = None,
     stop: Stop = never,
 ) -> tuple[Demonstration, int] | None:
     """The cell that earns most on the first prompts, and the forward passes spent on finding it; None if stopped."""
@@ -89,6 +90,8 @@ def best_demonstration(
         earned, count, spent = team.total(earned, count, spent)
         passes += spent
         found.append(Demonstration(cell.policy, cell.block_length, earned / count))
+        if on_cell is not None:
+            on_cell(len(found), len(cells))
         if team.any(stop()):
             return None
     return max(found, key=lambda cell: cell.reward or 0.0), int(passes)
@@ -126,6 +129,7 @@ def lesson(
     batch_size: int,
     seed: int,
     team: Team,
+    on_ended: Callable[[int, int], None] | None = None,
 ) -> Lesson:
     """The steps of a rule's trajectories, as a policy that decodes with `block_length` would see them.
 
@@ -149,6 +153,7 @@ def lesson(
         streams=numbers,
         needs=policy.needs,
         features=policy.features,
+        on_ended=on_ended,
     )
     nfe, right = rolled.outcome.nfe.tolist(), rolled.outcome.correct.tolist()
     everywhere = sorted(team.gather(list(zip(numbers, nfe, right, strict=True))))

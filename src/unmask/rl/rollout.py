@@ -114,6 +114,7 @@ def roll_out(
     features: Features,
     prompts: Sequence[Sequence[int]],
     streams: Sequence[int] | None = None,
+    on_ended: Callable[[int, int], None] | None = None,
 ) -> Rollouts:
     """Decode the examples (repeat one to get a group) and record every step.
 
@@ -121,12 +122,14 @@ def roll_out(
         needs, features: of the policy that is to learn from the steps; the one that acts may be another.
         prompts: token ids of each example's prompt.
         streams: random stream of each example, its place by default.
+        on_ended: as in `unmask.decoding.decode.decode`.
     """
     recorder = Recorder(features)
     decoded = decode(
         model,
         policy,
         prompts,
+        on_ended,
         gen_length=gen_length,
         block_length=block_length,
         batch_size=batch_size,

@@ -18,7 +18,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor
@@ -72,6 +72,7 @@ class Trainer:
         validate: scores a policy as it would be used; ``reward`` and then ``nfe`` choose the best checkpoint.
         log: called with each line of metrics, in the main process.
         team: the processes of the run.
+        tell: called with a label, what is done and what there is to do, during the steps of the warm start.
     """
 
     def __init__(
@@ -82,7 +83,9 @@ class Trainer:
         validate: Validate,
         log: Callable[[Metrics], None],
         team: Team | None = None,
+        tell: Callable[[str, int, int], None] = lambda label, done, total: None,
     ) -> None:
+        self.tell = tell
         self.config, self.model, self.task = config, model, task
         self.validate, self.log, self.team = validate, log, team or Team()
         self.gen_length = config.gen_length or task.gen_length
@@ -235,7 +238,9 @@ class Trainer:
         default = self._divisor(None, "clone_block_length")
         cells = demonstrations(config.clone_from, config.clone_block_length, default, self.block_length)
         where: Metrics = {"gen_length": self.gen_length, "batch_size": config.batch_size, "team": self.team}
-        found = best_demonstration(self.model, cells, self.task, prompts, self.reward, **where, stop=stop)
+        found = best_demonstration(
+            self.model, cells, self.task, prompts, self.reward, **where, on_cell=partial(self.tell, "trying"), stop=stop
+        )
         if found is None:
             return False
         cell, passes = found
@@ -248,10 +253,16 @@ class Trainer:
             keep=config.clone_keep,
             block_length=self.block_length,
             seed=config.seed,
+            on_ended=partial(self.tell, "rolling out"),
             **where,
         )
         clock.model = time.perf_counter() - clock.started
         losses: list[float] = []
+
+        def on_update(done: int, loss: float) -> None:
+            losses.append(loss)
+            self.tell("cloning", done, config.clone_updates)
+
         finished = clone(
             self.policy,
             taught,
@@ -260,7 +271,7 @@ class Trainer:
             lr=config.clone_lr,
             seed=config.seed,
             team=self.team,
-            on_update=lambda done, loss: losses.append(loss),
+            on_update=on_update,
             stop=stop,
         )
         clock.update = time.perf_counter() - clock.started - clock.model
