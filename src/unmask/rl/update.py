@@ -66,42 +66,23 @@ class Updater:
         Raises:
             FloatingPointError: the gradient is not finite; nothing was changed.
         """
-        config = self.config
-        steps = batch.steps
+        config, steps = self.config, batch.steps
         of_all = int(self.team.total(len(steps))[0])
         weight = step_weights(steps.rollout, rollouts, config.normalisation, of_all)
         own = ~batch.expert[steps.rollout]
         kept = batch.advantage[steps.rollout] != 0
         if config.kl_weight or config.entropy_weight:
             kept |= own
-        chunks = [(index, self._states(steps.take(index))) for index in self._chunks(kept)]
+        chunks = [self._chunk(batch, weight, own, index) for index in self._split(kept)]
         old: list[Tensor] = []
         logged: dict[str, float] = {}
         for inner in range(config.inner_iterations):
             self.optimizer.zero_grad()
             sums = _Sums()
-            for i, (index, states) in enumerate(chunks):
-                part, mine = steps.take(index), own[index]
-                logits = states.logits(self.policy)
-                score = self._likelihood(logits, part, batch.expert)
-                if inner == 0:
-                    old.append(score.detach())
-                advantage = batch.advantage[part.rollout]
-                loss = clipped_loss(score, old[i], advantage, weight[index], config.clip)
-                # Experts' steps were not drawn from the policy: neither estimate holds for them.
-                if config.entropy_weight:
-                    entropy = self.actions.entropy(logits, part.selectable, part.picks)
-                    loss = loss - config.entropy_weight * (weight[index] * entropy)[mine].sum()
-                if self.reference is not None:
-                    kl = self._kl(logits, states, part)[mine]
-                    loss = loss + config.kl_weight * (weight[index][mine] * kl).sum()
-                    sums.add(kl=kl.detach())
+            for i, chunk in enumerate(chunks):
+                loss, score = self._loss(chunk, old[i] if inner else None, sums)
                 loss.backward()
-                ratio = (score.detach() - old[i]).exp()[mine]
-                sums.add(ratio=ratio, clip_share=is_clipped(ratio, advantage[mine], config.clip))
-                sums.peak(ratio=ratio)
-                if inner == 0:
-                    sums.add(**self._look(logits.detach()[mine], part.take(mine)))
+                old.append(score)
             if inner == 0:
                 self._look_at_rest(sums, steps, own & ~kept)
             norm = self._reduce_and_clip()
@@ -117,13 +98,17 @@ class Updater:
 
     def _look_at_rest(self, sums: _Sums, steps: Trajectories, wanted: Tensor) -> None:
         with torch.no_grad():
-            for index in self._chunks(wanted):
+            for index in self._split(wanted):
                 part = steps.take(index)
                 sums.add(**self._look(self._states(part).logits(self.policy), part))
 
-    def _chunks(self, wanted: Tensor) -> Sequence[Tensor]:
+    def _split(self, wanted: Tensor) -> Sequence[Tensor]:
         index = wanted.nonzero()[:, 0]
         return index.split(self.config.update_batch_size) if len(index) else ()
+
+    def _chunk(self, batch: Batch, weight: Tensor, own: Tensor, index: Tensor) -> _Chunk:
+        part = batch.steps.take(index)
+        return _Chunk(part, self._states(part), weight[index], batch.advantage[part.rollout], own[index])
 
     def _states(self, part: Trajectories) -> _States:
         """Sorting hidden states would cost more than it saves."""
@@ -131,15 +116,35 @@ class Updater:
             return _States(part, torch.arange(len(part), device=part.rollout.device))
         return _States(*part.distinct())
 
-    def _likelihood(self, logits: Tensor, part: Trajectories, expert: Tensor) -> Tensor:
-        plain = self.actions.log_prob(logits, part.selectable, part.picks)
-        return with_experts(plain, expert[part.rollout], self.config.group_size, len(self.config.experts))
+    def _loss(self, chunk: _Chunk, old: Tensor | None, sums: _Sums) -> tuple[Tensor, Tensor]:
+        """The chunk's share of the loss, and the likelihoods of its steps.
 
-    def _kl(self, logits: Tensor, states: _States, part: Trajectories) -> Tensor:
-        assert self.reference is not None
-        with torch.no_grad():
-            before = states.logits(self.reference)
-        return self.actions.kl(logits, before, part.selectable, part.picks)
+        KL and entropy leave experts' steps out: these were not drawn from the policy, so that the estimates do not hold.
+
+        Args:
+            old: the likelihoods under the policy that acted; None while it is still this one.
+        """
+        config, part, own = self.config, chunk.part, chunk.own
+        logits = chunk.states.logits(self.policy)
+        plain = self.actions.log_prob(logits, part.selectable, part.picks)
+        score = with_experts(plain, ~own, config.group_size, len(config.experts))
+        before = score.detach() if old is None else old
+        loss = clipped_loss(score, before, chunk.advantage, chunk.weight, config.clip)
+        if config.entropy_weight:
+            entropy = self.actions.entropy(logits, part.selectable, part.picks)
+            loss = loss - config.entropy_weight * (chunk.weight * entropy)[own].sum()
+        if self.reference is not None:
+            with torch.no_grad():
+                reference = chunk.states.logits(self.reference)
+            kl = self.actions.kl(logits, reference, part.selectable, part.picks)[own]
+            loss = loss + config.kl_weight * (chunk.weight[own] * kl).sum()
+            sums.add(kl=kl.detach())
+        ratio = (score.detach() - before).exp()[own]
+        sums.add(ratio=ratio, clip_share=is_clipped(ratio, chunk.advantage[own], config.clip))
+        sums.peak(ratio=ratio)
+        if old is None:
+            sums.add(**self._look(logits.detach()[own], part.take(own)))
+        return loss, score.detach()
 
     def _look(self, logits: Tensor, part: Trajectories) -> dict[str, Tensor]:
         probability = torch.sigmoid(logits)[part.selectable]
@@ -153,6 +158,17 @@ class Updater:
         if not bool(norm.isfinite()):
             raise FloatingPointError("the gradient is not finite")
         return norm.item()
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Steps that are scored together; `own` are the policy's, not an expert's."""
+
+    part: Trajectories
+    states: _States
+    weight: Tensor
+    advantage: Tensor
+    own: Tensor
 
 
 @dataclass(frozen=True)
