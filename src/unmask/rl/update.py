@@ -119,7 +119,7 @@ class Updater:
     def _loss(self, chunk: _Chunk, old: Tensor | None, sums: _Sums) -> tuple[Tensor, Tensor]:
         """The chunk's share of the loss, and the likelihoods of its steps.
 
-        KL and entropy leave experts' steps out: these were not drawn from the policy, so that the estimates do not hold.
+        KL and entropy leave experts' steps out: they were not drawn from the policy, so the estimates do not hold.
 
         Args:
             old: the likelihoods under the policy that acted; None while it is still this one.
