@@ -33,12 +33,11 @@ T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # of Stu
 Flags = dict[str, Any]
 COMMON: Flags = {"iterations": 80, "validate-every": 20, "validation-prompts": 128}
 SCRATCH: Flags = {"clone-from": "none"}
-WARM: Flags = {"warm": True}  # from the clone of its seed, which all share
+WARM: Flags = {"warm": True}  # from the clone of its seed and block length, which all share
 STEERED: Flags = {**SCRATCH, "experts": "confidence_threshold:threshold=0.9 @ 8", "min-signal": 0.01}
 PLAIN: Flags = {"scale-advantages": "none", "lr": 2e-4}  # advantages as in the paper
 SCALED: Flags = {"scale-advantages": "batch", "lr": 5e-5}
-FAST: Flags = {"scale-advantages": "batch", "lr": 1e-4}  # for the longer way from fresh weights
-BLOCKS: Flags = {"block-length": 8, "iterations": 60, "validate-every": 5}
+BLOCKS: Flags = {"block-length": 8}
 
 
 def _alphas(name: str, alphas: Sequence[float] = ALPHAS, **flags: Any) -> dict[str, Flags]:
@@ -56,35 +55,36 @@ STUDIES: dict[str, dict[str, Flags]] = {
         "scaled, lr 2e-4": {**WARM, **SCALED, "lr": 2e-4, "alpha": 0.3},
         "scaled, lr 2e-4, entropy 0.01": {**WARM, **SCALED, "lr": 2e-4, "alpha": 0.3, "entropy-weight": 0.01},
     },
-    # Semi-autoregressive decoding in blocks of a quarter of the region, from scratch.
-    "semi": {**_alphas("from scratch", **BLOCKS, **SCRATCH, **FAST)},
+    # Semi-autoregressive decoding in blocks of a quarter of the region.
+    "semi": {**_alphas("warm start", **BLOCKS, **WARM, **SCALED)},
     # Full diffusion at alpha 1 without a clone: the warm start is "scaled, alpha 1" above.
     "full": {
         "expert steering": {**STEERED, **PLAIN, "iterations": 200},
         "from scratch": {**SCRATCH, **PLAIN, "iterations": 200, "min-signal": 0.01},
     },
-    # Blocks at alpha 1: what it costs to get there; from scratch is in "semi".
-    "cost": {
-        "warm start": {**BLOCKS, **FAST, "clone-examples": 32, "clone-updates": 100},
-        "expert steering": {**BLOCKS, **STEERED, **FAST},
-    },
-    # Blocks from scratch at alpha 1 unless it says otherwise.
+    # Full diffusion at alpha 1 from a clone, each of its own where the network is another: beside "scaled, alpha 1".
     "ablations": {
-        "DPLS": {**BLOCKS, **SCRATCH, **FAST, "policy.actions": "dpls"},
-        "without t": {**BLOCKS, **SCRATCH, **FAST, "policy.no-use-time": None},
-        "without m": {**BLOCKS, **SCRATCH, **FAST, "policy.no-use-mask": None},
-        "hidden states": {**BLOCKS, **SCRATCH, **FAST, "policy.reads": "hidden_states"},
-        "released time embedding (P = 1)": {**BLOCKS, **SCRATCH, **FAST, "policy.time-period": 1.0},
-        "additive, alpha 1": {**BLOCKS, **SCRATCH, **FAST, "reward": "additive"},
-        "additive, alpha 10": {**BLOCKS, **SCRATCH, **FAST, "reward": "additive", "alpha": 10.0},
+        "DPLS": {**SCALED, "policy.actions": "dpls"},
+        "without t": {**SCALED, "policy.no-use-time": None},
+        "without m": {**SCALED, "policy.no-use-mask": None},
+        "hidden states": {**SCALED, "policy.reads": "hidden_states"},
+        "released time embedding (P = 1)": {**SCALED, "policy.time-period": 1.0},
+        "additive, alpha 1": {**WARM, **SCALED, "reward": "additive"},
+        "additive, alpha 3": {**WARM, **SCALED, "reward": "additive", "alpha": 3.0},
+    },
+    # Blocks at alpha 1: what it costs to get there.
+    "cost": {
+        "from scratch": {**BLOCKS, **SCRATCH, **PLAIN, "iterations": 150, "validate-every": 10},
+        "expert steering": {**BLOCKS, **STEERED, **PLAIN, "iterations": 150, "validate-every": 10},
+        "warm start": {**BLOCKS, **SCALED, "validate-every": 5, "clone-examples": 32, "clone-updates": 100},
     },
 }
 
 
-IN_BLOCKS = ("semi", "cost", "ablations")
+IN_BLOCKS = ("semi", "cost")
 # Runs whose costs are compared; the first one's final reward is the bar.
 PASSES: dict[str, list[tuple[str, str]]] = {
-    "blocks of 8, alpha 1": [("semi", "from scratch, alpha 1"), ("cost", "expert steering"), ("cost", "warm start")],
+    "blocks of 8, alpha 1": [("cost", "from scratch"), ("cost", "expert steering"), ("cost", "warm start")],
     "full diffusion, alpha 1": [("full", "expert steering"), ("full", "from scratch"), ("alpha", "scaled, alpha 1")],
 }
 
@@ -108,7 +108,7 @@ def train(out: Path, study: str, name: str, flags: Flags, seed: int) -> None:
     if not (run / "eval" / "rows.jsonl").exists():
         given = {**COMMON, **flags, "seed": seed, "run": run}
         if given.pop("warm", False):
-            given |= {**SCRATCH, "init": clone_of(out, seed) / "best"}
+            given |= {**SCRATCH, "init": clone_of(out, flags, seed) / "best"}
         argv = [f"--{key}" if value is None else f"--{key}={value}" for key, value in given.items()]
         unmask("train", *argv, *(["--resume"] if (run / "config.json").exists() else []))
         block = str(flags.get("block-length", 32))
@@ -116,16 +116,17 @@ def train(out: Path, study: str, name: str, flags: Flags, seed: int) -> None:
         unmask("eval", "--policies", str(run / "best"), *where)
 
 
-def clone_of(out: Path, seed: int) -> Path:
+def clone_of(out: Path, flags: Flags, seed: int) -> Path:
     """Where the clone of a seed is kept: the quick start's, of the threshold 0.9 in blocks of 8."""
-    return out / "clones" / f"seed-{seed}"
+    return out / "clones" / f"block-{flags.get('block-length', 32)}-seed-{seed}"
 
 
-def prepare(out: Path, seed: int) -> None:
+def prepare(out: Path, flags: Flags, seed: int) -> None:
     """Clone for the warm starts, if it is missing."""
-    run = clone_of(out, seed)
+    run = clone_of(out, flags, seed)
     if not (run / "best" / "README.md").exists():
-        unmask("clone", f"--seed={seed}", f"--run={run}", "--validation-prompts=128")
+        where = [f"--{key}={value}" for key, value in flags.items()]
+        unmask("clone", *where, f"--seed={seed}", f"--run={run}", "--validation-prompts=128")
 
 
 def rules(out: Path) -> None:
@@ -151,7 +152,7 @@ def run(out: Path, studies: Sequence[str], seeds: Sequence[int], jobs: int) -> N
         print(f"{done}/{len(todo)}  {item[0]}: {item[1]}, seed {item[3]}  {left / 60:.0f} min left", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        for job in [pool.submit(prepare, out, seed) for seed in seeds]:
+        for job in [pool.submit(prepare, out, flags, seed) for flags in ({}, BLOCKS) for seed in seeds]:
             job.result()
         grid = pool.submit(rules, out)
         list(pool.map(one, todo))
@@ -175,15 +176,14 @@ class Reached:
         self.accuracy = [100 * sum(row["correct"] for row in one) / len(one) for one in rows]
         self.nfe = [sum(row["nfe"] for row in one) / len(one) for one in rows]
         self.metrics = [read_metrics(f / "metrics.jsonl") for f in self.folders]
-        first = [
-            read_metrics(clone_of(out, s) / "metrics.jsonl")
-            for s in seeds
-            if folder(out, study, name, s) in self.folders
-        ]
-        warm = STUDIES[study][name].get("warm", False)
-        self.clones = [
-            next(line["passes"] for line in lines if line["stage"] == "clone") if warm else 0 for lines in first
-        ]
+        flags = STUDIES[study][name]
+        self.clones = [0 for _ in self.folders]
+        if flags.get("warm"):
+            of = [clone_of(out, flags, s) for s in seeds if folder(out, study, name, s) in self.folders]
+            self.clones = [
+                next(line["passes"] for line in read_metrics(clone / "metrics.jsonl") if line["stage"] == "clone")
+                for clone in of
+            ]
         self.collapsed = sum(any(line["stage"] == "collapse" for line in one) for one in self.metrics)
 
     def passes(self, bar: float) -> list[float]:
