@@ -306,7 +306,7 @@ def where_time_goes(out: Path) -> None:
         (
             "random, 31M",
             out / "random-31m",
-            {"iterations": 3, "clone-from": "none", "prompts": 2, "reward": "additive"},
+            {"iterations": 2, "clone-from": "none", "prompts": 1, "reward": "additive"},
         ),
     ):
         if path is not None and not path.exists():
@@ -316,7 +316,7 @@ def where_time_goes(out: Path) -> None:
         target = out / "time" / f"{len(name)}-{time.time_ns()}"
         given = {**flags, "run": target, "validation-prompts": 1, "validate-every": 1000}
         if path is not None:
-            given |= {"model": path, "gen-length": 128, "train-examples": 50, "min-signal": 0}
+            given |= {"model": path, "gen-length": 64, "train-examples": 50, "min-signal": 0}
         unmask("train", *(f"--{key}={value}" for key, value in given.items()))
         lines = [line for line in read_metrics(target / "metrics.jsonl") if line["stage"] == "grpo"]
         total = sum(line["seconds"] for line in lines)
