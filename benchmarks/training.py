@@ -198,6 +198,11 @@ class Reached:
                     break
         return found
 
+    def held(self) -> list[float]:
+        """The last validation reward in percent of the best one: below 100, a run has drifted away from it."""
+        rewards = [[line["reward"] for line in lines if line["stage"] == "validation"] for lines in self.metrics]
+        return [100 * run[-1] / max(run) if max(run) > 0 else 100.0 for run in rewards]
+
     def final_reward(self) -> list[float]:
         """The best validation reward of each run."""
         return [max(line["reward"] for line in lines if line["stage"] == "validation") for lines in self.metrics]
@@ -255,7 +260,7 @@ def show(out: Path, studies: Sequence[str], seeds: Sequence[int]) -> None:
         print(f"\n### {study}\n")
         print(
             f"| run | seeds | correct % | NFE | {rival_name}, at this NFE % | policy minus it "
-            "| any rule, any blocks % | best validation reward |\n|---|---|---|---|---|---|---|---|"
+            "| any rule, any blocks % | best validation reward | the last, % of it |\n|---|---|---|---|---|---|---|---|---|"
         )
         for name in STUDIES[study]:
             found = Reached(out, study, name, seeds)
@@ -268,7 +273,7 @@ def show(out: Path, studies: Sequence[str], seeds: Sequence[int]) -> None:
             print(
                 f"| {name}{stopped} | {len(found.folders)} | {interval(found.accuracy)} | {interval(found.nfe)} "
                 f"| {_mean(beside)} | {interval(gaps) if gaps else ''} | {best} "
-                f"| {interval(found.final_reward(), 3)} |"
+                f"| {interval(found.final_reward(), 3)} | {interval(found.held())} |"
             )
     for study, names in PASSES.items():
         runs = {name: Reached(out, *name, seeds) for name in names}
