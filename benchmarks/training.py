@@ -260,7 +260,7 @@ def show(out: Path, studies: Sequence[str], seeds: Sequence[int]) -> None:
         print(f"\n### {study}\n")
         print(
             f"| run | seeds | correct % | NFE | {rival_name}, at this NFE % | policy minus it "
-            "| any rule, any blocks % | best validation reward | the last, % of it |\n|---|---|---|---|---|---|---|---|---|"
+            "| any rule, any blocks % | best validation reward | the last, % of it |\n" + "|---" * 9 + "|"
         )
         for name in STUDIES[study]:
             found = Reached(out, study, name, seeds)

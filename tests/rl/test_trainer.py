@@ -29,6 +29,7 @@ def config(folder, **changes):
         "validate_every": 2,
         "update_batch_size": 16,
         "min_signal": 0.0,
+        "lr": 2e-4,
     }
     return TrainConfig(**{**settings, **changes})
 

@@ -119,15 +119,15 @@ class TrainConfig(CloneConfig):
         "rollout"
     )
     scale_advantages: Annotated[
-        Scaling, Field(description="Divide by the deviation of each group, or of the batch.")
-    ] = "none"
+        Scaling, Field(description="Divide by the deviation of each group, or of the batch (paper: none).")
+    ] = "batch"
     kl_weight: Annotated[
         float, Ge(0), Field(description="Weight of KL to the policy that GRPO starts from, a clone for one (paper: 0).")
     ] = 0.0
     entropy_weight: Annotated[
         float, Ge(0), Field(description="Weight of the entropy of the actions, which keeps groups apart (paper: 0).")
     ] = 0.0
-    lr: Annotated[float, Gt(0), Field(description="Peak learning rate, cosine to 0 (paper: 3e-5).")] = 2e-4
+    lr: Annotated[float, Gt(0), Field(description="Peak learning rate, cosine to 0 (paper: 3e-5).")] = 5e-5
     warmup: Annotated[int, Ge(0), Field(description="Warm-up iterations (paper: 50).")] = 5
     weight_decay: Annotated[float, Ge(0), Field(description="AdamW weight decay.")] = 0.1
     clip: Annotated[float, Gt(0), Field(description="Clip of the likelihood ratio (eps).")] = 0.5
