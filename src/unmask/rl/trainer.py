@@ -3,7 +3,8 @@
 Where its defaults deviate from the paper (arXiv 2512.09106): a warm start by cloning a rule; an update is taken only if
 enough groups carry signal (Adam turns a vanishing gradient into full-size steps); advantages are divided by the batch's
 root mean square, so that a step is as large at every alpha; a schedule of 90 short iterations, for small dLLMs; the
-checkpoint that is best on validation prompts is kept; a run that has collapsed stops. `configs/train/paper` holds the paper's settings.
+checkpoint that is best on validation prompts is kept; a run that has collapsed stops. `configs/train/paper` holds the
+paper's settings.
 
 Run it with `unmask train --config configs/train/house-full.toml`, or under `accelerate launch -m unmask.cli train`.
 
