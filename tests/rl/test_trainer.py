@@ -94,7 +94,7 @@ def test_each_iteration_is_logged_whole(tiny, tmp_path):
     iterations = [m for m in seen if m["stage"] == "grpo"]
     names = {
         *("reward", "correct", "nfe", "nfe_min", "nfe_max", "reveal_probability", "revealed", "entropy", "signal"),
-        *("clip_share", "grad_norm", "ratio", "ratio_max", "kl", "passes", "lr", "updated"),
+        *("clip_share", "grad_norm", "ratio", "ratio_max", "kl", "passes", "passes_run", "lr", "updated"),
         *("seconds", "seconds_model", "seconds_policy", "seconds_update"),
     }
     for metrics in iterations:
@@ -102,6 +102,7 @@ def test_each_iteration_is_logged_whole(tiny, tmp_path):
         assert metrics["nfe_min"] <= metrics["nfe"] <= metrics["nfe_max"] <= 8
         assert 0 < metrics["reveal_probability"] < 1
         assert metrics["seconds_model"] + metrics["seconds_update"] <= metrics["seconds"]
+    assert all(a["passes_run"] <= a["passes"] for a in iterations)
     spent = [m["passes"] for m in seen if m["stage"] in ("clone", "grpo")]
     assert (torch.tensor(spent).diff() == torch.tensor([16 * m["nfe"] for m in iterations])).all()
     (tmp_path / "run" / "versions.json").read_text().index('"torch"')

@@ -136,6 +136,7 @@ def decode(
         model_seconds=totals.model_seconds,
         policy_seconds=totals.policy_seconds,
         model_rows=totals.model_rows,
+        model_rows_run=totals.model_rows_run,
     )
 
 
@@ -144,11 +145,13 @@ class _Totals:
     model_seconds: float = 0.0
     policy_seconds: float = 0.0
     model_rows: int = 0
+    model_rows_run: int = 0
 
-    def add(self, model_seconds: float, policy_seconds: float, rows: int) -> None:
+    def add(self, model_seconds: float, policy_seconds: float, rows: int, rows_run: int) -> None:
         self.model_seconds += model_seconds
         self.policy_seconds += policy_seconds
         self.model_rows += rows
+        self.model_rows_run += rows_run
 
 
 def _decode(
@@ -227,7 +230,7 @@ def _loop(plan: _Plan, source: Source, totals: _Totals) -> Iterator[Ended]:
         written = write(model, observed, action, plan.temperature)
         if plan.callback is not None:
             plan.callback(Step(state, seen, observed.predicted, written, action, picks))
-        totals.add(t1 - t0, t2 - t1, len(state))
+        totals.add(t1 - t0, t2 - t1, len(state), observed.asked)
 
         state = transition(observed.state, written, action)
         why, broken = _arrive(ended(state, model.eos_ids, plan.max_steps, plan.stop_at_eos), seen.confidence)

@@ -52,6 +52,7 @@ class Decoded:
         total_seconds: of the whole call, of which `model_seconds` in the dLLM and `policy_seconds` in the policy (on an
             accelerator, work still queued counts for who waits for it).
         model_rows: NFE of all rows together; rows that share a pass count each.
+        model_rows_run: rows that the dLLM really ran; a pass that rows share counts once.
     """
 
     tokens: Tensor
@@ -63,6 +64,7 @@ class Decoded:
     model_seconds: float
     policy_seconds: float
     model_rows: int
+    model_rows_run: int
 
     @property
     def complete(self) -> Tensor:

@@ -28,6 +28,7 @@ class Observed:
         predicted: the likeliest token of each position that was asked about, 0 elsewhere.
         hidden: what the head reads at the n positions asked about; None where rows share passes.
         slot: each position's place in `hidden`, -1 elsewhere.
+        asked: rows that the dLLM ran; fewer than there are where rows share passes.
         copies: where rows share passes, one row of each set that a policy cannot tell apart, and which of these each
             row is.
     """
@@ -37,6 +38,7 @@ class Observed:
     predicted: Int[Tensor, "b l"]
     hidden: Float[Tensor, "n h"] | None
     slot: Int[Tensor, "b l"] | None
+    asked: int
     copies: tuple[Int[Tensor, " u"], Int[Tensor, " b"]] | None
 
 
@@ -61,8 +63,9 @@ def observe(
     scope = blocks.scope(state.masked, state.block_end)
     wanted = {"selectable": scope, "masked": state.masked, "region": torch.ones_like(scope)}[needs.positions]
     history = hidden = slot = kl = copies = None
+    asked = len(state)
     if share and not needs.kl_history:
-        reading, copies = _shared_pass(model, state, wanted, needs)
+        reading, copies, asked = _shared_pass(model, state, wanted, needs)
         state = replace(state, reading=reading, changed=torch.zeros_like(state.changed))
     else:
         reading, history, hidden, slot = _pass(model, state, wanted, needs)
@@ -86,7 +89,7 @@ def observe(
         hidden_states=reading.hidden_states,
     )
     moved_on = replace(state, block_end=block_end, history=history)
-    return Observed(moved_on, observation, reading.predicted, hidden, slot, copies)
+    return Observed(moved_on, observation, reading.predicted, hidden, slot, asked, copies)
 
 
 def _pass(
@@ -131,11 +134,11 @@ def _pass(
 
 def _shared_pass(
     model: MaskedDiffusionModel, state: DecodingState, wanted: Bool[Tensor, "b l"], needs: Needs
-) -> tuple[Reading, tuple[Int[Tensor, " u"], Int[Tensor, " b"]]]:
+) -> tuple[Reading, tuple[Int[Tensor, " u"], Int[Tensor, " b"]], int]:
     """`_pass` of one row of each set of equal ones, and of none that has been read as it is.
 
     Returns:
-        The reading of all rows, and the `copies` of `Observed`.
+        The reading of all rows, and the `copies` and `asked` of `Observed`.
     """
     look = torch.cat([state.tokens.masked_fill(~state.attention, -1), state.block_end[:, None]], dim=1)
     asked, of = one_of_each(look, state.changed)
@@ -146,7 +149,7 @@ def _shared_pass(
         new = _pass(model, replace(state, reading=None).take(rows), wanted[rows], needs)[0]
         reading = reading.put(unread, new) if reading else new
     assert reading is not None  # a row without a reading has changed
-    return reading.take(of), one_of_each(torch.stack([of, state.step], dim=1), state.changed)
+    return reading.take(of), one_of_each(torch.stack([of, state.step], dim=1), state.changed), len(unread)
 
 
 def one_of_each(look: Shaped[Tensor, "b w"], late: Bool[Tensor, " b"]) -> tuple[Int[Tensor, " u"], Int[Tensor, " b"]]:

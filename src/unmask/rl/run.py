@@ -48,7 +48,8 @@ class Progress:
     Attributes:
         iteration: GRPO iterations done.
         best, best_nfe: validation reward and forward passes of the best policy; None before the first validation.
-        passes: dLLM forward passes of training roll-outs so far, cloning included, validation not.
+        passes: dLLM forward passes (NFE) of training roll-outs so far, cloning included, validation not.
+        passes_run: of these, what the dLLM really ran: roll-outs that still agree share theirs.
         counts: of the watchdog.
     """
 
@@ -56,6 +57,7 @@ class Progress:
     best: float | None = None
     best_nfe: float = 0.0
     passes: int = 0
+    passes_run: int = 0
     counts: dict[str, int] = field(default_factory=dict)
 
 

@@ -277,6 +277,7 @@ class Trainer:
         )
         clock.update = time.perf_counter() - clock.started - clock.model
         self.progress.passes += passes + taught.passes
+        self.progress.passes_run += passes + taught.passes
         self._write(
             {
                 "stage": "clone",
@@ -338,6 +339,7 @@ class Trainer:
             "lr": lr,
             **logged,
             "passes": self.progress.passes,
+            "passes_run": self.progress.passes_run,
             **clock.seconds(),
         }
 
@@ -345,9 +347,11 @@ class Trainer:
         """How the policy's own roll-outs ended, in all processes; counts the forward passes, experts' too."""
         outcome = rolled[0].outcome
         passes = sum(part.decoded.model_rows for part in rolled)
+        run = sum(part.decoded.model_rows_run for part in rolled)
         nfe = self.team.gather(outcome.nfe.tolist())
-        reward, correct, spent = self.team.total(earned.sum().item(), outcome.correct.sum().item(), passes)
+        reward, correct, spent, ran = self.team.total(earned.sum().item(), outcome.correct.sum().item(), passes, run)
         self.progress.passes += int(spent)
+        self.progress.passes_run += int(ran)
         return {
             "reward": reward / len(nfe),
             "correct": correct / len(nfe),
