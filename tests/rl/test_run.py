@@ -9,7 +9,6 @@ import time
 
 import pytest
 
-from tests.rl.tasks import Short
 from tests.rl.test_trainer import checkpoint, config, told, trainer, weights
 from unmask.errors import UnmaskError
 from unmask.rl.run import RunFolder, read_metrics
@@ -128,8 +127,3 @@ def test_killed_and_stopped_runs_end_as_an_uninterrupted_one(tiny_folder, tmp_pa
     assert told(tmp_path / "whole") == told(cut)
     whole, resumed = weights(tmp_path / "whole"), weights(cut)
     assert all((whole[name] == resumed[name]).all() for name in whole)
-
-
-def test_the_task_of_these_tests_can_be_earned_on():
-    assert Short().verify(None, "a b")
-    assert json.dumps(config("x").model_dump(mode="json"))

@@ -10,9 +10,9 @@ from tests.rl.tasks import Easy, Hopeless, Short
 from unmask.errors import UnmaskError
 from unmask.policies.transformer import TransformerConfig, TransformerPolicy
 from unmask.rl.config import Expert, TrainConfig
-from unmask.rl.prompts import Prompt
-from unmask.rl.trainer import Clock, Trainer, draw_prompts, learning_rate, starting_policy
-from unmask.rl.update import Batch, Updater, adamw
+from unmask.rl.prompts import Prompt, draw_prompts
+from unmask.rl.trainer import Clock, Trainer, starting_policy
+from unmask.rl.update import Batch, Updater, adamw, learning_rate
 from unmask.tasks.base import Example
 
 

@@ -119,10 +119,12 @@ def decode(
     """
     start, totals = time.perf_counter(), _Totals()
     batches: list[Ended] = []
+    done = 0
     for batch in _decode(model, policy, prompts, totals, **options):
         batches.append(batch)
+        done += len(batch.row)
         if on_ended is not None:
-            on_ended(sum(len(ended.row) for ended in batches), len(prompts))
+            on_ended(done, len(prompts))
     order = torch.cat([batch.row for batch in batches]).argsort()
     why = torch.cat([batch.why for batch in batches])[order].tolist()
     seconds = [s for batch in batches for s in batch.seconds]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
@@ -63,3 +65,16 @@ def fitting(
     if not kept:
         raise UnmaskError(f"All {len(prompts)} prompts have more than {most} tokens: raise max_prompt_length.")
     return kept, f"{told} and were left out."
+
+
+def draw_prompts(prompts: Sequence[Prompt], n: int, seed: int, iteration: int) -> list[Prompt]:
+    """The prompts of an iteration: epoch after epoch in an order of its own, so that all are used equally often."""
+    places = (divmod(place, len(prompts)) for place in range(iteration * n, (iteration + 1) * n))
+    return [prompts[_order(len(prompts), seed, epoch)[at]] for epoch, at in places]
+
+
+@lru_cache(maxsize=2)
+def _order(n: int, seed: int, epoch: int) -> list[int]:
+    order = list(range(n))
+    random.Random(f"{seed}/epoch {epoch}").shuffle(order)
+    return order

@@ -32,13 +32,8 @@ from unmask.policies.transformer import TransformerPolicy
 from unmask.rl.config import TrainConfig
 
 Metrics = dict[str, Any]
-FREE = (
-    "run",
-    "trackers",
-    "batch_size",
-    "device_map",
-    "checkpoint_minutes",
-)  # may differ when a run is resumed: results do not hang on them
+# May differ when a run is resumed: results do not hang on them.
+FREE = ("run", "trackers", "batch_size", "device_map", "checkpoint_minutes")
 
 
 @dataclass

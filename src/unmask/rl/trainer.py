@@ -19,7 +19,8 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache, partial
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -35,12 +36,12 @@ from unmask.rl.clone import best_demonstration, clone, demonstrations, lesson
 from unmask.rl.config import TrainConfig
 from unmask.rl.experts import as_seen
 from unmask.rl.grpo import group_advantages, has_signal, root_mean_square
-from unmask.rl.prompts import Prompt, fitting
+from unmask.rl.prompts import Prompt, draw_prompts, fitting
 from unmask.rl.rewards import load_reward
 from unmask.rl.rollout import Rollouts, Trajectories, roll_out
 from unmask.rl.run import Metrics, Progress, RunFolder
 from unmask.rl.team import Stop, Team, never
-from unmask.rl.update import Batch, Updater, adamw
+from unmask.rl.update import Batch, Updater, adamw, learning_rate
 from unmask.rl.watchdog import Watchdog
 from unmask.tasks.base import Task
 
@@ -238,7 +239,7 @@ class Trainer:
         prompts, _ = self._fitting(config.clone_examples, seed=1)
         default = self._divisor(None, "clone_block_length")
         cells = demonstrations(config.clone_from, config.clone_block_length, default, self.block_length)
-        where: Metrics = {"gen_length": self.gen_length, "batch_size": config.batch_size, "team": self.team}
+        where: dict[str, Any] = {"gen_length": self.gen_length, "batch_size": config.batch_size, "team": self.team}
         found = best_demonstration(
             self.model, cells, self.task, prompts, self.reward, **where, on_cell=partial(self.tell, "trying"), stop=stop
         )
@@ -455,22 +456,3 @@ def _deterministic(spec: str) -> Policy:
     if expert.draws:
         raise UnmaskError(f"The expert {spec!r} draws at random, and steering needs likelihood 1: use another rule.")
     return expert
-
-
-def draw_prompts(prompts: Sequence[Prompt], n: int, seed: int, iteration: int) -> list[Prompt]:
-    """The prompts of an iteration: epoch after epoch in an order of its own, so that all are used equally often."""
-    places = (divmod(place, len(prompts)) for place in range(iteration * n, (iteration + 1) * n))
-    return [prompts[_order(len(prompts), seed, epoch)[at]] for epoch, at in places]
-
-
-@lru_cache(maxsize=2)
-def _order(n: int, seed: int, epoch: int) -> list[int]:
-    order = list(range(n))
-    random.Random(f"{seed}/epoch {epoch}").shuffle(order)
-    return order
-
-
-def learning_rate(config: TrainConfig, iteration: int) -> float:
-    """A cosine from the first iteration to zero, times a linear warm-up."""
-    warm = min((iteration + 1) / max(config.warmup, 1), 1.0)
-    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * iteration / max(config.iterations, 1)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -215,3 +216,9 @@ class _Sums:
 def adamw(policy: TransformerPolicy, config: TrainConfig) -> torch.optim.Optimizer:
     """The paper's optimiser (arXiv 2512.09106, appendix)."""
     return torch.optim.AdamW(policy.parameters(), config.lr, (0.9, 0.99), weight_decay=config.weight_decay)
+
+
+def learning_rate(config: TrainConfig, iteration: int) -> float:
+    """A cosine from the first iteration to zero, times a linear warm-up."""
+    warm = min((iteration + 1) / max(config.warmup, 1), 1.0)
+    return config.lr * warm * 0.5 * (1 + math.cos(math.pi * iteration / max(config.iterations, 1)))
