@@ -38,6 +38,8 @@ STEERED: Flags = {**SCRATCH, "experts": "confidence_threshold:threshold=0.9 @ 8"
 PLAIN: Flags = {"scale-advantages": "none", "lr": 2e-4}  # advantages as in the paper
 SCALED: Flags = {"scale-advantages": "batch", "lr": 5e-5}
 BLOCKS: Flags = {"block-length": 8}
+# Few roll-outs an iteration, large steps.
+SHORT: Flags = {"iterations": 32, "validate-every": 4, "group-size": 4, "scale-advantages": "batch", "lr": 4e-4}
 
 
 def _alphas(name: str, alphas: Sequence[float] = ALPHAS, **flags: Any) -> dict[str, Flags]:
@@ -78,14 +80,22 @@ STUDIES: dict[str, dict[str, Flags]] = {
         "from scratch": {**BLOCKS, **SCRATCH, **PLAIN, "iterations": 150, "validate-every": 10},
         "expert steering": {**BLOCKS, **STEERED, **PLAIN, "iterations": 150, "validate-every": 10},
         "warm start": {**BLOCKS, **SCALED, "validate-every": 5, "clone-examples": 32, "clone-updates": 100},
+        "from scratch, short": {**BLOCKS, **SCRATCH, **SHORT},
+        "warm start, short": {**BLOCKS, **SHORT, "clone-examples": 32, "clone-updates": 100},
+    },
+    # Blocks from scratch: does a form of the reward reveal everything at once?
+    "hacking": {
+        f"{reward}, alpha {alpha:g}": {**BLOCKS, **SCRATCH, **PLAIN, "reward": reward, "alpha": alpha}
+        for reward in ("multiplicative", "additive")
+        for alpha in (1.0, 10.0)
     },
 }
 
 
-IN_BLOCKS = ("semi", "cost")
+IN_BLOCKS = ("semi", "cost", "hacking")
 # Runs whose costs are compared; the bar is the best of their final rewards.
 PASSES: dict[str, list[tuple[str, str]]] = {
-    "blocks of 8, alpha 1": [("cost", "from scratch"), ("cost", "expert steering"), ("cost", "warm start")],
+    "blocks of 8, alpha 1": [("cost", name) for name in STUDIES["cost"]],
     "full diffusion, alpha 1": [
         ("full", "from scratch"),
         ("full", "expert steering"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Required, TypedDict, Unpack
 
@@ -15,7 +15,7 @@ from unmask.decoding.results import ENDINGS, Completion, Decoded, Ended, Generat
 from unmask.decoding.source import Source, check_policy_fits, check_prompts
 from unmask.decoding.step import RUNNING, after_eos, decide, ended, observe, transition, write
 from unmask.errors import UnmaskError
-from unmask.models.base import MaskedDiffusionModel
+from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.policies.base import Policy
 from unmask.types import Needs, Step, StepCallback
 
@@ -36,10 +36,13 @@ class DecodeOptions(TypedDict, total=False):
     streams: Sequence[int] | None
 
 
+Prompt = str | Sequence[Message] | Sequence[int]
+
+
 def generate(
     model: MaskedDiffusionModel,
     policy: Policy,
-    prompts: Sequence[str] | str,
+    prompts: Sequence[Prompt] | str,
     *,
     gen_length: int,
     block_length: int | str | AdaptiveBlocks | None = None,
@@ -54,7 +57,8 @@ def generate(
     """Complete prompts with a dLLM, revealing positions as the policy says.
 
     Args:
-        prompts: texts of any lengths.
+        prompts: of any lengths, each a text, the messages of a chat (``[{"role": "user", "content": ...}]``, put
+            through the tokenizer's chat template), or token ids.
         gen_length: positions of the generation region, all masked at first.
         block_length: semi-autoregressive block; None is full diffusion; `AdaptiveBlocks` (or
             ``adaptive:default=32``) end with a line.
@@ -71,11 +75,11 @@ def generate(
         UnmaskError: no prompt, a prompt too long for the dLLM, a block length that does not divide the region.
     """
     check_policy_fits(model, policy)  # before the tokenizer is asked
-    texts = [prompts] if isinstance(prompts, str) else list(prompts)
+    given = [prompts] if isinstance(prompts, str) else list(prompts)
     decoded = decode(
         model,
         policy,
-        [model.encode(text) for text in texts],
+        [_tokens_of(model, prompt) for prompt in given],
         gen_length=gen_length,
         block_length=block_length,
         batch_size=batch_size,
@@ -87,6 +91,14 @@ def generate(
         callback=callback,
     )
     return Generation(**vars(decoded), texts=[model.text(row) for row in decoded.tokens.tolist()])
+
+
+def _tokens_of(model: MaskedDiffusionModel, prompt: Prompt) -> Sequence[int]:
+    if isinstance(prompt, str):
+        return model.encode(prompt)
+    # A list of numbers is tokens, a list of messages a chat; an empty one is refused with the other empty prompts.
+    messages = [part for part in prompt if isinstance(part, Mapping)]
+    return model.encode(messages) if messages else [part for part in prompt if isinstance(part, int)]
 
 
 def stream(

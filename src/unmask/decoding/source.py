@@ -14,7 +14,14 @@ from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.noise import row_keys
 from unmask.policies.base import Policy
+from unmask.tasks.base import Example
 from unmask.types import DecodingState
+
+
+def encode_example(model: MaskedDiffusionModel, example: Example) -> list[int]:
+    """Token ids of a task's prompt: through the chat template if both the task and the dLLM have a use for one."""
+    chat = example.chat and model.has_chat_template
+    return model.encode([{"role": "user", "content": example.prompt}] if chat else example.prompt, example.prefix)
 
 
 class Source:

@@ -15,6 +15,7 @@ from torch import Tensor
 from unmask.decoding.blocks import parse_block_length
 from unmask.decoding.decode import generate
 from unmask.decoding.results import Generation
+from unmask.decoding.source import encode_example
 from unmask.hub import write_text
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
@@ -96,12 +97,13 @@ def evaluate(
         **asdict(cell),
         "versions": {name: version(name) for name in ("unmask", "torch", "transformers")},
     }
+    prompts = [encode_example(model, example) for example in examples]
     rows = []
     for seed in seeds:
         out = generate(
             model,
             policy,
-            [example.prompt for example in examples],
+            prompts,
             gen_length=cell.gen_length,
             block_length=parse_block_length(cell.block_length),
             batch_size=batch_size,
@@ -109,13 +111,14 @@ def evaluate(
             stop_at_eos=cell.stop_at_eos,
             suppress_eos=cell.suppress_eos,
         )
+        right = task.verify_all(examples, out.texts)
         for i, example in enumerate(examples):
             complete = bool(out.complete[i])
             rows.append(
                 {
                     "prompt": example.prompt,
                     "text": out.texts[i],
-                    "correct": complete and task.verify(example, out.texts[i]),
+                    "correct": complete and right[i],
                     "nfe": int(out.nfe[i]),
                     "complete": complete,
                     "ended": out.ended[i],

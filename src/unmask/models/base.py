@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,6 +11,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from unmask.errors import UnmaskError
+
+Message = Mapping[str, str]  # {"role": "user", "content": "..."}
 
 
 class MaskedDiffusionModel(ABC):
@@ -72,13 +74,29 @@ class MaskedDiffusionModel(ABC):
         """One forward pass; logits that predict the token at each position. See `hidden`."""
         return self.head(self.hidden(tokens, attention, positions))
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, prompt: str | Sequence[Message], prefix: str = "") -> list[int]:
         """Token ids of a prompt.
 
+        Args:
+            prompt: a text as it is, or the messages of a chat, put through the tokenizer's chat template.
+            prefix: how the answer begins, behind the prompt.
+
         Raises:
-            UnmaskError: the text holds words that the tokenizer does not know at all.
+            UnmaskError: the text holds words that the tokenizer does not know at all; messages without a template.
         """
-        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        if isinstance(prompt, str):
+            text = prompt
+        elif not self.has_chat_template:
+            raise UnmaskError(
+                f"The tokenizer of the dLLM {self.name!r} has no chat template: pass a text instead of messages."
+            )
+        else:
+            text = str(
+                self.tokenizer.apply_chat_template(
+                    [dict(message) for message in prompt], tokenize=False, add_generation_prompt=True
+                )
+            )
+        ids = self.tokenizer(text + prefix, add_special_tokens=False)["input_ids"]
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and unknown in ids:
             raise UnmaskError(
@@ -86,6 +104,11 @@ class MaskedDiffusionModel(ABC):
                 "use the words of its model card."
             )
         return list(ids)
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether `encode` takes messages."""
+        return bool(self.tokenizer.chat_template)
 
     def text(self, tokens: Sequence[int]) -> str:
         """The text of a region, up to its first EOS, special tokens left out (a mask shows as `[MASK]`)."""

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unmask.decoding.blocks import AdaptiveBlocks, make_blocks, parse_block_length
-from unmask.decoding.source import begin, check_prompts
+from unmask.decoding.source import begin, check_prompts, encode_example
 from unmask.decoding.step import BUDGET, RUNNING, Observed, ended, observe, transition, write
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
@@ -115,7 +115,7 @@ class DecodingEnv:
         Raises:
             UnmaskError: a row is still live, or a prompt is too long.
         """
-        prompts = [self.model.encode(example.prompt) for example in examples]
+        prompts = [encode_example(self.model, example) for example in examples]
         check_prompts(self.model, prompts, self.gen_length, 1, self.max_steps)
         for row, example in zip(rows, examples, strict=True):
             if self.live[row]:
@@ -208,7 +208,7 @@ class DecodingEnv:
     def _judge(self, gone: DecodingState, rows: Int[Tensor, " r"], complete: Bool[Tensor, " r"]) -> Outcome:
         examples = [self._examples[row] for row in rows.tolist()]
         texts = [self.model.text(row) for row in gone.region.tolist()]
-        verified = [self.task.verify(example, text) for example, text in zip(examples, texts, strict=True)]
+        verified = self.task.verify_all(examples, texts)
         correct = torch.tensor(verified) & complete
         for row, text in zip(rows.tolist(), texts, strict=True):
             self.texts[row] = text

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+from unmask.decoding.source import encode_example
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.tasks.base import Example
@@ -45,7 +46,7 @@ def fitting(
             f"gen_length {gen_length}: lower gen_length{'' if limit is None else ' or max_prompt_length'}."
         )
     most = limit or room
-    prompts = [Prompt(example, model.encode(example.prompt)) for example in examples]
+    prompts = [Prompt(example, encode_example(model, example)) for example in examples]
     for i, prompt in enumerate(prompts):
         if not prompt.tokens:
             raise UnmaskError(f"Prompt {i} of {len(prompts)} is empty: leave it out of the data.")

@@ -147,6 +147,6 @@ def judged(
 ) -> Outcome:
     """What the task's verifier says of decoded rows; one that still holds a mask when its budget is spent is wrong."""
     texts = [model.text(row) for row in decoded.tokens.tolist()]
-    verified = [task.verify(example, text) for example, text in zip(examples, texts, strict=True)]
+    verified = task.verify_all(examples, texts)
     correct = torch.tensor(verified, device=decoded.nfe.device) & decoded.complete
     return Outcome(examples, texts, correct, decoded.nfe, gen_length)

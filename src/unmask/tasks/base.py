@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -15,11 +15,21 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt and its gold answer; columns are what else a data set says of it."""
+    """One prompt and its gold answer.
+
+    Attributes:
+        columns: what else a data set says of it.
+        chat: the prompt is a user's message, for the chat template of a dLLM that has one.
+        prefix: how the answer begins, given to the dLLM after the prompt.
+        task: name of the task it comes from, in a mixture.
+    """
 
     prompt: str
     answer: str
     columns: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    chat: bool = False
+    prefix: str = ""
+    task: str = ""
 
 
 class Task(ABC):
@@ -38,11 +48,15 @@ class Task(ABC):
     verifiable: bool = True
 
     @abstractmethod
-    def examples(self, split: str, n: int, seed: int = 0) -> list[Example]:
+    def examples(self, split: str | None = None, n: int | None = None, seed: int = 0) -> list[Example]:
         """n distinct examples of a split (a data set with fewer gives all it has); the same ones for the same seed.
 
         Splits share no prompt: ``pretrain`` is for training dLLMs, ``train`` for policies, ``validation`` for choosing
         checkpoints and settings, ``test`` for the numbers that are reported.
+
+        Args:
+            split: None for the rows of a file as they are, or the test split of a task that is no file.
+            n: None for all of a data set; drawn tasks have no end and need a number.
 
         Raises:
             UnmaskError: an unknown split, no example, or more than can be drawn.
@@ -51,6 +65,10 @@ class Task(ABC):
     @abstractmethod
     def verify(self, example: Example, text: str) -> bool:
         """True if the text answers the example correctly."""
+
+    def verify_all(self, examples: Sequence[Example], texts: Sequence[str]) -> list[bool]:
+        """`verify` of each; overridden where many at once are cheaper."""
+        return [self.verify(example, text) for example, text in zip(examples, texts, strict=True)]
 
 
 def check_split(split: str) -> None:

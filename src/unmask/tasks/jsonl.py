@@ -51,8 +51,10 @@ class JsonlTask(Task):
         self._verifier = None if verifier is None else load_verifier(verifier)
         self._examples = read_examples(Path(path))
 
-    def examples(self, split: str, n: int, seed: int = 0) -> list[Example]:
+    def examples(self, split: str | None = None, n: int | None = None, seed: int = 0) -> list[Example]:
         """The first n of a split in file order, or all there are."""
+        if split is None:
+            return self._examples[:n]
         check_split(split)
         found = [example for example in self._examples if _split_of(example.prompt) == split]
         if not found:

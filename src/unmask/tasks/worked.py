@@ -104,8 +104,11 @@ class WorkedTask(Task):
         problem = self.draw_from("pretrain", rng, length)
         return problem.prompt, self.solution(problem, style, rng)
 
-    def examples(self, split: str, n: int, seed: int = 0) -> list[Example]:
+    def examples(self, split: str | None = None, n: int | None = None, seed: int = 0) -> list[Example]:
+        split = "test" if split is None else split
         check_split(split)
+        if n is None:
+            raise UnmaskError(f"The prompts of {self.name!r} are drawn and have no end: say how many.")
         rng = random.Random(f"{self.name}/{split}/{seed}")
         found: dict[str, Example] = {}
         misses = 0
