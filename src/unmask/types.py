@@ -1,7 +1,8 @@
 """What flows through the house: plain frozen containers of tensors, nothing else.
 
 Shape letters: b rows of the live batch, t prompt and region together, l positions of the generation region,
-k confidences per position, n selected positions, m kept ones, v vocabulary, h hidden width, s steps of history.
+k confidences per position, n selected positions, m kept ones, v vocabulary, h hidden width, s steps of history,
+c width of what a dLLM carries from step to step.
 """
 
 from __future__ import annotations
@@ -165,6 +166,7 @@ class DecodingState:
         changed: the row's tokens are not those of its reading.
         history: None unless the policy needs it.
         reading: the last pass; None unless rows share passes.
+        carried: what the dLLM made of the last pass for the next one; None unless it `carries`.
     """
 
     tokens: Int[Tensor, "b t"]
@@ -178,6 +180,7 @@ class DecodingState:
     changed: Bool[Tensor, " b"]
     history: History | None = None
     reading: Reading | None = None
+    carried: Float[Tensor, "b l c"] | None = None
 
     def __len__(self) -> int:
         return len(self.row)
@@ -221,6 +224,8 @@ class DecodingState:
                 kl=torch.cat([kl, kl.new_full((len(fresh), *kl.shape[1:]), torch.inf)]),
                 slot=torch.cat([slot, slot.new_full((len(fresh), slot.shape[1]), -1)]),
             )
+        if a.carried is not None:
+            b = replace(b, carried=a.carried.new_zeros(len(b), *a.carried.shape[1:]))
         rows = {
             name: torch.cat([value, getattr(b, name)]) for name, value in vars(a).items() if isinstance(value, Tensor)
         }

@@ -51,7 +51,7 @@ def test_help_explains_every_flag(capsys, command):
         (["train", "--trackers", "wandb"], "The tracker 'wandb' is not installed: pip install wandb"),
         (["train", "--verifier", "exact"], "The task 'house' has a verifier of its own"),
         (["train", "--resume", "--run", "none/such"], "Nothing to resume in none/such: start without --resume."),
-        (["train", "--dtype", "bf16", "--dry-run"], "Unknown dtype 'bf16': use float32, bfloat16 or float16."),
+        (["train", "--dtype", "bf16", "--dry-run"], "Unknown dtype 'bf16': use auto, float32, bfloat16 or float16."),
         (["clone", "--clone-from", "none"], "Nothing to clone: set clone_from to a rule"),
         (["train", "--task", "huose", "--dry-run"], "Unknown task 'huose': did you mean 'house'?"),
         (["eval"], "Nothing to evaluate: give --policies"),

@@ -68,11 +68,17 @@ def test_chunks_change_nothing(monkeypatch, dtype):
     logits = logits_of(700, 30, 2.0, 0).to(dtype)
     last, slot = logits_of(700, 30, 2.0, 1).to(dtype), torch.arange(700)
     needs = Needs(top_k=3, entropy=True, kl_history=1)
-    whole = read(torch.clone, logits, needs, BANNED, 30, last, slot)
+    fed = torch.randn(30, 5, generator=torch.Generator().manual_seed(2))
+
+    def carry(p):
+        return p @ fed
+
+    whole = read(torch.clone, logits, needs, BANNED, 30, last, slot, carry)
     calls = []
     monkeypatch.setattr(readout, "HEAD_ELEMENTS", 300 * 30)
     monkeypatch.setattr(readout, "READ_ELEMENTS", 7 * 30)
-    cut = read(lambda h: (calls.append(len(h)), h.clone())[1], logits, needs, BANNED, 30, last, slot)
+    cut = read(lambda h: (calls.append(len(h)), h.clone())[1], logits, needs, BANNED, 30, last, slot, carry)
+    assert torch.allclose(whole.carried, logits.float().softmax(dim=-1) @ fed, atol=1e-5)
     assert calls == [300, 300, 100]
     for name, value in vars(whole).items():
         assert torch.allclose(value.float(), getattr(cut, name).float(), atol=1e-6), name

@@ -7,6 +7,8 @@ import torch
 from transformers import (
     BertConfig,
     BertForMaskedLM,
+    EuroBertConfig,
+    EuroBertForMaskedLM,
     ModernBertConfig,
     ModernBertForMaskedLM,
     RobertaConfig,
@@ -32,6 +34,7 @@ ARCHITECTURES = {
     "roberta": (RobertaConfig, RobertaForMaskedLM, {}),
     "roberta-prelayernorm": (RobertaPreLayerNormConfig, RobertaPreLayerNormForMaskedLM, {}),
     "modernbert": (ModernBertConfig, ModernBertForMaskedLM, MODERN),
+    "eurobert": (EuroBertConfig, EuroBertForMaskedLM, {"num_key_value_heads": 1, "mask_token_id": 4}),
 }
 
 
@@ -68,9 +71,9 @@ def test_left_padding_changes_nothing(model):
 
 
 def test_a_batch_of_mixed_lengths_decodes_as_each_prompt_alone(model):
-    prompts = [[10, 11, 12], [13] * 9, [14, 15], [16, 17, 18, 19, 20]]
+    prompts = [[10 + i] * (1 + 2 * i) for i in range(8)]
     options = {"gen_length": 8, "block_length": 4}
-    together = decode(model, ConfidenceThreshold(0.03), prompts, batch_size=3, **options)
+    together = decode(model, ConfidenceThreshold(0.03), prompts, batch_size=8, **options)
     for i, prompt in enumerate(prompts):
         alone = decode(model, ConfidenceThreshold(0.03), [prompt], **options)
         assert torch.equal(together.tokens[i], alone.tokens[0])

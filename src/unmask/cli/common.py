@@ -15,7 +15,7 @@ from unmask.decoding.decode import decode
 from unmask.errors import UnmaskError
 from unmask.evaluation.evaluate import Summary
 from unmask.evaluation.report import plot
-from unmask.models.base import MaskedDiffusionModel
+from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.policies.base import Policy
 from unmask.policies.transformer import TransformerPolicy
 from unmask.rl.prompts import fitting
@@ -95,7 +95,7 @@ def draw(summaries: Sequence[Summary], path: Path, title: str) -> str:
 
 
 def watch(
-    model: MaskedDiffusionModel, policy: Policy, prompt: str, *, gen_length: int, **options: Any
+    model: MaskedDiffusionModel, policy: Policy, prompt: str | list[Message], *, gen_length: int, **options: Any
 ) -> tuple[list[Text], str, int]:
     """Decode one prompt and draw each step as a line: new tokens lit, older ones plain, masks as dots.
 

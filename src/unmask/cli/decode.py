@@ -10,13 +10,13 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from unmask.cli.common import Resume, watch
-from unmask.cli.console import console
-from unmask.cli.prompts import decode_all, from_arguments, read_prompts, refuse_to_overwrite
+from unmask.cli.console import console, errors
+from unmask.cli.prompts import as_prompt, decode_all, from_arguments, read_prompts, refuse_to_overwrite
 from unmask.decoding.blocks import parse_block_length
 from unmask.decoding.decode import DecodeOptions, generate
 from unmask.errors import UnmaskError
-from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
+from unmask.models.config import ModelConfig
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy
 from unmask.tasks.auto import load_task
@@ -31,7 +31,6 @@ def decode(
     output: Annotated[Path | None, Parameter(help="JSONL file to write (default: stdout).")] = None,
     resume: Resume = False,
     column: Annotated[str, Parameter(help="Column of the input that holds the prompt.")] = "prompt",
-    model: Annotated[str | None, Parameter(help="dLLM: bundled name, folder or Hub id (default: house-base).")] = None,
     policy: Annotated[
         str | None,
         Parameter(
@@ -57,6 +56,10 @@ def decode(
     suppress_eos: Annotated[bool, Parameter(help="Confidence 0 for EOS behind masked text.", negative="")] = False,
     jsonl: Annotated[bool, Parameter(help="Print JSONL for prompts given as arguments too.", negative="")] = False,
     steps: Annotated[bool, Parameter(help="Show each decoding step, coloured.", negative="")] = False,
+    chat: Annotated[
+        bool, Parameter(help="Each prompt is a user's message: use the dLLM's chat template.", negative="")
+    ] = False,
+    dllm: Annotated[ModelConfig | None, Parameter(name="*")] = None,
 ) -> None:
     """Complete prompts with a dLLM, revealing tokens as a policy says.
 
@@ -85,11 +88,14 @@ def decode(
         "suppress_eos": suppress_eos,
     }
     source = from_arguments(prompts) if input is None else read_prompts(input, column)
-    dllm, rule = load_model(model), load_policy(policy)
+    wanted = dllm or ModelConfig()
+    model, rule = wanted.load(), load_policy(policy)
+    if errors.is_terminal and wanted.model is not None:
+        errors.print(model.summary(), style="bright_black", highlight=False, soft_wrap=True)
     if steps:
-        _show_steps(dllm, rule, prompts, options)
+        _show_steps(model, rule, prompts, chat, options)
     elif input is None and output is None and not jsonl:
-        out = generate(dllm, rule, prompts, **options)  # type: ignore[misc]
+        out = generate(model, rule, [as_prompt(text, chat) for text in prompts], **options)  # type: ignore[misc]
         for done in out:
             console.print(
                 f"{prompts[done.index]}  ->  {done.text}    ({done.nfe} forward passes)",
@@ -99,20 +105,24 @@ def decode(
             )
     else:
         settings = {
-            "model": dllm.name,
+            "model": model.name,
+            **wanted.model_dump(exclude_defaults=True, exclude={"model"}),
+            "chat": chat,
             "policy": {"type": rule.type_name, **rule.config()},
             **{name: value for name, value in options.items() if name != "batch_size"},
             "block_length": block_length,  # as the user wrote it
             "policy_name": policy,
             "versions": {name: version(name) for name in ("unmask", "torch", "transformers")},
         }
-        decode_all(dllm, rule, source, options, settings, output)
+        decode_all(model, rule, source, chat, options, settings, output)
 
 
-def _show_steps(model: MaskedDiffusionModel, policy: Policy, prompts: Sequence[str], options: DecodeOptions) -> None:
+def _show_steps(
+    model: MaskedDiffusionModel, policy: Policy, prompts: Sequence[str], chat: bool, options: DecodeOptions
+) -> None:
     settings: dict[str, Any] = {name: value for name, value in options.items() if name != "batch_size"}
     for row, prompt in enumerate(prompts):
-        lines, text, nfe = watch(model, policy, prompt, streams=[row], **settings)
+        lines, text, nfe = watch(model, policy, as_prompt(prompt, chat), streams=[row], **settings)
         console.print(f"\n{prompt}", style="bold", markup=False, highlight=False)
         for line in lines:
             console.print(line, soft_wrap=True)

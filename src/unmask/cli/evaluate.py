@@ -17,19 +17,18 @@ from unmask.evaluation.evaluate import Cell, Summary, summarise, write_rows
 from unmask.evaluation.evaluate import evaluate as evaluate_cell
 from unmask.evaluation.report import table
 from unmask.evaluation.sweep import heuristic_grid
-from unmask.models.auto import load_model
+from unmask.models.config import ModelConfig
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy
-from unmask.settings import Settings, load_settings
+from unmask.settings import load_settings
 from unmask.tasks.auto import load_task
 from unmask.tasks.base import Split
 
 
-class EvalConfig(Settings):
+class EvalConfig(ModelConfig):
     """A comparison of policies on one dLLM and one task."""
 
     output: Annotated[str, Field(description="Folder for rows.jsonl, plot.png and plot.svg.")] = "runs/eval"
-    model: Annotated[str | None, Field(description="dLLM: bundled name, folder or Hub id.")] = None
     task: Annotated[str | None, Field(description="Task that gives prompts and verifies answers.")] = None
     policies: Annotated[
         tuple[str, ...],
@@ -75,7 +74,8 @@ def evaluate(
         return
     folder = Path(resolved.output)
     folder.mkdir(parents=True, exist_ok=True)
-    model = load_model(resolved.model)
+    model = resolved.load()
+    console.print(model.summary(), highlight=False)
     examples = task.examples(resolved.split, resolved.prompts)
     summaries: list[Summary] = []
     rows = []

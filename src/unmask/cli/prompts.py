@@ -15,7 +15,7 @@ from unmask.decoding.results import Completion
 from unmask.decoding.source import check_prompt
 from unmask.errors import UnmaskError, nearest
 from unmask.hub import write_text
-from unmask.models.base import MaskedDiffusionModel
+from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.policies.base import Policy
 from unmask.types import Step
 
@@ -61,7 +61,7 @@ def read_prompts(path: str, column: str) -> Prompts:
         row = {column: row} if isinstance(row, str) else row
         if not isinstance(row, dict):
             found.bad[i] = "is neither a JSON object nor a string"
-        elif not isinstance(row.get(column), str):
+        elif not (isinstance(row.get(column), str) or _is_chat(row.get(column))):
             hint = "" if column in row else f": {nearest(column, row)}" if row else ""
             found.bad[i] = f"has no text under {column!r}{hint}"
         else:
@@ -69,6 +69,15 @@ def read_prompts(path: str, column: str) -> Prompts:
     if not found.rows and not found.bad:
         raise UnmaskError(f"{name} holds no prompt: give one JSON object a line, with its text under {column!r}.")
     return found
+
+
+def as_prompt(text: str | list[Message], chat: bool) -> str | list[Message]:
+    """A text as it is, or as a user's message; a list of messages is a chat already."""
+    return [{"role": "user", "content": text}] if chat and isinstance(text, str) else text
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(m, dict) and "content" in m for m in value)
 
 
 def refuse_to_overwrite(output: Path) -> None:
@@ -89,6 +98,7 @@ def decode_all(
     model: MaskedDiffusionModel,
     policy: Policy,
     source: Prompts,
+    chat: bool,
     options: DecodeOptions,
     settings: Mapping[str, Any],
     output: Path | None,
@@ -97,7 +107,7 @@ def decode_all(
     tokens: dict[int, list[int]] = {}
     for i, row in source.rows.items():
         try:
-            tokens[i] = model.encode(row[source.column])
+            tokens[i] = model.encode(as_prompt(row[source.column], chat))
             check_prompt(model, tokens[i], options["gen_length"], "its prompt")
         except UnmaskError as e:
             tokens.pop(i, None)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 from accelerate import Accelerator
@@ -17,7 +17,7 @@ from unmask.cli.console import Stop, Ticker, console, errors, ticking
 from unmask.decoding.blocks import check_block_length
 from unmask.errors import UnmaskError
 from unmask.hub import write_text
-from unmask.models.auto import dtype_of, load_model, parameter_count
+from unmask.models.auto import dtype_of, parameter_count
 from unmask.rl.config import CloneConfig, TrainConfig
 from unmask.rl.plan import plan
 from unmask.rl.rewards import load_reward
@@ -73,8 +73,8 @@ def _run(config: TrainConfig, resume: bool, allow_changes: bool, dry_run: bool) 
         return
     team = Team(accelerator)
     task = load_task(config.task, config.verifier)
-    place: dict[str, Any] = {"device_map": config.device_map} if config.device_map else {"device": accelerator.device}
-    model = load_model(config.model, dtype=config.dtype, **place)
+    model = config.load(None if config.device_map else accelerator.device)
+    console.print(model.summary(), highlight=False)
     gen_length = config.gen_length or task.gen_length
     validate = validator(
         model,
@@ -190,8 +190,9 @@ def _describe_costs(config: TrainConfig, processes: int) -> None:
     if count is None:
         weights = f"the dLLM's weights (the config.json of {model} cannot be read here, so their size is not known)"
     else:
-        size = torch.finfo(dtype_of(config.dtype)).bits // 8
-        weights = f"{_bytes(count * size)} for the dLLM's {count:,} weights ({config.dtype or 'float32'})"
+        dtype = dtype_of(config.dtype)
+        size = 4 if isinstance(dtype, str) else torch.finfo(dtype).bits // 8
+        weights = f"{_bytes(count * size)} for the dLLM's {count:,} weights (in {config.dtype or 'float32'})"
     say(
         f"Memory of a process, about: {weights}; its activations for {p.live} rows; {_bytes(p.recorded_bytes)} at most "
         f"for recorded steps; {_bytes(p.update_bytes)} for the policy's update ({p.policy_parameters:,} weights)."

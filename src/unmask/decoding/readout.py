@@ -21,6 +21,7 @@ HEAD_ELEMENTS = 2**25  # logits at a time, 128 MiB in float32: enough rows for t
 READ_ELEMENTS = 2**21  # of them read at a time on a CPU: what stays in its cache
 
 Head = Callable[[Float[Tensor, "n h"]], Float[Tensor, "n v"]]
+Carry = Callable[[Float[Tensor, "n v"]], Float[Tensor, "n c"]]
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Readout:
         entropy: of the plain softmax, in nats; None unless needed.
         kl: KL(now || last), in nats, infinite where there is no last; None unless needed.
         logits: in the model's dtype; None unless the next step needs them.
+        carried: what `carry` makes of the plain softmax; None without it.
     """
 
     confidence: Float[Tensor, "n k"]
@@ -40,6 +42,7 @@ class Readout:
     entropy: Float[Tensor, " n"] | None = None
     kl: Float[Tensor, " n"] | None = None
     logits: Float[Tensor, "n v"] | None = None
+    carried: Float[Tensor, "n c"] | None = None
 
 
 def read(
@@ -50,6 +53,7 @@ def read(
     vocabulary: int,
     last: Float[Tensor, "p v"] | None = None,
     slot: Int[Tensor, " n"] | None = None,
+    carry: Carry | None = None,
 ) -> Readout:
     """Run the head and read its logits, chunk by chunk.
 
@@ -71,13 +75,14 @@ def read(
             at += len(chunk)
         for piece, where in zip(*_split(vocabulary, at_once, 1, logits, indices), strict=True):
             scratch = piece.new_empty(piece.shape, dtype=torch.float32) if scratch is None else scratch
-            parts.append(_read_piece(piece, needs, banned, last, where, scratch))
+            parts.append(_read_piece(piece, needs, banned, last, where, scratch, carry))
     return Readout(
         confidence=torch.cat([part.confidence for part in parts]),
         token=torch.cat([part.token for part in parts]),
         entropy=_joined([part.entropy for part in parts]),
         kl=_joined([part.kl for part in parts]),
         logits=kept,
+        carried=_joined([part.carried for part in parts]),
     )
 
 
@@ -101,6 +106,7 @@ def _read_piece(
     last: Float[Tensor, "p v"] | None,
     slot: Int[Tensor, " n"] | None,
     scratch: Float[Tensor, "s v"],
+    carry: Carry | None,
 ) -> Readout:
     """Read a few rows, writing into `logits` and `scratch`: nothing of their size is allocated for float32 logits."""
     p = torch.softmax(logits, dim=-1, dtype=torch.float32, out=scratch[: len(logits)])
@@ -125,7 +131,7 @@ def _read_piece(
             kl = torch.where(slot < 0, kl, change.clamp(min=0))
     if needs.entropy:
         entropy = torch.special.entr(p, out=z).sum(dim=-1)
-    return Readout(confidence, index[:, 0], entropy, kl)
+    return Readout(confidence, index[:, 0], entropy, kl, carried=None if carry is None else carry(p))
 
 
 def sample(

@@ -62,14 +62,15 @@ def observe(
     length = state.gen_length
     scope = blocks.scope(state.masked, state.block_end)
     wanted = {"selectable": scope, "masked": state.masked, "region": torch.ones_like(scope)}[needs.positions]
-    history = hidden = slot = kl = copies = None
+    if model.carries:
+        wanted = wanted | state.masked  # all that the next step will want to hear of
+    hidden = slot = copies = None
     asked = len(state)
-    if share and not needs.kl_history:
+    if share and not needs.kl_history and not model.carries:
         reading, copies, asked = _shared_pass(model, state, wanted, needs)
         state = replace(state, reading=reading, changed=torch.zeros_like(state.changed))
     else:
-        reading, history, hidden, slot = _pass(model, state, wanted, needs)
-        kl = history.kl if history else None
+        reading, state, hidden, slot = _pass(model, state, wanted, needs)
 
     confidence, entropy = reading.confidence, reading.entropy
     block_end = blocks.end(state.masked, state.block_end, reading.predicted, confidence[..., 0])
@@ -85,24 +86,34 @@ def observe(
         step_fraction=state.step.to(torch.float32) / length,
         noise=uniform(state.key, state.step, length),
         entropy=entropy,
-        kl=kl,
+        kl=state.history.kl if state.history else None,
         hidden_states=reading.hidden_states,
     )
-    moved_on = replace(state, block_end=block_end, history=history)
-    return Observed(moved_on, observation, reading.predicted, hidden, slot, asked, copies)
+    if model.carries:
+        observation = observation.only(needs)
+    return Observed(
+        replace(state, block_end=block_end),
+        observation,
+        reading.predicted,
+        hidden,
+        slot,
+        asked,
+        copies,
+    )
 
 
 def _pass(
     model: MaskedDiffusionModel, state: DecodingState, wanted: Bool[Tensor, "b l"], needs: Needs
-) -> tuple[Reading, History | None, Float[Tensor, "n h"], Int[Tensor, "b l"]]:
+) -> tuple[Reading, DecodingState, Float[Tensor, "n h"], Int[Tensor, "b l"]]:
     """One forward pass of every row, read at the wanted positions.
 
     Returns:
-        The reading, the history moved on (if it is needed), the hidden states, and each position's place in them.
+        The reading, the rows with their history and what the dLLM carries moved on (where it is needed), the hidden
+        states, and each position's place in them.
     """
     rows, columns = wanted.nonzero(as_tuple=True)
     flat = rows * state.tokens.shape[1] + columns + state.prompt_width
-    hidden = model.hidden(state.tokens, state.attention, flat)
+    hidden = model.hidden(state.tokens, state.attention, flat, state.carried)
     last = state.history
     found = read(
         model.head,
@@ -112,6 +123,7 @@ def _pass(
         model.vocab_size,
         last=last.logits if last else None,
         slot=last.slot[rows, columns] if last else None,
+        carry=model.carry if model.carries else None,
     )
 
     def spread(values: Tensor, empty: float = 0) -> Tensor:
@@ -129,7 +141,8 @@ def _pass(
         entropy=None if found.entropy is None else spread(found.entropy),
         hidden_states=spread(hidden) if needs.hidden_states else None,
     )
-    return reading, history, hidden, slot
+    carried = None if found.carried is None else spread(found.carried)
+    return reading, replace(state, history=history, carried=carried), hidden, slot
 
 
 def _shared_pass(

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForMaskedLM, AutoTokenizer
-from transformers.utils import logging as transformers_logging
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from unmask.errors import UnmaskError
 from unmask.hub import bundled
 from unmask.models.base import MaskedDiffusionModel
+from unmask.models.dream import load_dream, qwen2_config
+from unmask.models.llada import llama_config, load_llada
+from unmask.models.loading import config_of, load_network, refused
 from unmask.models.masked_lm import MaskedLM
+from unmask.models.remote import load_remote
+from unmask.models.residual_context import ResidualContext
 
 DEFAULT_MODEL = "house-base"
+FAMILIES = {"llada": load_llada, "Dream": load_dream}  # by config.json's model_type; DiffuCoder calls itself Dream
 
 
 def load_model(
@@ -24,69 +30,114 @@ def load_model(
     dtype: torch.dtype | str | None = None,
     device: torch.device | str | None = None,
     device_map: str | dict[str, Any] | None = None,
+    attn_implementation: str | None = None,
     mask_id: int | None = None,
+    compile: bool = False,
+    residual_context: bool = False,
+    trust_remote_code: bool = False,
+    **options: Any,
 ) -> MaskedDiffusionModel:
-    """Load a frozen dLLM.
+    """Load a frozen dLLM; its config.json says of which family it is.
+
+    LLaDA (8B Base and Instruct, 1.5), Dream 7B, DiffuCoder 7B and any masked language model that transformers knows are
+    read from their published folders, without remote code.
 
     Args:
         name_or_path: a bundled dLLM (None: the default one), a folder in Hugging Face format, or a Hub id.
-        dtype: as in transformers, such as ``"bfloat16"``; float32 by default.
+        dtype: as in transformers, such as ``"bfloat16"``; that of the weights by default.
         device: ``"cuda"`` where there is one, else ``"cpu"``.
         device_map: as in transformers: spreads a dLLM larger than one device, ``"auto"`` for one; instead of `device`.
-        mask_id: where the tokenizer does not tell.
+        attn_implementation: as in transformers: ``"sdpa"`` (the default), ``"flash_attention_2"``, ``"eager"``, ...
+        mask_id: where neither config nor tokenizer tell.
+        compile: `torch.compile` the forward pass.
+        residual_context: the dLLM was trained with Residual Context Diffusion (`ResidualContext`).
+        trust_remote_code: load a family not named above by the code published with it. That code runs on this machine.
+        options: further ones of ``from_pretrained``, such as ``revision`` or ``quantization_config``.
 
     Raises:
-        UnmaskError: no such model, or one that is no masked language model.
+        UnmaskError: no such model, one of an unknown family, or weights that do not fit its config.
     """
     name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
     shipped = bundled("models")
-    path = shipped.get(name, name) if not Path(name).exists() else name
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = dtype_of(dtype)
+    path = name if Path(name).exists() else str(shipped.get(name, name))
     # Eager attention is the faster one at the bundled sizes.
-    options: dict[str, Any] = {"attn_implementation": "eager"} if name in shipped else {}
+    attn_implementation = attn_implementation or ("eager" if name in shipped else None)
+    options = {**options, "dtype": dtype_of(dtype), "device": device or default_device()}
+    if attn_implementation is not None:
+        options["attn_implementation"] = attn_implementation
     if device_map is not None:
         options["device_map"] = device_map
-    transformers_logging.disable_progress_bar()
-    try:
-        network, found = AutoModelForMaskedLM.from_pretrained(
-            path, dtype=dtype, use_safetensors=True, output_loading_info=True, **options
-        )
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        network = network if device_map is not None else network.to(torch.device(device))
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as e:
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise UnmaskError(
-            f"Cannot load the dLLM {name!r} ({reason}): give a folder with config.json, model.safetensors and "
-            f"tokenizer.json of a masked language model, a Hub id, or a bundled one ({', '.join(shipped)})."
-        ) from None
-    if found["missing_keys"]:
-        raise UnmaskError(
-            f"The weights of {name!r} lack {min(found['missing_keys'])!r}: it was saved without its masked-LM head; "
-            "save it from an AutoModelForMaskedLM."
-        )
-    return MaskedLM(name, network, tokenizer, mask_id)
+    published = config_of(name, path, options)
+    model = _load(name, path, published, options, mask_id, trust_remote_code)
+    if residual_context:
+        model = ResidualContext(model)
+    if compile:
+        model.compile()
+    return model
 
 
-def dtype_of(name: torch.dtype | str | None) -> torch.dtype:
-    """A dtype by its name, float32 by default.
+def _load(
+    name: str,
+    path: str,
+    published: Mapping[str, Any],
+    options: Mapping[str, Any],
+    mask_id: int | None,
+    trust_remote_code: bool,
+) -> MaskedDiffusionModel:
+    model_type = published.get("model_type")
+    if trust_remote_code and "auto_map" in published:
+        return load_remote(name, path, published, options, mask_id)
+    if model_type in FAMILIES:
+        return FAMILIES[model_type](name, path, published, options, mask_id)
+    if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
+        network = load_network(name, path, AutoModelForMaskedLM.from_pretrained, options)
+        with refused(name):
+            tokenizer = AutoTokenizer.from_pretrained(path)
+        return MaskedLM(name, network, tokenizer, mask_id)
+    remedy = (
+        "pass trust_remote_code (--trust-remote-code) to run the code published with it on this machine"
+        if "auto_map" in published
+        else "load one of these"
+    )
+    raise UnmaskError(
+        f"{name!r} is a {model_type!r}, which is neither a LLaDA, a Dream or DiffuCoder, nor a masked language model "
+        f"that transformers knows: {remedy}."
+    )
+
+
+def default_device() -> str:
+    """Where a dLLM goes unless told otherwise."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def dtype_of(name: torch.dtype | str | None) -> torch.dtype | str:
+    """A dtype by its name; ``"auto"``, that of the weights, by default.
 
     Raises:
         UnmaskError: there is none of this name.
     """
-    found = getattr(torch, name, None) if isinstance(name, str) else name or torch.float32
+    if name is None or name == "auto":
+        return "auto"
+    found = getattr(torch, name, None) if isinstance(name, str) else name
     if not isinstance(found, torch.dtype):
-        raise UnmaskError(f"Unknown dtype {name!r}: use float32, bfloat16 or float16.")
+        raise UnmaskError(f"Unknown dtype {name!r}: use auto, float32, bfloat16 or float16.")
     return found
 
 
 def parameter_count(name_or_path: str | Path | None) -> tuple[int | None, int | None]:
     """Weights and hidden size of a dLLM by its config alone; None where that cannot be read here."""
     name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
+    path = str(bundled("models").get(name, name))
     try:
-        config = AutoConfig.from_pretrained(bundled("models").get(name, name))
+        published = config_of(name, path, {})
+        model_type = published.get("model_type")
         with torch.device("meta"):
-            network = AutoModelForMaskedLM.from_config(config)
-    except (OSError, ValueError, KeyError, ImportError):
+            if model_type == "llada":
+                network = AutoModelForCausalLM.from_config(llama_config(name, published))
+            elif model_type == "Dream":
+                network = AutoModelForCausalLM.from_config(qwen2_config(name, published))
+            else:
+                network = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(path))
+    except (UnmaskError, OSError, ValueError, KeyError, ImportError):
         return None, None
-    return network.num_parameters(), getattr(config, "hidden_size", None)
+    return network.num_parameters(), network.config.hidden_size

@@ -19,6 +19,9 @@ class MaskedDiffusionModel(ABC):
     """A frozen dLLM and its tokenizer.
 
     Attributes:
+        family: what its architecture is read as.
+        carries: each step also needs what `carry` made of the last one's predictions.
+        network: what holds the weights, if it is one torch module.
         name: what the user loaded, for result rows.
         mask_id, pad_id: token ids.
         eos_ids: (e,) ids that end a text.
@@ -27,6 +30,10 @@ class MaskedDiffusionModel(ABC):
         max_length: positions of prompt and region together, None if unbounded.
         hidden_size: width of the last hidden states, None if the family gives none to policies.
     """
+
+    family = "dLLM"
+    carries = False
+    network: torch.nn.Module | None = None
 
     def __init__(
         self,
@@ -41,6 +48,14 @@ class MaskedDiffusionModel(ABC):
         hidden_size: int | None,
         device: torch.device,
     ) -> None:
+        """
+        Raises:
+            UnmaskError: a mask id outside the vocabulary, or no id that ends a text.
+        """
+        if not 0 <= mask_id < vocab_size:
+            raise UnmaskError(f"mask_id {mask_id} is outside the vocabulary of {name!r} (0 to {vocab_size - 1}).")
+        if not eos_ids:
+            raise UnmaskError(f"The tokenizer of {name!r} has neither an EOS nor a SEP token: set tokenizer.eos_token.")
         self.name = name
         self.tokenizer = tokenizer
         self.mask_id = mask_id
@@ -54,7 +69,11 @@ class MaskedDiffusionModel(ABC):
 
     @abstractmethod
     def hidden(
-        self, tokens: Int[Tensor, "b t"], attention: Bool[Tensor, "b t"], positions: Int[Tensor, " n"]
+        self,
+        tokens: Int[Tensor, "b t"],
+        attention: Bool[Tensor, "b t"],
+        positions: Int[Tensor, " n"],
+        carried: Float[Tensor, "b l c"] | None = None,
     ) -> Float[Tensor, "n h"]:
         """One forward pass up to the vocabulary head: what `head` needs to predict the token *at* each position.
 
@@ -62,11 +81,59 @@ class MaskedDiffusionModel(ABC):
             tokens: left-padded prompt and region.
             attention: False at padding, which is never attended to and takes up no position.
             positions: where predictions are wanted, as flat indices into (b, t), ascending.
+            carried: of a dLLM that `carries`: what `carry` made of the last step at each region position, zero where
+                there was none. Any other adds it to the input embeddings of masked positions.
         """
 
     @abstractmethod
     def head(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
         """The vocabulary head: logits, a fresh tensor that the caller may write into."""
+
+    def carry(self, probabilities: Float[Tensor, "n v"]) -> Float[Tensor, "n c"]:
+        """What the next step needs to know of this one's distributions, for a dLLM that `carries`."""
+        raise NotImplementedError(f"{type(self).__name__} carries nothing.")
+
+    @property
+    def embeddings(self) -> Float[Tensor, "v h"]:
+        """The input embeddings.
+
+        Raises:
+            UnmaskError: the family does not show them.
+        """
+        raise UnmaskError(f"The dLLM {self.name!r} ({self.family}) does not take input embeddings.")
+
+    def inputs(self, tokens: Int[Tensor, "b t"], carried: Float[Tensor, "b l c"] | None) -> dict[str, Tensor]:
+        """The network's input: token ids, or embeddings where something is added to those of masked positions."""
+        if carried is None:
+            return {"input_ids": tokens}
+        at_mask = (tokens[:, -carried.shape[1] :] == self.mask_id)[..., None]
+        embedded = torch.nn.functional.embedding(tokens, self.embeddings)
+        embedded[:, -carried.shape[1] :] += (carried * at_mask).to(embedded.dtype)
+        return {"inputs_embeds": embedded}
+
+    def compile(self) -> None:
+        """Let `torch.compile` make the forward pass faster; its first steps then take minutes.
+
+        Raises:
+            UnmaskError: the family does not allow it.
+        """
+        raise UnmaskError(f"The dLLM {self.name!r} ({self.family}) cannot be compiled: leave out compile.")
+
+    def summary(self) -> str:
+        """What was found, in a line: family, size, ids."""
+        held = ""
+        if self.network is not None:
+            weights = list(self.network.parameters())
+            size, dtypes = (
+                sum(p.nbytes for p in weights),
+                sorted({str(p.dtype).removeprefix("torch.") for p in weights}),
+            )
+            count = sum(p.numel() for p in weights)
+            held = f"{count / 1e6:,.4g}M weights in {', '.join(dtypes)} ({size / 2**20:,.0f} MiB) on {self.device}, "
+        return (
+            f"{self.name}: {self.family}, {held}mask id {self.mask_id}, EOS {self.eos_ids.tolist()}, vocabulary "
+            f"{self.vocab_size:,}, up to {self.max_length or 'any number of'} positions"
+        )
 
     def logits(
         self, tokens: Int[Tensor, "b t"], attention: Bool[Tensor, "b t"], positions: Int[Tensor, " n"]
@@ -98,7 +165,7 @@ class MaskedDiffusionModel(ABC):
             )
         ids = self.tokenizer(text + prefix, add_special_tokens=False)["input_ids"]
         unknown = self.tokenizer.unk_token_id
-        if unknown is not None and unknown in ids:
+        if unknown is not None and unknown not in self.eos_ids and unknown in ids:
             raise UnmaskError(
                 f"The prompt {text!r} has words that the dLLM {self.name!r} does not know: "
                 "use the words of its model card."

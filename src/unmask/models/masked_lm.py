@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -31,31 +31,29 @@ ROBERTA_LIKE = {
 class MaskedLM(MaskedDiffusionModel):
     """A masked language model used as a dLLM: unshifted logits, the usual attention mask."""
 
+    family = "masked language model"
+
+    network: PreTrainedModel
+
     def __init__(
         self, name: str, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, mask_id: int | None = None
     ) -> None:
         """
         Raises:
-            UnmaskError: no mask id, one outside the vocabulary, or no EOS and no SEP token.
+            UnmaskError: no mask id.
         """
         config = network.config
         mask_id = tokenizer.mask_token_id if mask_id is None else mask_id
         if mask_id is None:
             raise UnmaskError(f"The tokenizer of {name!r} has no mask token: pass mask_id.")
-        if not 0 <= mask_id < config.vocab_size:
-            raise UnmaskError(
-                f"mask_id {mask_id} is outside the vocabulary of {name!r} (0 to {config.vocab_size - 1})."
-            )
         eos_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
-        if eos_id is None:
-            raise UnmaskError(f"The tokenizer of {name!r} has neither an EOS nor a SEP token: set tokenizer.eos_token.")
         self.first_position = config.pad_token_id + 1 if config.model_type in ROBERTA_LIKE else 0
         super().__init__(
             name,
             tokenizer,
             mask_id=mask_id,
             pad_id=config.pad_token_id if config.pad_token_id is not None else 0,
-            eos_ids=[eos_id],
+            eos_ids=[] if eos_id is None else [eos_id],
             vocab_size=config.vocab_size,
             max_length=config.max_position_embeddings - self.first_position,
             hidden_size=config.hidden_size,
@@ -69,10 +67,21 @@ class MaskedLM(MaskedDiffusionModel):
         self._body_forward = self._body.forward
         self._body.forward = self._forward
 
+    @property
+    def embeddings(self) -> Float[Tensor, "v h"]:
+        return cast(Tensor, self.network.get_input_embeddings().weight)
+
+    def compile(self) -> None:
+        self._body_forward = torch.compile(self._body_forward, dynamic=True)
+
     def hidden(
-        self, tokens: Int[Tensor, "b t"], attention: Bool[Tensor, "b t"], positions: Int[Tensor, " n"]
+        self,
+        tokens: Int[Tensor, "b t"],
+        attention: Bool[Tensor, "b t"],
+        positions: Int[Tensor, " n"],
+        carried: Float[Tensor, "b l c"] | None = None,
     ) -> Float[Tensor, "n h"]:
-        inputs: dict[str, Any] = {"input_ids": tokens, "attention_mask": attention.long()}
+        inputs: dict[str, Any] = {**self.inputs(tokens, carried), "attention_mask": attention.long()}
         if self._takes_positions:
             real = (attention.cumsum(dim=1) - 1).clamp(min=0)
             inputs["position_ids"] = real + self.first_position

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Gt, Le
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from unmask.models.config import ModelConfig
 from unmask.policies.transformer import TransformerConfig
 from unmask.rl.grpo import Normalisation, Scaling
 from unmask.settings import Settings
@@ -32,15 +33,10 @@ def _expert(value: Any) -> Any:
     return {"policy": policy.strip(), "block_length": length} if at else {"policy": value}
 
 
-class CloneConfig(Settings):
+class CloneConfig(ModelConfig):
     """Behaviour cloning: what `unmask clone` does, and how `unmask train` starts."""
 
     run: Annotated[str, Field(description="Run folder: config, metrics, checkpoints.")] = "runs/policy"
-    model: Annotated[str | None, Field(description="dLLM: bundled name, folder or Hub id.")] = None
-    dtype: Annotated[str | None, Field(description="Of the dLLM, such as bfloat16 (default: float32).")] = None
-    device_map: Annotated[
-        str | None, Field(description="Spread a dLLM over devices, as in transformers, such as auto.")
-    ] = None
     task: Annotated[str | None, Field(description="Task that gives prompts and verifies answers, or a JSONL file.")] = (
         None
     )

@@ -1,0 +1,90 @@
+"""Stock decoder architectures (Llama, Qwen2) with full attention: what LLaDA, Dream and DiffuCoder are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from unmask.models.base import MaskedDiffusionModel
+
+
+class FullAttentionDecoder(MaskedDiffusionModel):
+    """A causal architecture of transformers without its causal mask.
+
+    Args:
+        network: its config and layers are told that they are not causal.
+        shifted: the logits that predict the token at a position stand one position before it (Dream). The first token
+            of a row has no position before it and keeps its own.
+    """
+
+    network: PreTrainedModel
+
+    def __init__(
+        self,
+        name: str,
+        network: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        family: str,
+        mask_id: int,
+        eos_ids: Sequence[int],
+        shifted: bool,
+    ) -> None:
+        config = network.config
+        super().__init__(
+            name,
+            tokenizer,
+            mask_id=mask_id,
+            pad_id=config.pad_token_id if config.pad_token_id is not None else eos_ids[0],
+            eos_ids=eos_ids,
+            vocab_size=config.vocab_size,
+            max_length=config.max_position_embeddings,
+            hidden_size=config.hidden_size,
+            device=network.device,
+        )
+        self.family = family
+        self.network = network.eval().requires_grad_(False)
+        self.shifted = shifted
+        config.is_causal = False  # transformers then builds masks for full attention
+        for module in network.modules():
+            if hasattr(module, "is_causal"):
+                setattr(module, "is_causal", False)  # noqa: B010 - torch types attributes of modules as tensors
+
+    @property
+    def embeddings(self) -> Float[Tensor, "v h"]:
+        return cast(Tensor, self.network.get_input_embeddings().weight)
+
+    def hidden(
+        self,
+        tokens: Int[Tensor, "b t"],
+        attention: Bool[Tensor, "b t"],
+        positions: Int[Tensor, " n"],
+        carried: Float[Tensor, "b l c"] | None = None,
+    ) -> Float[Tensor, "n h"]:
+        place = attention.cumsum(dim=1) - 1
+        last = self.network.base_model(
+            **self.inputs(tokens, carried),
+            attention_mask=attention.long(),
+            position_ids=place.clamp(min=0),
+            use_cache=False,
+        ).last_hidden_state.flatten(0, 1)
+        if self.shifted:
+            positions = positions - (place.flatten()[positions] > 0).long()
+        return last[positions.to(last.device)].to(self.device)  # its layers may lie on several devices
+
+    def head(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
+        head = self.network.get_output_embeddings()
+        return head(hidden.to(head.weight.device)).to(self.device)
+
+    def compile(self) -> None:
+        self.network.base_model.compile(dynamic=True)
+
+
+def token_ids(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> list[int]:
+    """Ids of those of the tokens that the tokenizer has, each once."""
+    vocabulary = tokenizer.get_vocab()
+    return list(dict.fromkeys(vocabulary[name] for name in names if name in vocabulary))

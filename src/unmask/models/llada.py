@@ -1,0 +1,98 @@
+"""LLaDA (8B Base and Instruct, 1.5) as the Llama that it is, with full attention."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from unmask.errors import UnmaskError
+from unmask.models.decoder import FullAttentionDecoder, token_ids
+from unmask.models.loading import Names, load_network, refused
+
+NAMES = Names(
+    {
+        "model.transformer.wte.": "model.embed_tokens.",
+        "model.transformer.ln_f.": "model.norm.",
+        "model.transformer.ff_out.": "lm_head.",
+        "model.transformer.blocks.{}.attn_norm.": "model.layers.{}.input_layernorm.",
+        "model.transformer.blocks.{}.q_proj.": "model.layers.{}.self_attn.q_proj.",
+        "model.transformer.blocks.{}.k_proj.": "model.layers.{}.self_attn.k_proj.",
+        "model.transformer.blocks.{}.v_proj.": "model.layers.{}.self_attn.v_proj.",
+        "model.transformer.blocks.{}.attn_out.": "model.layers.{}.self_attn.o_proj.",
+        "model.transformer.blocks.{}.ff_norm.": "model.layers.{}.post_attention_layernorm.",
+        "model.transformer.blocks.{}.ff_proj.": "model.layers.{}.mlp.gate_proj.",
+        "model.transformer.blocks.{}.up_proj.": "model.layers.{}.mlp.up_proj.",
+        "model.transformer.blocks.{}.ff_out.": "model.layers.{}.mlp.down_proj.",
+    }
+)
+# The published code has more variants than the published weights use; a Llama is none of the others.
+MUST_BE: Mapping[str, tuple[Any, ...]] = {
+    "block_type": ("llama",),
+    "activation_type": ("silu",),
+    "layer_norm_type": ("rms",),
+    "layer_norm_with_affine": (True,),
+    "rope": (True,),
+    "block_group_size": (1,),
+    "alibi": (False,),
+    "include_bias": (False,),
+    "include_qkv_bias": (False, None),
+    "bias_for_layer_norm": (False, None),
+    "attention_layer_norm": (False,),
+    "input_emb_norm": (False,),
+    "scale_logits": (False,),
+}
+
+
+def load_llada(
+    name: str, path: str, published: Mapping[str, Any], options: Mapping[str, Any], mask_id: int | None
+) -> FullAttentionDecoder:
+    """
+    Raises:
+        UnmaskError: a variant of the architecture that no published LLaDA has, or weights that cannot be read.
+    """
+    config = llama_config(name, published)
+    network = load_network(name, path, LlamaForCausalLM.from_pretrained, {**options, "config": config}, NAMES)
+    with refused(name):
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
+    ends = [published["eos_token_id"], *token_ids(tokenizer, ["<|eot_id|>"])]
+    mask_id = published["mask_token_id"] if mask_id is None else mask_id
+    return FullAttentionDecoder(
+        name, network, tokenizer, family="LLaDA", mask_id=mask_id, eos_ids=list(dict.fromkeys(ends)), shifted=False
+    )
+
+
+def llama_config(name: str, published: Mapping[str, Any]) -> LlamaConfig:
+    """The published config in Llama's words.
+
+    Raises:
+        UnmaskError: naming the setting that a Llama does not have, or the one that is missing.
+    """
+    for key, allowed in MUST_BE.items():
+        if published.get(key, allowed[0]) not in allowed:
+            raise UnmaskError(
+                f"config.json of {name!r} has {key} = {published[key]!r}, which is no LLaDA that was published "
+                f"({allowed[0]!r}): load it with trust_remote_code."
+            )
+    try:
+        heads = published["n_heads"]
+        return LlamaConfig(
+            vocab_size=published.get("embedding_size") or published["vocab_size"],
+            hidden_size=published["d_model"],
+            intermediate_size=published.get("mlp_hidden_size") or published["mlp_ratio"] * published["d_model"],
+            num_hidden_layers=published["n_layers"],
+            num_attention_heads=heads,
+            num_key_value_heads=published.get("n_kv_heads") or (1 if published.get("multi_query_attention") else heads),
+            max_position_embeddings=published["max_sequence_length"],
+            rms_norm_eps=published.get("rms_norm_eps", 1e-5),
+            rope_parameters={"rope_type": "default", "rope_theta": published.get("rope_theta", 10000.0)},
+            tie_word_embeddings=published.get("weight_tying", True),
+            pad_token_id=published.get("pad_token_id"),
+            bos_token_id=None,
+            eos_token_id=published["eos_token_id"],
+            attention_bias=False,
+            **{key: published[key] for key in ("quantization_config",) if key in published},
+        )
+    except KeyError as e:
+        raise UnmaskError(f"config.json of {name!r} lacks {e.args[0]!r}: take the one published with it.") from None

@@ -1,0 +1,125 @@
+"""What all families share on the way from a folder to a network: options, refusals, names of tensors."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.utils import logging as transformers_logging
+
+from unmask.errors import UnmaskError
+
+Loader = Callable[..., Any]  # a from_pretrained
+# What from_pretrained raises for what a user can mend.
+REFUSALS = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, SafetensorError)
+
+
+class Names:
+    """Tensor names as published beside those of the stock architecture; ``{}`` stands for a layer."""
+
+    def __init__(self, pairs: Mapping[str, str]) -> None:
+        self._pairs = pairs
+
+    def key_mapping(self) -> dict[str, str]:
+        """As from_pretrained takes it: pattern -> replacement."""
+        return {_pattern(published): stock.replace("{}", r"\1") for published, stock in self._pairs.items()}
+
+    def published(self, stock_name: str) -> str:
+        """A stock name as the checkpoint has it."""
+        for published, stock in self._pairs.items():
+            found = re.match(_pattern(stock), stock_name)
+            if found:
+                return published.format(*found.groups()) + stock_name[found.end() :]
+        return stock_name
+
+
+def _pattern(name: str) -> str:
+    return "^" + re.escape(name).replace(r"\{\}", r"(\d+)")
+
+
+def config_of(name: str, path: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The published config.json, whatever family it is of.
+
+    Raises:
+        UnmaskError: there is none.
+    """
+    where = {key: options[key] for key in ("revision", "subfolder", "token", "cache_dir") if key in options}
+    with refused(name):
+        found = PreTrainedConfig.get_config_dict(path, **where)[0]
+        if not found:
+            raise OSError(f"{path} has no config.json")
+    return dict(found)
+
+
+@contextmanager
+def refused(name: str) -> Iterator[None]:
+    """Turn what transformers raises into one sentence, and keep its progress bars and reports to itself."""
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+    try:
+        yield
+    except REFUSALS as e:
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
+        raise UnmaskError(
+            f"Cannot load the dLLM {name!r} ({reason.rstrip('.')}): give a folder with config.json, model.safetensors "
+            "and a tokenizer, a Hub id, or a bundled dLLM (house-base)."
+        ) from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+
+
+def load_network(
+    name: str, path: str, loader: Loader, options: Mapping[str, Any], names: Names | None = None
+) -> PreTrainedModel:
+    """The network with all its weights, or a refusal that names the tensor.
+
+    Args:
+        loader: the class's from_pretrained.
+        options: of from_pretrained; ``device`` moves the network where no ``device_map`` is given.
+
+    Raises:
+        UnmaskError: it cannot be read; a tensor is missing or has another shape than config.json says.
+    """
+    options = dict(options)
+    device = options.pop("device")
+    with refused(name):
+        network, found = loader(
+            path,
+            use_safetensors=True,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            key_mapping=names.key_mapping() if names else None,
+            **options,
+        )
+    named = names.published if names else str
+    _refuse_mismatched(name, [(named(key), was, wanted) for key, was, wanted in found["mismatched_keys"]])
+    _refuse_missing(name, sorted(map(named, found["missing_keys"])), sorted(map(named, found["unexpected_keys"])))
+    if "device_map" in options or getattr(network, "quantization_method", None) is not None:
+        return network
+    with refused(name):
+        return network.to(torch.device(device))
+
+
+def _refuse_mismatched(name: str, mismatched: Sequence[tuple[str, Any, Any]]) -> None:
+    if mismatched:
+        key, was, wanted = min(mismatched, key=lambda entry: entry[0])
+        raise UnmaskError(
+            f"The tensor {key!r} of {name!r} has the shape {tuple(was)}, but its config.json asks for {tuple(wanted)}: "
+            "config and weights are of different dLLMs; download both again."
+        )
+
+
+def _refuse_missing(name: str, missing: Sequence[str], unexpected: Sequence[str]) -> None:
+    if missing:
+        more = f" and {len(missing) - 1} more tensors" if len(missing) > 1 else ""
+        instead = f" (it has {unexpected[0]!r}, which has no place)" if unexpected else ""
+        head = " or save it with its masked-LM head," if any("head" in key or "cls." in key for key in missing) else ""
+        raise UnmaskError(
+            f"The weights of {name!r} lack {missing[0]!r}{more}{instead}:{head} download all of its files again."
+        )

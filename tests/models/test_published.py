@@ -1,0 +1,229 @@
+"""LLaDA and Dream in the layout in which they are published, at tiny size: read, computed, refused."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from benchmarks.published import DREAM, LLADA, random_weights, tiny, write
+from safetensors.torch import load_file, save_file
+
+from tests.models.plain import plain_logits
+from unmask.decoding.decode import decode, generate
+from unmask.errors import UnmaskError
+from unmask.models.auto import load_model, parameter_count
+from unmask.models.config import ModelConfig
+from unmask.policies import ConfidenceThreshold
+from unmask.testing import check_model
+
+TEXTS = ["Natalia sold clips to 48 of her friends. How many clips did she sell altogether?", "go red porch, blue hall."]
+PUBLISHED = {"llada": LLADA, "dream": {**DREAM, "torch_dtype": "float32"}}
+SCALE = 0.3
+
+
+@pytest.fixture(scope="session", params=sorted(PUBLISHED))
+def published(request, tmp_path_factory):
+    """(config, folder) of a tiny one, in several shards."""
+    config = tiny(PUBLISHED[request.param])
+    folder = tmp_path_factory.mktemp(request.param) / "published"
+    write(folder, config, TEXTS, shard=30_000, scale=SCALE)
+    return config, folder
+
+
+@pytest.fixture
+def copy(published, tmp_path):
+    config, folder = published
+    shutil.copytree(folder, tmp_path / "copy")
+    return config, tmp_path / "copy"
+
+
+def test_logits_are_those_of_a_plain_computation(published):
+    config, folder = published
+    model = load_model(folder)
+    weights = random_weights(config, torch.float32, 0, SCALE)
+    tokens = torch.tensor([[5, 9, 40, 7, model.mask_id, 12, model.mask_id, model.mask_id]])
+    everywhere = torch.arange(8)
+    found = model.logits(tokens, torch.ones_like(tokens, dtype=torch.bool), everywhere)
+    wanted = plain_logits(weights, config, tokens[0])
+    if config["model_type"] == "Dream":  # the logits that predict token i stand at i - 1, those of the first at 0
+        wanted = torch.cat([wanted[:1], wanted[:-1]])
+    assert found.shape == wanted.shape
+    assert torch.allclose(found.double(), wanted, atol=1e-4, rtol=1e-4)
+    assert wanted.std() > 0.5, "weights so small would hide a mistake"
+
+
+def test_left_padding_is_exact(published):
+    model = load_model(published[1])
+    row = torch.tensor([5, 9, 40, 7, model.mask_id, 12, model.mask_id])
+    alone = model.logits(row[None], torch.ones(1, 7, dtype=torch.bool), torch.arange(7))
+    for pad in (1, 4, 11):
+        tokens = torch.full((2, 7 + pad), model.pad_id)
+        tokens[0, pad:], tokens[1] = row, 33
+        attention = torch.ones_like(tokens, dtype=torch.bool)
+        attention[0, :pad] = False
+        assert torch.allclose(model.logits(tokens, attention, torch.arange(pad, 7 + pad)), alone, atol=1e-5)
+
+
+def test_a_batch_of_8_mixed_prompts_is_decoded_as_one_by_one(published):
+    model = load_model(published[1])
+    prompts = [[5 + i] * (1 + 3 * i) for i in range(8)]
+    options = {"gen_length": 16, "block_length": 8}
+    together = decode(model, ConfidenceThreshold(0.5), prompts, batch_size=8, **options)
+    for i, prompt in enumerate(prompts):
+        alone = decode(model, ConfidenceThreshold(0.5), [prompt], **options)
+        assert torch.equal(together.tokens[i], alone.tokens[0])
+        assert torch.equal(together.revealed_at[i], alone.revealed_at[0])
+    assert len(set(map(tuple, together.tokens.tolist()))) > 4, "rows that all came out alike would show nothing"
+
+
+def test_the_contract_is_kept(published):
+    check_model(load_model(published[1]))
+
+
+def test_ids_and_sizes_come_from_the_published_files(published):
+    config, folder = published
+    model = load_model(folder)
+    end_of_turn = "<|eot_id|>" if config["model_type"] == "llada" else "<|im_end|>"
+    assert model.family == {"llada": "LLaDA", "Dream": "Dream"}[config["model_type"]]
+    assert model.mask_id == config["mask_token_id"]
+    assert model.eos_ids.tolist() == [config["eos_token_id"], model.tokenizer.convert_tokens_to_ids(end_of_turn)]
+    assert model.max_length == config.get("max_sequence_length", config.get("max_position_embeddings"))
+    assert parameter_count(folder) == (sum(p.numel() for p in model.network.parameters()), model.hidden_size)
+    assert f"mask id {config['mask_token_id']}" in model.summary()
+    assert load_model(folder, mask_id=7).mask_id == 7
+
+
+def test_chats_go_through_the_published_template(published):
+    config, folder = published
+    model = load_model(folder)
+    tokens = model.encode([{"role": "user", "content": "How many?"}], prefix="It is")
+    text = model.tokenizer.decode(tokens)
+    wanted = {
+        "llada": "<|startoftext|><|start_header_id|>user<|end_header_id|>\n\nHow many?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\nIt is",
+        "Dream": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nHow many?<|im_end|>\n"
+        "<|im_start|>assistant\nIt is",
+    }
+    assert text == wanted[config["model_type"]]
+    chat = [{"role": "user", "content": "How many?"}]
+    out = generate(model, ConfidenceThreshold(0.5), [chat, "How many?", [5, 6, 7]], gen_length=4)
+    assert len(out.texts) == 3
+
+
+def test_saved_in_bfloat16_loads_in_bfloat16(published, tmp_path):
+    config, _ = published
+    write(tmp_path / "half", {**config, "torch_dtype": "bfloat16"}, TEXTS, dtype=torch.bfloat16)
+    model = load_model(tmp_path / "half")
+    assert {p.dtype for p in model.network.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in load_model(tmp_path / "half", dtype="float32").network.parameters()} == {torch.float32}
+    assert generate(model, ConfidenceThreshold(0.5), ["How many?"], gen_length=8).complete.all()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_implementations_agree(published, attention):
+    model = load_model(published[1], attn_implementation=attention)
+    assert model.network.config._attn_implementation == attention
+    check_model(model, batches=1)
+
+
+def test_a_device_map_is_passed_on(published):
+    plain = load_model(published[1])
+    spread = load_model(published[1], device_map={"model": "cpu", "lm_head": "cpu"})
+    tokens = torch.tensor([[5, 6, 7, plain.mask_id]])
+    attention, positions = torch.ones(1, 4, dtype=torch.bool), torch.tensor([3])
+    assert torch.equal(plain.logits(tokens, attention, positions), spread.logits(tokens, attention, positions))
+
+
+def shards(folder):
+    return json.loads((folder / "model.safetensors.index.json").read_text())["weight_map"]
+
+
+def change(folder, name, edit):
+    """Rewrite the shard that holds a tensor."""
+    file = folder / shards(folder)[name]
+    weights = load_file(file)
+    edit(weights)
+    save_file(weights, file, metadata={"format": "pt"})
+
+
+def test_a_mutated_name_is_named(copy):
+    _, folder = copy
+    name = next(n for n in shards(folder) if n.endswith("1.q_proj.weight") or n.endswith("1.self_attn.q_proj.weight"))
+    other = name.replace("q_proj", "query")
+
+    def rename(weights):
+        weights[other] = weights.pop(name)
+
+    change(folder, name, rename)
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    index["weight_map"][other] = index["weight_map"].pop(name)
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UnmaskError, match=f"lack '{name}' .*it has '.*query.weight', which has no place") as e:
+        load_model(folder)
+    assert str(e.value).count("\n") == 0
+
+
+def test_a_missing_shard_is_named(copy):
+    _, folder = copy
+    file = sorted(set(shards(folder).values()))[1]
+    (folder / file).unlink()
+    with pytest.raises(UnmaskError, match=f"Cannot load the dLLM .*{file}"):
+        load_model(folder)
+
+
+def test_a_wrong_shape_is_named(copy):
+    _, folder = copy
+    name = next(n for n in shards(folder) if n.endswith(("0.ff_proj.weight", "0.mlp.gate_proj.weight")))
+
+    def cut(weights):
+        weights[name] = weights[name][:50].clone()
+
+    change(folder, name, cut)
+    with pytest.raises(UnmaskError, match=rf"'{name}' .* has the shape \(50, 32\), .* asks for \(64, 32\)"):
+        load_model(folder)
+
+
+def test_a_cut_shard_is_refused(copy):
+    _, folder = copy
+    file = folder / sorted(set(shards(folder).values()))[0]
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(UnmaskError, match="Cannot load the dLLM"):
+        load_model(folder)
+
+
+def edit_config(folder, **changes):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_variants_that_were_never_published_are_refused(tmp_path):
+    write(tmp_path / "m", tiny(LLADA), TEXTS)
+    edit_config(tmp_path / "m", alibi=True)
+    with pytest.raises(UnmaskError, match="has alibi = True, which is no LLaDA that was published"):
+        load_model(tmp_path / "m")
+    edit_config(tmp_path / "m", alibi=False, d_model=None)
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    del config["d_model"]
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnmaskError, match="lacks 'd_model': take the one published with it"):
+        load_model(tmp_path / "m")
+
+
+def test_unknown_families_are_refused_without_running_their_code(copy):
+    _, folder = copy
+    edit_config(folder, model_type="novel", auto_map={"AutoModel": "evil.Model"})
+    (folder / "evil.py").write_text("raise SystemExit('ran')")
+    with pytest.raises(UnmaskError, match="is a 'novel', .*pass trust_remote_code"):
+        load_model(folder)
+    edit_config(folder, auto_map=None)
+    config = json.loads((folder / "config.json").read_text())
+    del config["auto_map"]
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnmaskError, match="is a 'novel', .*load one of these"):
+        load_model(folder)
+
+
+def test_quantised_loading_says_what_is_missing(published, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)
+    with pytest.raises(UnmaskError, match="quantization torchao-int8 needs torchao: pip install torchao"):
+        ModelConfig(model=str(published[1]), quantization="torchao-int8").load()
