@@ -1,0 +1,180 @@
+"""LLaDA and Dream at their real widths with random bf16 weights: loading, memory, seconds per step, batch scaling.
+
+python benchmarks/models.py load --layers 4            # an eighth of the depth, written sharded, loaded, decoded
+python benchmarks/models.py speed --device cuda        # whole depth, where an accelerator is at hand
+python benchmarks/models.py speed --layers 2 --batches 1 2 4 --repeats 3
+python benchmarks/models.py rope --layers 8            # what bf16 rotary angles cost beside float32 ones
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.published import DREAM, LLADA, Config, write
+
+import unmask
+from unmask.decoding.decode import decode
+from unmask.models.decoder import FullAttentionDecoder
+from unmask.models.dream import qwen2_config
+from unmask.models.llada import llama_config
+
+SHAPES = {"llada-8b": LLADA, "dream-7b": DREAM}
+PROMPT, REGION = 200, 256  # tokens, as in the paper
+
+
+def cut(shape: str, layers: int | None) -> Config:
+    """A published config, with fewer layers if asked."""
+    depth = "n_layers" if shape == "llada-8b" else "num_hidden_layers"
+    return {**SHAPES[shape], **({depth: layers} if layers else {})}
+
+
+def peak() -> float:
+    """GiB of memory this process has held at most."""
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+
+
+def load(shape: str, layers: int, folder: Path) -> None:
+    """Write a published folder in shards of 1 GB, load it in bf16, decode two prompts for a few steps."""
+    target = folder / shape
+    write(target, cut(shape, layers), ["what is twelve times seven?"], dtype=torch.bfloat16, shard="1GB")
+    size = sum(file.stat().st_size for file in target.glob("*.safetensors")) / 2**30
+    pid = torch.multiprocessing.get_context("spawn").Process(target=_load_one, args=(str(target), shape, layers, size))
+    pid.start()
+    pid.join()
+
+
+def _load_one(target: str, shape: str, layers: int, size: float) -> None:
+    before, start = peak(), time.perf_counter()
+    model = unmask.load_model(target, device="cpu")
+    loaded = time.perf_counter() - start
+    tokens = [[5] * 40, [6] * 17]
+    out = decode(model, unmask.load_policy("top_k_confidence:k=8"), tokens, gen_length=32, max_steps=2)
+    dtypes = {str(p.dtype) for p in model.network.parameters()}
+    shards = len(list(Path(target).glob("*.safetensors")))
+    print(
+        f"| {shape} | {layers} | {shards} | {size:.2f} | {loaded:.1f} | {peak() - before:.2f} | {', '.join(dtypes)} "
+        f"| {out.total_seconds / 2:.2f} |",
+        flush=True,
+    )
+
+
+def build(shape: str, layers: int | None, device: str) -> FullAttentionDecoder:
+    """The architecture with random bf16 weights on a device; the bundled tokenizer stands in."""
+    config = cut(shape, layers)
+    torch.manual_seed(0)
+    with torch.device(device):
+        network: PreTrainedModel = (
+            LlamaForCausalLM._from_config(llama_config(shape, config), dtype=torch.bfloat16)
+            if shape == "llada-8b"
+            else Qwen2ForCausalLM._from_config(qwen2_config(shape, config), dtype=torch.bfloat16)
+        )
+    return FullAttentionDecoder(
+        shape,
+        network,
+        unmask.load_model(device="cpu").tokenizer,
+        family=shape,
+        mask_id=config["mask_token_id"],
+        eos_ids=[config["eos_token_id"]],
+        shifted=shape == "dream-7b",
+    )
+
+
+def speed(shape: str, layers: int | None, device: str, batches: list[int], repeats: int) -> None:
+    """Seconds per decoding step at growing batches, and the memory held at most."""
+    model = build(shape, layers, device)
+    policy = unmask.load_policy("top_k_confidence:k=1")
+    first: float | None = None
+    for batch in batches:
+        prompts = [[5 + i % 50] * PROMPT for i in range(batch)]
+        if device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        seconds = []
+        for repeat in range(repeats + 1):
+            out = decode(model, policy, prompts, gen_length=REGION, batch_size=batch, max_steps=4, stop_at_eos=False)
+            seconds += [out.total_seconds / 4] if repeat else []
+        step = sorted(seconds)[len(seconds) // 2]
+        first = first or step
+        held = torch.cuda.max_memory_allocated() / 2**30 if device == "cuda" else peak()
+        rate = batch / step * first
+        print(
+            f"| {shape} | {layers or 'all'} | {device} | {batch} | {step:.3f} | {rate:.2f} | {held:.1f} |", flush=True
+        )
+
+
+def rope(shape: str, layers: int) -> None:
+    """Mean error of the logits against float32, in bf16 as it is and with rotary angles in float32."""
+    model = build(shape, layers, "cpu")
+    tokens = torch.randint(0, 1000, (2, 300), generator=torch.Generator().manual_seed(0))
+    attention, positions = torch.ones_like(tokens, dtype=torch.bool), torch.arange(100, 500, 7)
+    with torch.no_grad():
+        as_it_is = model.logits(tokens, attention, positions).float()
+        exact_angles = _with_exact_angles(model).logits(tokens, attention, positions).float()
+        model.network.float()
+        truth = model.logits(tokens, attention, positions)
+    spread = truth.std()
+    for name, found in (("bf16", as_it_is), ("bf16, float32 angles", exact_angles)):
+        agree = (found.argmax(dim=-1) == truth.argmax(dim=-1)).float().mean()
+        print(f"| {shape} | {layers} | {name} | {((found - truth).abs().mean() / spread):.5f} | {agree:.3f} |")
+
+
+def _with_exact_angles(model: FullAttentionDecoder) -> FullAttentionDecoder:
+    """The published LLaDA turns queries and keys in float32; here the attention is handed such ones."""
+    from transformers.models.llama import modeling_llama
+
+    plain = modeling_llama.apply_rotary_pos_emb
+    rotary = model.network.base_model.rotary_emb
+    forward = rotary.forward
+
+    def turned(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(x.to(q.dtype) for x in plain(q.float(), k.float(), cos, sin))
+
+    rotary.forward = lambda x, position_ids: forward(x.float(), position_ids)
+    for layer in model.network.base_model.layers:
+        layer.self_attn.apply_rotary_pos_emb = turned
+    modeling_llama.apply_rotary_pos_emb = turned
+    return model
+
+
+def main() -> None:
+    """Measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("load", "speed", "rope"))
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--layers", type=int)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--folder", type=Path)
+    args = parser.parse_args()
+    if args.what == "load":
+        print(
+            "| dLLM | layers | shards | GiB of files | seconds to load | GiB it took at most, decoding included | dtype | s a step |"
+        )
+        print("|---" * 8 + "|")
+        with tempfile.TemporaryDirectory() as scratch:
+            for shape in args.shapes:
+                load(shape, args.layers or (4 if shape == "llada-8b" else 3), args.folder or Path(scratch))
+    elif args.what == "speed":
+        print("| dLLM | layers | device | rows | s a step | rows a step-time of one | GiB held at most |")
+        print("|---" * 7 + "|")
+        for shape in args.shapes:
+            speed(shape, args.layers, args.device, args.batches, args.repeats)
+    else:
+        print(
+            "| dLLM | layers | arithmetic | mean error / spread of logits | same likeliest token |\n" + "|---" * 5 + "|"
+        )
+        rope("llada-8b", args.layers or 8)
+
+
+if __name__ == "__main__":
+    main()
