@@ -201,9 +201,12 @@ def _check_rows(
         _demand(model.head(hidden).equal(kept), model, "must give a fresh tensor from head: return a clone")
         return kept.view(len(rows), len(where), -1)
 
+    # Eight- and four-bit kernels round differently at every batch shape.
+    rounded = getattr(model.network, "quantization_method", None) is not None
+
     def same(a: Tensor, b: Tensor) -> bool:
         spread = max(1.0, a.float().std().item())
-        return bool(((a - b).abs().float() / spread).max() < TOLERANCE[a.dtype])
+        return bool(((a - b).abs().float() / spread).max() < TOLERANCE[torch.bfloat16 if rounded else a.dtype])
 
     rows = list(range(len(prompts)))
     together = logits(rows, everywhere)
