@@ -9,6 +9,7 @@ python benchmarks/models.py rope --layers 8            # what bf16 rotary angles
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -19,13 +20,15 @@ from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.published import DREAM, LLADA, Config, write
+from benchmarks.published import DREAM, LLADA, Config, tiny, write
 
 import unmask
+from unmask.cli.main import main as main_of_unmask
 from unmask.decoding.decode import decode
 from unmask.models.decoder import FullAttentionDecoder
 from unmask.models.dream import qwen2_config
 from unmask.models.llada import llama_config
+from unmask.rl.run import read_metrics
 
 SHAPES = {"llada-8b": LLADA, "dream-7b": DREAM}
 PROMPT, REGION = 200, 256  # tokens, as in the paper
@@ -145,21 +148,57 @@ def _with_exact_angles(model: FullAttentionDecoder) -> FullAttentionDecoder:
     return model
 
 
+def real(data: Path, folder: Path) -> None:
+    """A training step and an evaluation on real prompts at real lengths, with a LLaDA of random weights.
+
+    Its answers are noise and its reward is zero: shown is that the whole path runs, and what it costs.
+    """
+    questions = [json.loads(line)["question"] for line in data.read_text(encoding="utf-8").splitlines()]
+    config = {**tiny(LLADA, 2048, 4), "d_model": 256, "n_heads": 8, "n_kv_heads": 8, "mlp_hidden_size": 768}
+    write(folder / "llada", config, questions, dtype=torch.bfloat16)
+    shared = ["--model", folder / "llada", "--task", "gsm8k", "--task-path", data, "--gen-length", REGION]
+    run, found = folder / "run", folder / "eval"
+    train = ["--block-length", 32, "--iterations", 1, "--prompts", 2, "--group-size", 4, "--min-signal", 0]
+    train += [
+        "--clone-from",
+        "none",
+        "--validation-prompts",
+        4,
+        "--max-prompt-length",
+        PROMPT,
+        "--long-prompts",
+        "skip",
+    ]
+    train += ["--run", run]
+    where = ["--policies", run / "best", "--block-lengths", 32, "--prompts", 8, "--seeds", 1, "--output", found]
+    start = time.perf_counter()
+    for command in (["train", *shared, *train], ["eval", *shared, *where]):
+        main_of_unmask([str(part) for part in command])
+    seconds = time.perf_counter() - start
+    step = next(line for line in read_metrics(run / "metrics.jsonl") if line["stage"] == "grpo")
+    rows = [json.loads(line) for line in (found / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    print(
+        f"training step: {step['passes']} forward passes, NFE {step['nfe']:.0f}, reward {step['reward']:.3f}, "
+        f"{step['seconds']:.1f} s (dLLM {step['seconds_model']:.1f}, policy {step['seconds_policy']:.1f}, update "
+        f"{step['seconds_update']:.1f}); evaluation: {len(rows)} prompts, {sum(row['nfe'] for row in rows)} forward "
+        f"passes, {sum(row['correct'] for row in rows)} right; {seconds:.0f} s in all"
+    )
+
+
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("load", "speed", "rope"))
+    parser.add_argument("what", choices=("load", "speed", "rope", "real"))
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--layers", type=int)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--folder", type=Path)
+    parser.add_argument("--data", type=Path, help="JSONL file of GSM8K")
     args = parser.parse_args()
     if args.what == "load":
-        print(
-            "| dLLM | layers | shards | GiB of files | seconds to load | GiB it took at most, decoding included | dtype | s a step |"
-        )
+        print("| dLLM | layers | shards | GiB of files | s to load | GiB held at most | dtype | s a step |")
         print("|---" * 8 + "|")
         with tempfile.TemporaryDirectory() as scratch:
             for shape in args.shapes:
@@ -169,6 +208,9 @@ def main() -> None:
         print("|---" * 7 + "|")
         for shape in args.shapes:
             speed(shape, args.layers, args.device, args.batches, args.repeats)
+    elif args.what == "real":
+        with tempfile.TemporaryDirectory() as scratch:
+            real(args.data, args.folder or Path(scratch))
     else:
         print(
             "| dLLM | layers | arithmetic | mean error / spread of logits | same likeliest token |\n" + "|---" * 5 + "|"

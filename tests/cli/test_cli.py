@@ -28,7 +28,9 @@ def run(capsys, *argv):
     return code, out.out, out.err
 
 
-@pytest.mark.parametrize("command", ["quickstart", "decode", "train", "clone", "eval", "pretrain"])
+@pytest.mark.parametrize(
+    "command", ["check-model", "lm-eval", "quickstart", "decode", "train", "clone", "eval", "pretrain"]
+)
 def test_help_explains_every_flag(capsys, command):
     code, out, _ = run(capsys, command, "--help")
     assert code == 0

@@ -19,7 +19,7 @@ from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.policies.base import Policy
 from unmask.policies.transformer import TransformerPolicy
 from unmask.rl.prompts import fitting
-from unmask.rl.rewards import Reward
+from unmask.rl.rewards import Reward, correct_by_task
 from unmask.rl.rollout import judged
 from unmask.rl.run import Metrics
 from unmask.rl.team import Team
@@ -59,6 +59,7 @@ def validator(
 
     def validate(policy: TransformerPolicy) -> Metrics:
         sums, seconds = [0.0] * 3, [0.0] * 3
+        verdicts: list[tuple[str, bool]] = []
         if mine:
             out = decode(
                 model,
@@ -72,6 +73,7 @@ def validator(
                 stop_at_eos=False,
             )
             outcome = judged(model, task, [prompt.example for _, prompt in mine], out, gen_length)
+            verdicts = outcome.by_task()
             sums = [x.sum().item() for x in (reward(outcome), outcome.correct, outcome.nfe)]
             seconds = [out.total_seconds, out.model_seconds, out.policy_seconds]
         earned, correct, nfe = (total / len(prompts) for total in team.total(*sums))
@@ -79,6 +81,7 @@ def validator(
             "reward": earned,
             "correct": correct,
             "nfe": nfe,
+            **correct_by_task(team.gather(verdicts)),
             **dict(zip(("seconds", "seconds_model", "seconds_policy"), seconds, strict=True)),
         }
 

@@ -15,6 +15,7 @@ from unmask.cli.prompts import as_prompt, decode_all, from_arguments, read_promp
 from unmask.decoding.blocks import parse_block_length
 from unmask.decoding.decode import DecodeOptions, generate
 from unmask.errors import UnmaskError
+from unmask.hub import bundled
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.config import ModelConfig
 from unmask.policies.auto import load_policy
@@ -39,7 +40,7 @@ def decode(
         ),
     ] = None,
     gen_length: Annotated[
-        int | None, Parameter(help="Positions to generate (default: 32, as the bundled tasks).")
+        int | None, Parameter(help="Positions to generate (default: 256; 32 for a bundled dLLM).")
     ] = None,
     block_length: Annotated[
         str | None,
@@ -77,8 +78,10 @@ def decode(
         raise UnmaskError("--steps shows prompts given as arguments: leave out --input.")
     if output is not None and not resume:
         refuse_to_overwrite(output)
+    wanted = dllm or ModelConfig()
+    bundled_model = wanted.model is None or wanted.model in bundled("models")
     options: DecodeOptions = {
-        "gen_length": load_task().gen_length if gen_length is None else gen_length,
+        "gen_length": (load_task().gen_length if bundled_model else 256) if gen_length is None else gen_length,
         "block_length": parse_block_length(block_length),
         "batch_size": batch_size,
         "temperature": temperature,
@@ -88,7 +91,6 @@ def decode(
         "suppress_eos": suppress_eos,
     }
     source = from_arguments(prompts) if input is None else read_prompts(input, column)
-    wanted = dllm or ModelConfig()
     model, rule = wanted.load(), load_policy(policy)
     if errors.is_terminal and wanted.model is not None:
         errors.print(model.summary(), style="bright_black", highlight=False, soft_wrap=True)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from annotated_types import Ge
 from cyclopts import Parameter
@@ -21,21 +23,22 @@ from unmask.models.config import ModelConfig
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy
 from unmask.settings import load_settings
-from unmask.tasks.auto import load_task
 from unmask.tasks.base import Split
+from unmask.tasks.config import TaskConfig
 
 
-class EvalConfig(ModelConfig):
+class EvalConfig(ModelConfig, TaskConfig):
     """A comparison of policies on one dLLM and one task."""
 
     output: Annotated[str, Field(description="Folder for rows.jsonl, plot.png and plot.svg.")] = "runs/eval"
-    task: Annotated[str | None, Field(description="Task that gives prompts and verifies answers.")] = None
     policies: Annotated[
         tuple[str, ...],
         Field(description="Policies: names, folders, or rules such as confidence_threshold:threshold=0.9."),
     ] = ()
     heuristics: Annotated[bool, Field(description="Add every heuristic over its grid of settings.")] = False
-    split: Annotated[Split, Field(description="Split the prompts come from.")] = "test"
+    split: Annotated[
+        Split | None, Field(description="Split of the prompts (default: test; all rows of a task_path).")
+    ] = None
     prompts: Annotated[int, Ge(1), Field(description="Prompts.")] = 500
     seeds: Annotated[int, Ge(1), Field(description="Seeds of policies that draw.")] = 3
     gen_length: Annotated[int | None, Ge(1), Field(description="Region length (default: the task's).")] = None
@@ -63,7 +66,7 @@ def evaluate(
     resolved = load_settings(EvalConfig, config, settings.model_dump(exclude_unset=True) if settings else {})
     if not resolved.policies and not resolved.heuristics:
         raise UnmaskError("Nothing to evaluate: give --policies, or --heuristics for the whole grid.")
-    task = load_task(resolved.task)
+    task = resolved.load_task()
     gen_length = resolved.gen_length or task.gen_length
     lengths = [_checked(length, gen_length) for length in resolved.block_lengths or (gen_length,)]
     cells = [cell for length in lengths for cell in _cells(resolved, gen_length, length)]
@@ -72,11 +75,14 @@ def evaluate(
         for cell, _ in cells:
             console.print(f"  {cell.label}  block_length {cell.block_length}  {dict(cell.policy)}", highlight=False)
         return
-    folder = Path(resolved.output)
-    folder.mkdir(parents=True, exist_ok=True)
+    split = resolved.split or (None if resolved.task_path else "test")
+    examples = task.examples(split, resolved.prompts)
+    task.prepare()
     model = resolved.load()
     console.print(model.summary(), highlight=False)
-    examples = task.examples(resolved.split, resolved.prompts)
+    folder = Path(resolved.output)
+    folder.mkdir(parents=True, exist_ok=True)
+    shown = f"{len(examples)} {split or 'of all'} prompts"
     summaries: list[Summary] = []
     rows = []
     with ticking("evaluating", len(cells)) as tick:
@@ -89,15 +95,24 @@ def evaluate(
                 cell,
                 seeds=range(resolved.seeds if cell.draws else 1),
                 batch_size=resolved.batch_size,
-                split=resolved.split,
+                split=split or "all",
             )
             rows += found
             summaries.append(summarise(cell, found))
             tick(done, cell.label)
-    title = f"{model.name} on {task.name}, {resolved.prompts} {resolved.split} prompts, {gen_length} positions"
+    title = f"{model.name} on {task.name}, {shown}, {gen_length} positions"
     console.print(table(summaries, title))
+    for name in sorted({example.task for example in examples if example.task}):
+        of_task = [summarise(one.cell, _of(rows, one.cell, name)) for one in summaries]
+        console.print(table(of_task, name))
     write_rows(folder / "rows.jsonl", rows)
     console.print(f"{draw(summaries, folder / 'plot', title)} Rows: {folder / 'rows.jsonl'}.", soft_wrap=True)
+
+
+def _of(rows: Sequence[Mapping[str, Any]], cell: Cell, task: str) -> list[Mapping[str, Any]]:
+    """Rows of a cell and a task of a mixture."""
+    wanted = {**asdict(cell), "task": task}
+    return [row for row in rows if all(row[key] == value for key, value in wanted.items())]
 
 
 def _checked(block_length: int | str, gen_length: int) -> int | str:

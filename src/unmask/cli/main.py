@@ -64,6 +64,21 @@ app.command(
     "Example: unmask eval --policies house-base-full --heuristics --block-lengths 32 --block-lengths 8",
 )
 app.command(
+    "unmask.cli.lm_eval:lm_eval",
+    name="lm-eval",
+    help="Run tasks of the lm-evaluation-harness: its metrics, beside forward passes and tokens per forward pass.\n\n"
+    "Tasks that generate text; likelihoods a dLLM decoded by a policy does not give. Needs pip install "
+    "'unmask[eval]'.\n\n"
+    "Example: unmask lm-eval --tasks gsm8k --model GSAI-ML/LLaDA-8B-Instruct --policy runs/mine/best "
+    "--block-length 32",
+)
+app.command(
+    "unmask.cli.check_model:check_model",
+    name="check-model",
+    help="Load a dLLM, say what was found (family, ids, memory), and check what decoding relies on.\n\n"
+    "Example: unmask check-model GSAI-ML/LLaDA-8B-Instruct --dtype bfloat16",
+)
+app.command(
     "unmask.cli.pretrain:pretrain",
     name="pretrain",
     help="Train a small dLLM from scratch on procedural tasks.\n\n"

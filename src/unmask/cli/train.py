@@ -25,7 +25,6 @@ from unmask.rl.run import Metrics, read_metrics
 from unmask.rl.team import Team
 from unmask.rl.trainer import Trainer
 from unmask.settings import load_settings
-from unmask.tasks.auto import load_task
 
 AllowChanges = Annotated[bool, Parameter(help="Resume with settings that have changed since.", negative="")]
 
@@ -72,14 +71,16 @@ def _run(config: TrainConfig, resume: bool, allow_changes: bool, dry_run: bool) 
         _describe_costs(config, accelerator.num_processes)
         return
     team = Team(accelerator)
-    task = load_task(config.task, config.verifier)
+    task = config.load_task()
+    examples = task.examples("validation", config.validation_prompts)
+    task.prepare()
     model = config.load(None if config.device_map else accelerator.device)
     console.print(model.summary(), highlight=False)
     gen_length = config.gen_length or task.gen_length
     validate = validator(
         model,
         task,
-        task.examples("validation", config.validation_prompts),
+        examples,
         gen_length=gen_length,
         block_length=config.block_length,
         reward=load_reward(config.reward, config.alpha),
@@ -164,10 +165,10 @@ def describe(config: TrainConfig, model: str, task: str, gen_length: int) -> str
 def _describe_costs(config: TrainConfig, processes: int) -> None:
     """The resolved config, the batch arithmetic, and what it will cost at most. Loads neither weights nor data."""
     if config.gen_length is None:
-        task = load_task(config.task, config.verifier)
+        task = config.load_task()
         gen_length, task_name = task.gen_length, task.name
     else:
-        gen_length, task_name = config.gen_length, config.task or "the default task"
+        gen_length, task_name = config.gen_length, config.task or "+".join(config.tasks) or "the default task"
     block_length = check_block_length(gen_length, config.block_length)
     model = config.model or "the default dLLM"
     count, hidden_size = parameter_count(config.model)

@@ -124,6 +124,7 @@ def evaluate(
                     "ended": out.ended[i],
                     "seed": seed,
                     **context,
+                    "task": example.task or task.name,
                 }
             )
         if on_decoded is not None:

@@ -11,6 +11,7 @@ from unmask.models.config import ModelConfig
 from unmask.policies.transformer import TransformerConfig
 from unmask.rl.grpo import Normalisation, Scaling
 from unmask.settings import Settings
+from unmask.tasks.config import TaskConfig
 
 
 class Expert(Settings):
@@ -33,16 +34,10 @@ def _expert(value: Any) -> Any:
     return {"policy": policy.strip(), "block_length": length} if at else {"policy": value}
 
 
-class CloneConfig(ModelConfig):
+class CloneConfig(ModelConfig, TaskConfig):
     """Behaviour cloning: what `unmask clone` does, and how `unmask train` starts."""
 
     run: Annotated[str, Field(description="Run folder: config, metrics, checkpoints.")] = "runs/policy"
-    task: Annotated[str | None, Field(description="Task that gives prompts and verifies answers, or a JSONL file.")] = (
-        None
-    )
-    verifier: Annotated[
-        str | None, Field(description="Verifier of a JSONL file: exact, number, or module.function.")
-    ] = None
     gen_length: Annotated[int | None, Ge(1), Field(description="Region length L (default: the task's).")] = None
     block_length: Annotated[int | None, Ge(1), Field(description="Block length (default: L, full diffusion).")] = None
     max_prompt_length: Annotated[

@@ -8,7 +8,7 @@ A reward of your own is a function ``reward(completions, **columns) -> list[floa
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,19 @@ class Outcome:
     correct: Bool[Tensor, " r"]
     nfe: Int[Tensor, " r"]
     gen_length: int
+
+    def by_task(self) -> list[tuple[str, bool]]:
+        """The task of each episode of a mixture, and whether it is correct; nothing for one task."""
+        pairs = zip(self.examples, self.correct.tolist(), strict=True)
+        return [(example.task, right) for example, right in pairs if example.task]
+
+
+def correct_by_task(pairs: Iterable[tuple[str, bool]]) -> dict[str, float]:
+    """``correct_gsm8k`` and the like: the share that is correct of each task of a mixture."""
+    verdicts: dict[str, list[bool]] = {}
+    for task, right in pairs:
+        verdicts.setdefault(f"correct_{task}", []).append(right)
+    return {name: sum(each) / len(each) for name, each in sorted(verdicts.items())}
 
 
 Reward = Callable[[Outcome], Tensor]

@@ -37,7 +37,7 @@ from unmask.rl.config import TrainConfig
 from unmask.rl.experts import as_seen
 from unmask.rl.grpo import group_advantages, has_signal, root_mean_square
 from unmask.rl.prompts import Prompt, draw_prompts, fitting
-from unmask.rl.rewards import load_reward
+from unmask.rl.rewards import correct_by_task, load_reward
 from unmask.rl.rollout import Rollouts, Trajectories, roll_out
 from unmask.rl.run import Metrics, Progress, RunFolder
 from unmask.rl.team import Stop, Team, never
@@ -359,6 +359,7 @@ class Trainer:
             "nfe": sum(nfe) / len(nfe),
             "nfe_min": min(nfe),
             "nfe_max": max(nfe),
+            **correct_by_task(self.team.gather(outcome.by_task())),
         }
 
     def _roll_out(self, places: Sequence[int], prompts: Sequence[Prompt], seed: int, clock: Clock) -> list[Rollouts]:

@@ -39,12 +39,14 @@ class Task(ABC):
         name: for result rows and the command line.
         gen_length: generation region that holds the task's solutions.
         block_length: a sensible semi-autoregressive block.
+        endless: its prompts are drawn, so that it needs to be told how many.
         verifiable: False where nothing can say what is correct; such a task is for decoding only.
     """
 
     name: str
     gen_length: int
     block_length: int
+    endless: bool = False
     verifiable: bool = True
 
     @abstractmethod
@@ -60,6 +62,13 @@ class Task(ABC):
 
         Raises:
             UnmaskError: an unknown split, no example, or more than can be drawn.
+        """
+
+    def prepare(self) -> None:  # noqa: B027 - most have nothing to prepare
+        """Make sure, before anything is decoded, that answers can be verified here.
+
+        Raises:
+            UnmaskError: naming what this machine lacks, such as a sandbox for programs.
         """
 
     @abstractmethod

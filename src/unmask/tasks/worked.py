@@ -61,6 +61,7 @@ class WorkedTask(Task):
     """A procedural task. A subclass draws problems and lists its words."""
 
     block_length = 8
+    endless = True
 
     def __init__(self, name: str, lengths: Sequence[int], gen_length: int = 32) -> None:
         """

@@ -1,0 +1,396 @@
+"""A dLLM and a policy as a model of EleutherAI's lm-evaluation-harness (`pip install unmask[eval]`).
+
+    from unmask.integrations.lm_eval import UnmaskLM, evaluate_tasks
+
+    lm = UnmaskLM("GSAI-ML/LLaDA-8B-Instruct", "path-of-a-policy", gen_length=256, block_length=32)
+    results = evaluate_tasks(lm, ["gsm8k"], limit=100)
+    results["results"], results["unmask"]["tasks"]["gsm8k"]  # the harness's metrics; mean NFE, TPF, ...
+
+Importing this module registers the model ``unmask``. The harness's own command looks for no plugins, so run it as
+``python -m unmask.integrations.lm_eval run --model unmask --model_args policy=... --tasks gsm8k``: NFE and TPF are then
+in ``config.unmask`` of its results file.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+import lm_eval.models  # noqa: F401 (the harness registers its own models only where it finds none)
+import torch
+from jinja2 import TemplateError
+from lm_eval import simple_evaluate
+from lm_eval.api.instance import Instance
+from lm_eval.api.model import LM
+from lm_eval.api.registry import register_model
+from lm_eval.tasks import TaskManager
+
+from unmask.decoding.blocks import parse_block_length
+from unmask.decoding.decode import decode
+from unmask.decoding.source import check_policy_fits, check_prompt
+from unmask.errors import UnmaskError
+from unmask.models.auto import load_model
+from unmask.models.base import MaskedDiffusionModel
+from unmask.policies.auto import load_policy
+from unmask.policies.base import Policy
+
+DEFAULT_GEN_LENGTH = 256  # the harness's own default of max_gen_toks
+LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first given counts
+SAMPLERS = ("top_p", "top_k", "min_p")  # without effect where nothing is drawn
+OFF = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1, "top_p": 1, "top_k": 0, "min_p": 0}
+GROUP_FILE = re.compile(r"^group:", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Spent:
+    """What one request took.
+
+    Attributes:
+        task, doc_id: where the harness got it.
+        gen_length: positions of its region.
+        nfe: forward passes while it was live, those behind a stop string too.
+        tokens: revealed up to the end of the text: what is behind a stop string or EOS does not count.
+        ended: as in `unmask.Completion`.
+    """
+
+    task: str | None
+    doc_id: int | None
+    gen_length: int
+    nfe: int
+    tokens: int
+    ended: str
+
+    @property
+    def tpf(self) -> float:
+        """Tokens per forward pass."""
+        return self.tokens / self.nfe
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A request, read.
+
+    Attributes:
+        tokens: of its prompt.
+        settings: gen_length and temperature; requests that share them share a call of `decode`.
+        until: stop strings.
+    """
+
+    tokens: Sequence[int]
+    settings: tuple[int, float]
+    until: Sequence[str]
+
+
+@register_model("unmask")
+class UnmaskLM(LM):  # type: ignore[misc]
+    """Answers ``generate_until`` requests; a dLLM decoded by a policy gives no likelihoods.
+
+    Args:
+        model, policy: names, or objects as `unmask.load_model` and `unmask.load_policy` give them.
+        gen_length: of every request; None takes each task's ``max_gen_toks`` (256 where it has none), rounded up to
+            whole blocks.
+        block_length, batch_size, seed, stop_at_eos, suppress_eos: as in `unmask.generate`.
+        temperature: of every request; None takes each task's ``temperature`` and ``do_sample``.
+        dtype, device: as in `unmask.load_model`, of a dLLM given by name.
+        on_ended: called with the number of requests that have ended and of all.
+
+    Attributes:
+        spent: one `Spent` a request of the last call, in their order.
+    """
+
+    def __init__(
+        self,
+        model: MaskedDiffusionModel | str | None = None,
+        policy: Policy | str | Mapping[str, Any] | None = None,
+        *,
+        gen_length: int | None = None,
+        block_length: int | str | None = None,
+        batch_size: int | str = 32,
+        temperature: float | None = None,
+        seed: int = 0,
+        stop_at_eos: bool = True,
+        suppress_eos: bool = False,
+        dtype: torch.dtype | str | None = None,
+        device: str | None = None,
+        on_ended: Callable[[int, int], None] | None = None,
+    ) -> None:
+        super().__init__()
+        if not str(batch_size).isdigit():
+            raise UnmaskError(f"batch_size must be a number of live rows, not {batch_size!r}: try 32.")
+        if not isinstance(model, MaskedDiffusionModel):
+            there = torch.cuda.is_available() or not str(device).startswith("cuda")  # the harness's command says cuda:0
+            model = load_model(model, dtype=dtype, device=device if there else None)
+        self.model = model
+        self.policy = policy if isinstance(policy, Policy) else load_policy(policy)
+        check_policy_fits(self.model, self.policy)
+        self.spent: list[Spent] = []
+        self._gen_length, self._temperature, self._on_ended = gen_length, temperature, on_ended
+        self._block_length = int(str(block_length)) if str(block_length).isdigit() else block_length
+        self._options: dict[str, Any] = {
+            "batch_size": int(batch_size),
+            "seed": seed,
+            "stop_at_eos": stop_at_eos,
+            "suppress_eos": suppress_eos,
+        }
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """Texts in the order of the requests. Those of one length and temperature share one call of `decode`; each
+        draws from the stream of its place among all."""
+        asked = [self._read(request) for request in requests]
+        texts, spent = dict[int, str](), dict[int, Spent]()
+        for settings in dict.fromkeys(one.settings for one in asked):
+            gen_length, temperature = settings
+            places = [i for i, one in enumerate(asked) if one.settings == settings]
+            out = decode(
+                self.model,
+                self.policy,
+                [asked[i].tokens for i in places],
+                partial(self._tick, len(texts), len(asked)),
+                streams=places,
+                gen_length=gen_length,
+                block_length=parse_block_length(self._block_length),
+                temperature=temperature,
+                **self._options,
+            )
+            revealed = (out.revealed_at >= 0).tolist()
+            for i, tokens, shown, nfe, ended in zip(
+                places, out.tokens.tolist(), revealed, out.nfe.tolist(), out.ended, strict=True
+            ):
+                texts[i], length = self._cut(tokens, asked[i].until)
+                spent[i] = Spent(requests[i].task_name, requests[i].doc_id, gen_length, nfe, sum(shown[:length]), ended)
+        self.spent = [spent[i] for i in range(len(asked))]
+        return [texts[i] for i in range(len(asked))]
+
+    def loglikelihood(self, requests: list[Instance]) -> NoReturn:
+        raise _no_likelihoods("Multiple choice and perplexity tasks need")
+
+    def loglikelihood_rolling(self, requests: list[Instance]) -> NoReturn:
+        raise _no_likelihoods("Multiple choice and perplexity tasks need")
+
+    def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
+        """The prompt of a chat; without `add_generation_prompt`, its last message is the answer's beginning."""
+        self.chat_template(True)
+        try:
+            text = self.model.tokenizer.apply_chat_template(
+                chat_history,
+                tokenize=False,
+                add_generation_prompt=add_generation_prompt,
+                continue_final_message=not add_generation_prompt,
+            )
+        except TemplateError as e:
+            raise UnmaskError(
+                f"The chat template of {self.model.name!r} refuses a chat of the roles "
+                f"{', '.join(message['role'] for message in chat_history)} ({e}): leave out the system instruction, "
+                "put the few-shot examples into one turn, or apply no chat template."
+            ) from None
+        return str(text)
+
+    def chat_template(self, chat_template: bool | str = False) -> str:
+        """The template, for the results file."""
+        if not chat_template:
+            return ""
+        if isinstance(chat_template, str) or not self.model.has_chat_template:
+            kind = f"chat template named {chat_template!r}" if isinstance(chat_template, str) else "chat template"
+            raise UnmaskError(f"The tokenizer of the dLLM {self.model.name!r} has no {kind}: leave the option out.")
+        return str(self.model.tokenizer.chat_template)
+
+    @property
+    def tokenizer_name(self) -> str:
+        """For the harness's cache of requests."""
+        return self.model.name.replace("/", "__")
+
+    def get_model_info(self) -> dict[str, Any]:
+        """What the harness puts into ``config`` of its results: the settings, and what the last call spent."""
+        names = dict.fromkeys(one.task for one in self.spent)
+        return {
+            "unmask": {
+                "model": self.model.name,
+                "policy": {"type": self.policy.type_name, **self.policy.config()},
+                "block_length": self._block_length,
+                "temperature": self._temperature,
+                **self._options,
+                "versions": {name: version(name) for name in ("unmask", "torch", "transformers")},
+                **_means(self.spent),
+                "tasks": {str(name): _means([one for one in self.spent if one.task == name]) for name in names},
+            }
+        }
+
+    def _read(self, request: Instance) -> _Asked:
+        context, given = request.args
+        task, asked = f"The task {request.task_name!r}", dict(given)
+        until = asked.pop("until", None) or ()
+        lengths = [value for name in LENGTHS if (value := asked.pop(name, None)) is not None]
+        do_sample, temperature = asked.pop("do_sample", None), asked.pop("temperature", None)
+        if self._temperature is not None:
+            temperature = self._temperature
+        elif do_sample is False:
+            temperature = 0.0
+        elif do_sample and temperature is None:
+            raise UnmaskError(f"{task} asks for do_sample without a temperature: give one, 0 for the likeliest tokens.")
+        temperature = float(temperature or 0)
+        for name, value in asked.items():
+            if value is None or OFF.get(name) == value or (name in SAMPLERS and not temperature):
+                continue
+            instead = " or set the temperature to 0" if name in SAMPLERS else ""
+            raise UnmaskError(
+                f"{task} asks for {name} = {value!r}, which decoding by a policy does not have: leave it out of its "
+                f"generation_kwargs{instead}."
+            )
+        gen_length = self._gen_length
+        if gen_length is None:
+            gen_length = int(next(iter(lengths), DEFAULT_GEN_LENGTH))
+            blocks = parse_block_length(self._block_length)
+            gen_length += -gen_length % blocks if isinstance(blocks, int) and blocks > 0 else 0
+        tokens = self.model.encode(context)
+        check_prompt(self.model, tokens, gen_length, f"Document {request.doc_id} of {request.task_name!r}")
+        return _Asked(tokens, (gen_length, temperature), [until] if isinstance(until, str) else list(until))
+
+    def _cut(self, tokens: Sequence[int], until: Sequence[str]) -> tuple[str, int]:
+        """The text up to its earliest stop string, and how many tokens it takes."""
+        tokenizer, text = self.model.tokenizer, self.model.text
+        special = set(until) & set(tokenizer.all_special_tokens)  # which the text leaves out
+        stops = {tokenizer.convert_tokens_to_ids(stop) for stop in special}
+        tokens = tokens[: next((i for i, token in enumerate(tokens) if token in stops), len(tokens))]
+        whole = text(tokens)
+        cut = whole[: min((at for stop in until if stop and (at := whole.find(stop)) >= 0), default=len(whole))]
+        return cut, bisect_left(range(len(tokens)), len(cut.rstrip()), key=lambda n: len(text(tokens[:n])))
+
+    def _tick(self, before: int, total: int, done: int, _: int) -> None:
+        if self._on_ended is not None:
+            self._on_ended(before + done, total)
+
+
+def evaluate_tasks(
+    lm: UnmaskLM,
+    tasks: Sequence[str],
+    *,
+    include_path: str | Path | None = None,
+    limit: float | None = None,
+    num_fewshot: int | None = None,
+    apply_chat_template: bool = False,
+    fewshot_as_multiturn: bool = True,
+    system_instruction: str | None = None,
+    log_samples: bool = False,
+    confirm_run_unsafe_code: bool = False,
+) -> dict[str, Any]:
+    """Run the harness.
+
+    Args:
+        tasks: names of tasks, groups and tags, patterns of them (``mmlu_*``), or task files (.yaml).
+        include_path: folder with further task files.
+        limit: documents a task, or their share if below 1.
+        log_samples: keep ``samples``, each with its ``nfe`` and ``tpf`` (means over the document's requests).
+        confirm_run_unsafe_code: let tasks run what the dLLM wrote.
+        num_fewshot, apply_chat_template, fewshot_as_multiturn, system_instruction: as in `lm_eval.simple_evaluate`.
+
+    Returns:
+        The harness's results, with settings, NFE and TPF (overall and of each task) under ``unmask``.
+
+    Raises:
+        UnmaskError: an unknown task, one that cannot be loaded, one that needs likelihoods.
+    """
+    lm.chat_template(apply_chat_template)  # refused before data are loaded
+    if limit is not None and not limit > 0:
+        raise UnmaskError(f"limit must be a number of documents, or their share between 0 and 1, not {limit}.")
+    built, manager = load_tasks(tasks, include_path), TaskManager(include_defaults=False)
+    try:
+        loaded = manager.load(built)["tasks"]
+    except ValueError as e:
+        raise UnmaskError(f"{_reason(e)}: name each task once, or its group.") from None
+    for name, task in loaded.items():
+        if task.OUTPUT_TYPE != "generate_until":
+            raise _no_likelihoods(f"The task {name!r} needs")
+        if getattr(task, "UNSAFE_CODE", False) and not confirm_run_unsafe_code:
+            raise UnmaskError(
+                f"The task {name!r} runs code that the dLLM wrote, without a sandbox: "
+                "confirm_run_unsafe_code (--confirm-run-unsafe-code) if this machine may."
+            )
+    results: dict[str, Any] = simple_evaluate(
+        lm,
+        tasks=built,
+        task_manager=manager,
+        limit=limit,
+        num_fewshot=num_fewshot,
+        apply_chat_template=apply_chat_template,
+        fewshot_as_multiturn=fewshot_as_multiturn and apply_chat_template,
+        system_instruction=system_instruction,
+        log_samples=log_samples,
+        confirm_run_unsafe_code=confirm_run_unsafe_code,
+    )
+    results["unmask"] = results["config"].pop("unmask")
+    of_document = defaultdict[tuple[str | None, int | None], list[Spent]](list)
+    for one in lm.spent:
+        of_document[one.task, one.doc_id].append(one)
+    for task, samples in results.get("samples", {}).items():
+        for sample in samples:
+            means = _means(of_document[task, sample["doc_id"]])
+            sample |= {"nfe": means["nfe"], "tpf": means["tpf"]}
+    return results
+
+
+def load_tasks(names: Sequence[str], include_path: str | Path | None = None) -> list[Any]:
+    """The harness's tasks and groups.
+
+    Raises:
+        UnmaskError: none of this name, or one that cannot be loaded; with the nearest names.
+    """
+    files = [name for name in names if name.endswith((".yaml", ".yml"))]
+    for name in files:
+        if not Path(name).is_file():
+            raise UnmaskError(f"No task file at {name}: give a YAML file, or the name of a task.")
+        if GROUP_FILE.search(Path(name).read_text(encoding="utf-8")):  # which the harness takes by name alone
+            raise UnmaskError(f"{name} is the file of a group: give the group's name, and include_path for its folder.")
+    if include_path is not None and not Path(include_path).is_dir():
+        raise UnmaskError(f"No folder of tasks at {include_path}: give one with task files (.yaml).")
+    # The harness reads its 14,000 task files for seconds, which a file can do without.
+    manager = TaskManager(include_path=include_path, include_defaults=len(files) < len(names))
+    built: list[Any] = []
+    for name in names:
+        found = [name] if name in files else manager.match_tasks([name])
+        if not found:
+            close = difflib.get_close_matches(name, manager.all_tasks, n=3)
+            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "`lm-eval ls tasks` lists them."
+            raise UnmaskError(f"Unknown task {name!r}: {hint}")
+        for spec in found:
+            try:
+                loaded = manager.load([spec])
+            except Exception as e:  # whatever a task's file, its code and its data raise
+                raise UnmaskError(f"Cannot load the task {spec!r} ({_reason(e)}): see to its file and data.") from e
+            built += list(loaded["groups"].values())[:1] or list(loaded["tasks"].values())
+    return built
+
+
+def _no_likelihoods(need: str) -> UnmaskError:
+    return UnmaskError(f"{need} likelihoods, which a dLLM decoded by a policy does not give: use generate_until tasks.")
+
+
+def _reason(error: Exception) -> str:
+    """The first line of its message that says something."""
+    lines = [line.strip(" .") for line in str(error).splitlines() if re.search(r"\w", line)]
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def _means(spent: Sequence[Spent]) -> dict[str, Any]:
+    n = len(spent)
+    return {
+        "requests": n,
+        "gen_length": sorted({one.gen_length for one in spent}),
+        "nfe": sum(one.nfe for one in spent) / n if n else None,
+        "tpf": sum(one.tpf for one in spent) / n if n else None,
+        "tokens": sum(one.tokens for one in spent) / n if n else None,
+        "out_of_steps": sum(one.ended == "budget" for one in spent),
+    }
+
+
+if __name__ == "__main__":
+    from lm_eval.__main__ import cli_evaluate
+
+    cli_evaluate()

@@ -1,0 +1,147 @@
+"""Reading answers out of a text: what it marks as its answer, its last number, its program."""
+
+from __future__ import annotations
+
+import ast
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+
+# A sign only where it is no subtraction; thousands in groups of three; a denominator may follow.
+NUMBER = re.compile(
+    r"(?:(?<![\w)\]}])-)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)(?:\s?/\s?\d+(?:\.\d+)?)?", re.ASCII
+)
+FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))", re.ASCII)
+CURRENCY = r"\\?[$€£¥₹]"
+BOX = re.compile(r"\\(?:boxed|fbox)(?:\s*\{|\s+([^\s{}$\\]+))")
+ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
+HASHES = re.compile(r"####([^\n]*)\s*\Z")  # elsewhere it is a heading
+FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*$", re.MULTILINE)
+MOST_LINES = 400  # of a program that is searched for a part that parses
+
+
+def marked(text: str) -> Iterator[str]:
+    r"""Answers that a text marks, the one that counts first: the last ``\boxed{}``, the last ``<answer>``, a last line
+    with ``####``.
+
+    It is the order of d1's evaluation, which the paper uses (github.com/dllm-reasoning/d1, eval/parse_and_get_acc.py).
+    """
+    for find in (boxed, lambda text: reversed(ANSWER_TAG.findall(text)), HASHES.findall):
+        yield from (answer.strip() for answer in find(text) if answer.strip(" .\n\t"))  # \boxed{...} quotes the prompt
+
+
+def boxed(text: str) -> Iterator[str]:
+    r"""Contents of ``\boxed{}``, the last first; one that is never closed does not count."""
+    for box in reversed(list(BOX.finditer(text))):
+        content = box[1] if box[1] is not None else _until_closed(text, box.end())
+        if content is not None:
+            yield content
+
+
+def last_number(text: str) -> Fraction | None:
+    """The last number of a text, exactly: in any currency or unit, with separators of thousands, or a fraction."""
+    for space in ("\\,", "\\!", "\\ ", "\u2009", "\u202f"):
+        text = text.replace(space, "")
+    text = text.replace("{,}", ",").replace("\u2212", "-")
+    text = FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]}", text)
+    text = re.sub(rf"-\s*{CURRENCY}\s*(?=[\d.])", "-", text)
+    found = NUMBER.findall(re.sub(CURRENCY, " ", text))
+    if not found:
+        return None
+    above, _, below = re.sub(r"[,\s]", "", found[-1]).partition("/")
+    try:
+        return Fraction(above) / Fraction(below or 1)
+    except (ValueError, ZeroDivisionError):  # more digits than Python reads, or a denominator of 0
+        return None
+
+
+def program(text: str, prefix: str = "", names: Sequence[str] = ()) -> str:
+    """The Python program of a reply: its first fenced block that defines the names, or the text if none is fenced.
+
+    Its own asserts and prints are left out. So is what follows the last statement that parses, for a region may end in
+    the middle of one.
+
+    Args:
+        prefix: how the reply begins; it may open the block.
+        names: functions that the tests call.
+    """
+    blocks = _blocks(prefix, text)
+    if not blocks:
+        return parsing(prefix + text)
+    defining = (block for block in blocks if all(defines("".join(block), name) for name in names))
+    given, written = next(defining, blocks[0])
+    begins_anew = names and all(re.search(rf"^(?:async )?def {re.escape(name)}\b", written, re.M) for name in names)
+    return parsing(written if begins_anew and not parses(given) else given + written)
+
+
+def _blocks(prefix: str, text: str) -> list[tuple[str, str]]:
+    """Fenced blocks, what the prefix gives and what the text writes of each; one may be open at the end.
+
+    What the prefix opens does not count if the text writes nothing into it.
+    """
+    reply = prefix + text
+    blocks: list[tuple[str, str]] = []
+    start: int | None = None
+    for fence in [*FENCE.finditer(reply), None]:
+        end = len(reply) if fence is None else fence.start()
+        if start is not None:
+            middle = min(max(start, len(prefix)), end)
+            if reply[middle:end].strip():
+                blocks.append((reply[start:middle], reply[middle:end]))
+        if fence is not None:  # a fence with a language opens a block, also where one is open
+            start = fence.end() + 1 if start is None or fence[1] else None
+    return blocks
+
+
+def parses(code: str) -> bool:
+    """True if a program is whole."""
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of escapes that are none
+            ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return False
+    return True
+
+
+def defines(code: str, name: str) -> bool:
+    """True if a program defines a name, as far as its text tells."""
+    return (
+        re.search(rf"^\s*(?:async\s+def|def|class)\s+{re.escape(name)}\b|^{re.escape(name)}\s*[:=]", code, re.M)
+        is not None
+    )
+
+
+def parsing(code: str) -> str:
+    """The longest beginning of a program that parses, without demonstrations; all of it if there is none."""
+    lines = code.split("\n")[:MOST_LINES]
+    for end in range(len(lines), 0, -1):
+        part = "\n".join(lines[:end]).rstrip("\n") + "\n"
+        if not parses(part):
+            continue
+        with warnings.catch_warnings(action="ignore"):
+            body = ast.parse(part).body
+        kept = [node for node in body if not _demonstrates(node)]
+        return part if kept == body else ast.unparse(ast.Module(kept, [])) + "\n"
+    return code
+
+
+def _demonstrates(node: ast.stmt) -> bool:
+    call = node.value if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) else None
+    prints = call is not None and isinstance(call.func, ast.Name) and call.func.id == "print"
+    return isinstance(node, ast.Assert) or prints
+
+
+def _until_closed(text: str, start: int) -> str | None:
+    depth, at = 1, start
+    while at < len(text):
+        if text[at] == "\\":
+            at += 1  # \{ and \} are part of a formula
+        elif text[at] == "{":
+            depth += 1
+        elif text[at] == "}":
+            depth -= 1
+            if depth == 0:
+                return text[start:at]
+        at += 1
+    return None

@@ -1,0 +1,12 @@
+"""``python .../sandbox/__main__.py SETTINGS``: the keeper, in an interpreter without the rest of `unmask`."""
+
+import sys
+from types import ModuleType
+
+for name in ("unmask", "unmask.tasks", "unmask.tasks.sandbox"):
+    package = sys.modules[name] = ModuleType(name)
+    package.__path__ = [__file__.rpartition("/")[0]]
+
+from unmask.tasks.sandbox.keeper import main  # noqa: E402
+
+main(sys.argv[1])

@@ -1,0 +1,141 @@
+"""Starts guest and tester in a jail each, waits for the verdict, and ends both. One keeper serves one program."""
+
+# Each program starts an interpreter; importing pathlib would take a third of that time.
+# ruff: noqa: PTH110
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import sys
+import time
+import typing  # noqa: F401 (most programs do: here once, rather than in guest and tester each)
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+from unmask.tasks.sandbox import guest, jail, tester
+
+LIBRARIES = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache")
+
+
+def main(config: str) -> None:
+    """Print a line: ``layers`` and those that work here; or a verdict's reason and message; or ``jail`` and why not."""
+    settings = json.loads(config)
+    jail.die_with_parent()
+    sys.path += settings["packages"]
+    sys.dont_write_bytecode = True
+    for name in [name for name in sys.modules if name.partition(".")[0] == "unmask"]:
+        del sys.modules[name]
+    reason, message = judge(settings) if "code" in settings else ("layers", " ".join(probe(settings)))
+    sys.stdout.buffer.write(f"{reason}\t{message}\n".encode())
+    sys.stdout.flush()
+    os._exit(0)
+
+
+class Inmate:
+    """A process in its jail."""
+
+    def __init__(self, settings: dict[str, Any], run: Callable[[int], object], keep: Iterable[int]) -> None:
+        self._report, report = os.pipe()
+        output = os.memfd_create("output")  # so that the limit on files ends endless printing
+        self._outer = jail.start(
+            run, settings["layers"], readable(), settings["limits"], keep=set(keep), output=output, report=report
+        )
+        self._waiter = os.pidfd_open(self._outer)
+        self._inner: int | None = None
+        self._status: int | None = None
+        self.processor_seconds = 0.0
+        os.close(output)
+        os.close(report)
+
+    def read(self, deadline: float) -> dict[str, str]:
+        """What it and its jail report, until they close the report or time is over."""
+        text = b""
+        while _readable(self._report, deadline - time.monotonic()) and (chunk := os.read(self._report, 2**16)):
+            text += chunk
+        lines = dict(line.split("\t", 1) for line in text.decode().splitlines())
+        self._inner = int(lines.pop("inner", 0)) or None
+        return lines
+
+    def status(self, patience: float) -> int | None:
+        """Its exit status, or 128 + the signal that ended it; None if it is still there after that many seconds."""
+        if self._status is None and _readable(self._waiter, patience):
+            _, status, usage = os.wait4(self._outer, 0)
+            self._status = os.waitstatus_to_exitcode(status)
+            self.processor_seconds = usage.ru_utime + usage.ru_stime
+        return self._status
+
+    def end(self) -> None:
+        """Kill it with all that it has started."""
+        if self.status(0) is None:
+            with suppress(ProcessLookupError):
+                os.kill(self._inner or self._outer, signal.SIGKILL)
+            if self.status(1.0) is None:
+                os.kill(self._outer, signal.SIGKILL)
+                self.status(1.0)
+
+
+def _readable(fd: int, seconds: float) -> bool:
+    return bool(select.select([fd], [], [], max(seconds, 0))[0])
+
+
+def readable() -> list[str]:
+    """Where Python and its packages are, without folders inside others."""
+    paths = [*sys.path, f"{sys.base_prefix}/lib", *LIBRARIES]
+    paths = [path for path in dict.fromkeys(paths) if path.startswith("/") and os.path.exists(path)]
+    return [path for path in paths if not any(path.startswith(f"{other}/") for other in paths)]
+
+
+def probe(settings: dict[str, Any]) -> list[str]:
+    """The layers that can be applied here, each on top of those before it."""
+    working: list[str] = []
+    for layer in jail.LAYERS:
+        if layer not in settings["without"]:
+            inmate = Inmate({**settings, "layers": [*working, layer]}, lambda _: import_module("uuid"), [])
+            lines = inmate.read(time.monotonic() + 10)
+            if inmate.status(5.0) == 0 and not lines:
+                working.append(layer)
+            inmate.end()
+    return working
+
+
+def judge(settings: dict[str, Any]) -> tuple[str, str]:
+    """The reason of the verdict on a program, and its message."""
+    limits = settings["limits"]
+    deadline = time.monotonic() + limits["seconds"]
+    (guest_reads, tester_writes), (tester_reads, guest_writes) = os.pipe(), os.pipe()
+    guest_fds = settings["code"], guest_reads, guest_writes
+    tester_fds = settings["tests"], tester_reads, tester_writes
+    inmates = code, tests = [
+        Inmate(settings, partial(main, *fds), fds) for main, fds in ((guest.main, guest_fds), (tester.main, tester_fds))
+    ]
+    try:
+        for fd in (*guest_fds, *tester_fds):
+            os.close(fd)
+        lines = {**code.read(deadline), **tests.read(deadline)}
+        if "jail" in lines:
+            return "jail", lines["jail"]
+        if "ended" in lines:
+            return _ending(code, "code", limits, 0.2) or ("error", lines["ended"])
+        if lines:
+            return lines.popitem()
+        return _ending(tests, "tests", limits, 0.0) or ("timeout", f"not done in {limits['seconds']:g} s")
+    finally:
+        for inmate in inmates:
+            inmate.end()
+
+
+def _ending(inmate: Inmate, whose: str, limits: dict[str, Any], patience: float) -> tuple[str, str] | None:
+    """Why a process ended before the tests were done; None if it has not."""
+    status = inmate.status(patience)
+    if status is None:
+        return None
+    if status < 128:
+        return "error", f"the {whose} ended the process (exit status {status}) before the tests were done"
+    if inmate.processor_seconds > limits["cpu_seconds"] - 0.5:
+        return "timeout", f"the {whose} took {limits['cpu_seconds']} s of processor time"
+    return "killed", f"the {whose} died: {signal.strsignal(status - 128)}"

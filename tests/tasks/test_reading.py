@@ -1,0 +1,170 @@
+"""What a text answers: numbers as people and dLLMs write them, marks, programs."""
+
+import ast
+import warnings
+from fractions import Fraction
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from unmask.tasks.reading import boxed, defines, last_number, marked, program
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("18", 18),
+        ("18.00", 18),
+        ("18.", 18),
+        ("It costs $18.50.", Fraction(37, 2)),
+        ("$1,234.50", Fraction(2469, 2)),
+        ("1,080 dollars", 1080),
+        ("12,34", 34),
+        ("1,2345", 2345),
+        ("109,200,000", 109_200_000),
+        ("10,\\!080", 10080),
+        ("10{,}080", 10080),
+        ("10\\,080", 10080),
+        ("\\$32,\\!348", 32348),
+        ("50%", 50),
+        ("50\\%", 50),
+        ("€5 or £6", 6),
+        ("-7", -7),
+        ("is -7.", -7),
+        ("\u22127", -7),
+        ("-$7", -7),
+        ("$-7", -7),
+        ("(-7)", -7),
+        ("10-7", 7),
+        ("10 - 7", 7),
+        ("x-7", 7),
+        ("16/2=8", 8),
+        ("1/2", Fraction(1, 2)),
+        ("\\frac{3}{4}", Fraction(3, 4)),
+        ("\\dfrac34", Fraction(3, 4)),
+        ("\\frac{-3}{4} miles", Fraction(-3, 4)),
+        (".5", Fraction(1, 2)),
+        ("-.5", Fraction(-1, 2)),
+        ("**42**", 42),
+        ("$5$ $6$", 6),
+        ("7 eggs.\n", 7),
+        ("0", 0),
+        ("4/0", None),
+        ("none", None),
+        ("", None),
+        ("\u0663", None),  # digits of other scripts are not read
+        ("9" * 5000, None),  # more than Python reads
+    ],
+)
+def test_the_last_number(text, value):
+    assert last_number(text) == value
+
+
+@given(st.integers(-(10**12), 10**12), st.sampled_from(["{}", "${}", "{} eggs.", "so **{}**", "\\({}\\)", "= {} %"]))
+def test_a_whole_number_is_read_however_it_is_written(value, form):
+    for written in (f"{value}", f"{value:,}", f"{value}.00"):
+        assert last_number(form.format(written)) == value
+
+
+@given(st.text(max_size=200))
+def test_no_text_is_too_odd(text):
+    last_number(text)
+    list(marked(text))
+    program(text, "Here:\n```python\n", ["f"])
+    program(f"```python\n{text}", "", ["f"])
+
+
+@pytest.mark.parametrize(
+    ("text", "answers"),
+    [
+        ("\\boxed{1} then \\boxed{\\frac{1}{2}}", ["\\frac{1}{2}", "1"]),
+        ("\\boxed{\\{1, 2\\}}", ["\\{1, 2\\}"]),
+        ("\\boxed{a \\boxed{b}}", ["b", "a \\boxed{b}"]),
+        ("\\boxed 5$", ["5"]),
+        ("\\fbox{5}", ["5"]),
+        ("\\boxed{5", []),
+        ("\\boxed{}", [""]),
+    ],
+)
+def test_boxes_are_read_from_the_last(text, answers):
+    assert list(boxed(text)) == answers
+
+
+def test_the_order_of_marks():
+    text = "#### 1\n<answer>2</answer> \\boxed{3} \\boxed{4} <answer>\n5\n</answer>\n#### 6"
+    assert list(marked(text)) == ["4", "3", "5", "2", "6"]
+    assert list(marked("#### Step 1\nIt is 5.\n#### 5\n\n")) == ["5"]
+    assert list(marked("#### Step 1\nIt is 5.")) == [], "a heading"
+    assert list(marked("\\boxed{...} and <answer>...</answer>")) == [], "quotes the prompt"
+    assert list(marked("<answer>\n7")) == ["7"], "the region may end there"
+
+
+BODY = "    return a + b"
+STUB = "def add(a, b):\n"
+WHOLE = STUB + BODY + "\n"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```python\n{WHOLE}```",
+        f"```py\n{WHOLE}```",
+        f"```\n{WHOLE}```",
+        f"Sure!\n\n```python\n{WHOLE}```\nIt adds. Use it so:\n```python\nprint(add(1, 2))\n```",
+        f"First:\n```bash\npip install x\n```\nthen\n```python\n{WHOLE}```",
+        f"```python\n{WHOLE}",
+        WHOLE,
+        f"{WHOLE}\nThis function adds two numbers.",
+        f"```python\n{WHOLE}\nprint(add(1, 2))\nassert add(1, 1) == 3\n```",
+        f"```python\n{WHOLE}\ndef half_done(a):\n    return (a +",
+    ],
+)
+def test_programs_are_found(text):
+    found = program(text, "", ["add"])
+    space = {}
+    exec(found, space)
+    assert space["add"](1, 2) == 3
+    assert "assert" not in found
+
+
+PREFIX = f"Here is the completed function:\n```python\n{STUB}"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{BODY}\n```",
+        f"{BODY}\n```\nIt adds:\n```python\nadd(1, 2)\n```",
+        BODY,
+        f"{WHOLE}```",
+        f"```python\n{WHOLE}```",
+        f"\n```\n```python\n{WHOLE}```",
+    ],
+)
+def test_the_prefix_may_open_the_block(text):
+    code = program(text, PREFIX, ["add"])
+    space = {}
+    exec(code if defines(code, "add") and "return" in code else STUB + code, space)
+    assert space["add"](1, 2) == 3
+
+
+def test_nothing_that_parses_is_left_as_it_is():
+    assert program("no code !") == "no code !"
+    assert program("```python\n) (\n```") == ") (\n"
+
+
+def test_odd_escapes_are_no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert ast.parse(program("x = 1\n").strip())
+        assert program("x = '\\d'\n") == "x = '\\d'\n"
+
+
+@pytest.mark.parametrize(
+    "code", ["def f(): 1", "async def f(): 1", "class f: 1", "f = 1", "f: int = 1", "  def f(): 1"]
+)
+def test_definitions(code):
+    assert defines(f"import os\n{code}\n", "f")
+    assert not defines(f"import os\n{code}\n", "g")
+    assert not defines("fun = f(1)", "f")
