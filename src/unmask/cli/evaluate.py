@@ -79,10 +79,10 @@ def evaluate(
     examples = task.examples(split, resolved.prompts)
     task.prepare()
     model = resolved.load()
-    console.print(model.summary(), highlight=False)
+    console.print(model.summary(), highlight=False, soft_wrap=True)
     folder = Path(resolved.output)
     folder.mkdir(parents=True, exist_ok=True)
-    shown = f"{len(examples)} {split or 'of all'} prompts"
+    shown = f"{len(examples)} {split} prompts" if split else f"{len(examples)} prompts"
     summaries: list[Summary] = []
     rows = []
     with ticking("evaluating", len(cells)) as tick:

@@ -75,7 +75,7 @@ def _run(config: TrainConfig, resume: bool, allow_changes: bool, dry_run: bool) 
     examples = task.examples("validation", config.validation_prompts)
     task.prepare()
     model = config.load(None if config.device_map else accelerator.device)
-    console.print(model.summary(), highlight=False)
+    console.print(model.summary(), highlight=False, soft_wrap=True)
     gen_length = config.gen_length or task.gen_length
     validate = validator(
         model,

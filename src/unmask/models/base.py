@@ -129,7 +129,7 @@ class MaskedDiffusionModel(ABC):
                 sorted({str(p.dtype).removeprefix("torch.") for p in weights}),
             )
             count = sum(p.numel() for p in weights)
-            held = f"{count / 1e6:,.4g}M weights in {', '.join(dtypes)} ({size / 2**20:,.0f} MiB) on {self.device}, "
+            held = f"{count:,} weights in {', '.join(dtypes)} ({size / 2**20:,.0f} MiB) on {self.device}, "
         return (
             f"{self.name}: {self.family}, {held}mask id {self.mask_id}, EOS {self.eos_ids.tolist()}, vocabulary "
             f"{self.vocab_size:,}, up to {self.max_length or 'any number of'} positions"

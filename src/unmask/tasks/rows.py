@@ -125,7 +125,8 @@ def hub_rows(parts: Sequence[HubSplit]) -> list[Row]:
         except Exception as e:  # of the network, the cache, the Hub or Arrow: the remedy is the same
             told = str(e).strip().partition("\n")[0].rstrip(".") or type(e).__name__
             raise UnmaskError(
-                f"Cannot load {part.repo} ({told}): go online, or give path= with a JSONL or Parquet file of its rows."
+                f"Cannot load {part.repo} ({told}): go online, or give path= (--task-path) with a JSONL or "
+                "Parquet file of its rows."
             ) from e
         where = "/".join(name for name in (part.repo, part.config, part.split) if name)
         rows += [Row(values, f"{where}, row {i}") for i, values in enumerate(data, start=1)]
