@@ -32,6 +32,7 @@ class TaskConfig(Settings):
     verifier: Annotated[
         str | None, Field(description="Of a file, or another one: exact, number, gsm8k, math, or module.function.")
     ] = None
+    verifiers: Annotated[dict[str, str], Field(description="The same for each task of a mixture.")] = {}
     few_shot: Annotated[int, Ge(0), Field(description="Worked examples before each prompt of a data set.")] = 0
     chat: Annotated[
         bool | None, Field(description="Prompts as user messages (default: the task's; few-shot prompts are not).")
@@ -40,14 +41,14 @@ class TaskConfig(Settings):
     def load_task(self) -> Task:
         """
         Raises:
-            UnmaskError: as `unmask.load_task`; both a task and a mixture, or both one path and several.
+            UnmaskError: as `unmask.load_task`; both a task and a mixture, or both one path or verifier and several.
         """
-        for one, several in (("task", "tasks"), ("task_path", "task_paths")):
+        for one, several in (("task", "tasks"), ("task_path", "task_paths"), ("verifier", "verifiers")):
             if getattr(self, one) is not None and getattr(self, several):
                 raise UnmaskError(f"Give {one} or {several}, not both.")
         return load_task(
             list(self.tasks) or self.task,
-            self.verifier,
+            self.verifiers or self.verifier,
             path=self.task_paths or self.task_path,
             columns=self.columns or None,
             few_shot=self.few_shot,
