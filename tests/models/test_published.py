@@ -2,11 +2,13 @@
 
 import json
 import shutil
+import sys
 
 import pytest
 import torch
 from benchmarks.published import DREAM, LLADA, random_weights, tiny, write
 from safetensors.torch import load_file, save_file
+from transformers.utils import hub
 
 from tests.models.plain import plain_logits
 from unmask.decoding.decode import decode, generate
@@ -224,6 +226,28 @@ def test_unknown_families_are_refused_without_running_their_code(copy):
 
 
 def test_quantised_loading_says_what_is_missing(published, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)
+    monkeypatch.setitem(sys.modules, "torchao.quantization", None)
     with pytest.raises(UnmaskError, match="quantization torchao-int8 needs torchao: pip install torchao"):
         ModelConfig(model=str(published[1]), quantization="torchao-int8").load()
+
+
+def test_options_of_the_hub_reach_config_weights_and_tokenizer(published, monkeypatch):
+    """A revision that config alone heeded would mix two versions of a dLLM."""
+    asked, plain = [], hub.cached_files
+
+    def noted(path_or_repo_id, filenames, **options):
+        asked.append((tuple(filenames), options.get("revision")))
+        return plain(path_or_repo_id, filenames, **{**options, "revision": None})
+
+    for module in list(sys.modules.values()):
+        if getattr(module, "cached_files", None) is plain:
+            monkeypatch.setattr(module, "cached_files", noted)
+    load_model(published[1], revision="v2")
+    assert {"config.json", "tokenizer_config.json"} <= {file for files, _ in asked for file in files}
+    assert {revision for _, revision in asked} == {"v2"}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
+def test_a_compiled_dllm_keeps_the_contract(published):
+    check_model(load_model(published[1], compile=True))

@@ -15,7 +15,7 @@ from unmask.hub import bundled
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.dream import load_dream, qwen2_config
 from unmask.models.llada import llama_config, load_llada
-from unmask.models.loading import config_of, load_network, refused
+from unmask.models.loading import config_of, hub_options, load_network, refused
 from unmask.models.masked_lm import MaskedLM
 from unmask.models.remote import load_remote
 from unmask.models.residual_context import ResidualContext
@@ -92,7 +92,7 @@ def _load(
     if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         network = load_network(name, path, AutoModelForMaskedLM.from_pretrained, options)
         with refused(name):
-            tokenizer = AutoTokenizer.from_pretrained(path)
+            tokenizer = AutoTokenizer.from_pretrained(path, **hub_options(options))
         return MaskedLM(name, network, tokenizer, mask_id)
     remedy = (
         "pass trust_remote_code (--trust-remote-code) to run the code published with it on this machine"

@@ -9,7 +9,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from unmask.errors import UnmaskError
 from unmask.models.decoder import FullAttentionDecoder, token_ids
-from unmask.models.loading import load_network, refused
+from unmask.models.loading import hub_options, load_network, refused
 
 # Of the published config, what names its own code rather than the architecture.
 OWN = ("architectures", "auto_map", "model_type", "mask_token_id", "transformers_version")
@@ -25,7 +25,7 @@ def load_dream(
     config = qwen2_config(name, published)
     network = load_network(name, path, Qwen2ForCausalLM.from_pretrained, {**options, "config": config})
     with refused(name):
-        tokenizer = Qwen2Tokenizer.from_pretrained(path)
+        tokenizer = Qwen2Tokenizer.from_pretrained(path, **hub_options(options))
     mask_id = published.get("mask_token_id", tokenizer.mask_token_id) if mask_id is None else mask_id
     if mask_id is None:
         raise UnmaskError(f"config.json of {name!r} has no mask_token_id: pass mask_id.")

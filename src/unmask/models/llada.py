@@ -9,7 +9,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from unmask.errors import UnmaskError
 from unmask.models.decoder import FullAttentionDecoder, token_ids
-from unmask.models.loading import Names, load_network, refused
+from unmask.models.loading import Names, hub_options, load_network, refused
 
 NAMES = Names(
     {
@@ -55,7 +55,7 @@ def load_llada(
     config = llama_config(name, published)
     network = load_network(name, path, LlamaForCausalLM.from_pretrained, {**options, "config": config}, NAMES)
     with refused(name):
-        tokenizer = PreTrainedTokenizerFast.from_pretrained(path)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(path, **hub_options(options))
     ends = [published["eos_token_id"], *token_ids(tokenizer, ["<|eot_id|>"])]
     mask_id = published["mask_token_id"] if mask_id is None else mask_id
     return FullAttentionDecoder(

@@ -42,15 +42,20 @@ def _pattern(name: str) -> str:
     return "^" + re.escape(name).replace(r"\{\}", r"(\d+)")
 
 
+def hub_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that say where files are; config and tokenizer want them as well."""
+    names = ("revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download")
+    return {name: options[name] for name in names if name in options}
+
+
 def config_of(name: str, path: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The published config.json, whatever family it is of.
 
     Raises:
         UnmaskError: there is none.
     """
-    where = {key: options[key] for key in ("revision", "subfolder", "token", "cache_dir") if key in options}
     with refused(name):
-        found = PreTrainedConfig.get_config_dict(path, **where)[0]
+        found = PreTrainedConfig.get_config_dict(path, **hub_options(options))[0]
         if not found:
             raise OSError(f"{path} has no config.json")
     return dict(found)

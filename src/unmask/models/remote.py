@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.decoder import token_ids
-from unmask.models.loading import load_network, refused
+from unmask.models.loading import hub_options, load_network, refused
 
 AUTO_CLASSES = ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel")
 
@@ -96,7 +96,7 @@ def load_remote(
     loader = getattr(transformers, auto).from_pretrained
     network = load_network(name, path, loader, {**options, "trust_remote_code": True})
     with refused(name):
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True)
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True, **hub_options(options))
     mask_id = published.get("mask_token_id", tokenizer.mask_token_id) if mask_id is None else mask_id
     if mask_id is None:
         raise UnmaskError(f"Neither config nor tokenizer of {name!r} tell the mask id: pass mask_id.")
