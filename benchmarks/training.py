@@ -74,6 +74,7 @@ STUDIES: dict[str, dict[str, Flags]] = {
         "released time embedding (P = 1)": {**SCALED, "policy.time-period": 1.0},
         "additive, alpha 1": {**WARM, **SCALED, "reward": "additive"},
         "additive, alpha 3": {**WARM, **SCALED, "reward": "additive", "alpha": 3.0},
+        "additive, alpha 10": {**WARM, **SCALED, "reward": "additive", "alpha": 10.0},
     },
     # Blocks at alpha 1: what it costs to get there.
     "cost": {
@@ -202,17 +203,18 @@ class Reached:
             ]
         self.collapsed = sum(any(line["stage"] == "collapse" for line in one) for one in self.metrics)
 
-    def passes(self, bar: float, whole: bool = False) -> list[float]:
+    def passes(self, bar: float, whole: bool = False, count: str = "passes") -> list[float]:
         """Forward passes, in thousands, until validation reaches a reward, the clone's too; of the seeds that do.
 
         Args:
             whole: to the end of the run instead.
+            count: ``passes_run``: only those that the dLLM ran, since equal rows share one.
         """
         found = []
         for lines, warm in zip(self.metrics, self.clones, strict=True):
             spent = warm
             for line in lines:
-                spent = warm + line["passes"] if "passes" in line else spent
+                spent = warm + line.get(count, line["passes"]) if "passes" in line else spent
                 if line["stage"] == "validation" and line["reward"] >= bar:
                     found.append(spent / 1000)
                     break
@@ -228,10 +230,6 @@ class Reached:
         """The last validation reward in percent of the best one: below 100, a run has drifted away from it."""
         rewards = [[line["reward"] for line in lines if line["stage"] == "validation"] for lines in self.metrics]
         return [100 * run[-1] / max(run) if max(run) > 0 else 100.0 for run in rewards]
-
-    def final_reward(self) -> list[float]:
-        """The best validation reward of each run."""
-        return [max(line["reward"] for line in lines if line["stage"] == "validation") for lines in self.metrics]
 
 
 def interval(values: Sequence[float], digits: int = 1) -> str:
@@ -286,20 +284,18 @@ def show(out: Path, studies: Sequence[str], seeds: Sequence[int]) -> None:
         print(f"\n### {study}\n")
         print(
             f"| run | seeds | correct % | NFE | {rival_name}, at this NFE % | policy minus it "
-            "| any rule, any blocks % | best validation reward | the last, % of it |\n" + "|---" * 9 + "|"
+            "| last validation reward, % of the best |\n" + "|---" * 7 + "|"
         )
         for name in STUDIES[study]:
             found = Reached(out, study, name, seeds)
             if not found.folders:
                 continue
-            best = _mean([at(everything, nfe) for nfe in found.nfe])
             beside = [at(rival, nfe) for nfe in found.nfe]
             gaps = [a - r for a, r in zip(found.accuracy, beside, strict=True) if not math.isnan(r)]
             stopped = f" ({found.collapsed} stopped early)" if found.collapsed else ""
             print(
                 f"| {name}{stopped} | {len(found.folders)} | {interval(found.accuracy)} | {interval(found.nfe)} "
-                f"| {_mean(beside)} | {interval(gaps) if gaps else ''} | {best} "
-                f"| {interval(found.final_reward(), 3)} | {interval(found.held())} |"
+                f"| {_mean(beside)} | {interval(gaps) if gaps else ''} | {interval(found.held())} |"
             )
     for study, names in PASSES.items():
         runs = {name: Reached(out, *name, seeds) for name in names}
@@ -308,14 +304,15 @@ def show(out: Path, studies: Sequence[str], seeds: Sequence[int]) -> None:
         bar = 0.99 * max(sum(run.last()) / len(run.folders) for run in runs.values())
         print(f"\n### passes, {study}: thousands of dLLM forward passes to a validation reward of {bar:.3f}\n")
         print(
-            "| run | final validation reward | seeds that reach it | passes, thousands | of the whole run |\n"
-            + "|---" * 5
+            "| run | final validation reward | seeds that reach it | passes, thousands | the dLLM ran | whole run |\n"
+            + "|---" * 6
             + "|"
         )
         for (group, name), reached in runs.items():
             spent, whole = reached.passes(bar), reached.passes(math.inf, whole=True)
+            ran = reached.passes(bar, count="passes_run")
             seeds_in = f"{len(spent)} of {len(reached.folders)}"
-            shown = interval(spent) if spent else ""
+            shown = f"{interval(spent)} | {interval(ran)}" if spent else " | "
             print(f"| {group}: {name} | {interval(reached.last(), 3)} | {seeds_in} | {shown} | {interval(whole)} |")
     for name, cells in (
         ("threshold, blocks of 8 or less", in_blocks),
