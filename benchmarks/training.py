@@ -59,11 +59,12 @@ STUDIES: dict[str, dict[str, Flags]] = {
     },
     # Semi-autoregressive decoding in blocks of a quarter of the region.
     "semi": {**_alphas("warm start", **BLOCKS, **WARM, **SCALED)},
-    # Full diffusion at alpha 1 without a clone: the warm start is "scaled, alpha 1" above.
+    # Full diffusion at alpha 1: the long warm start is "scaled, alpha 1" above.
     "full": {
         "expert steering": {**STEERED, **PLAIN, "iterations": 200},
         "expert steering, forced progress": {**STEERED, **PLAIN, "iterations": 200, "force-progress": None},
         "from scratch": {**SCRATCH, **PLAIN, "iterations": 200, "min-signal": 0.01},
+        "warm start, short": {**SHORT, "clone-examples": 32, "clone-updates": 100},
     },
     # Full diffusion at alpha 1 from a clone, each of its own where the network is another: beside "scaled, alpha 1".
     "ablations": {
@@ -101,6 +102,7 @@ PASSES: dict[str, list[tuple[str, str]]] = {
         ("full", "from scratch"),
         ("full", "expert steering"),
         ("full", "expert steering, forced progress"),
+        ("full", "warm start, short"),
         ("alpha", "scaled, alpha 1"),
     ],
 }
