@@ -15,12 +15,12 @@ from unmask.cli.prompts import as_prompt, decode_all, from_arguments, read_promp
 from unmask.decoding.blocks import parse_block_length
 from unmask.decoding.decode import DecodeOptions, generate
 from unmask.errors import UnmaskError
-from unmask.hub import bundled
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.config import ModelConfig
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy
-from unmask.tasks.auto import load_task
+
+LONG, SHORT = 256, 32  # positions to generate unless told
 
 
 def decode(
@@ -40,7 +40,7 @@ def decode(
         ),
     ] = None,
     gen_length: Annotated[
-        int | None, Parameter(help="Positions to generate (default: 256; 32 for a bundled dLLM).")
+        int | None, Parameter(help="Positions to generate (default: 256; 32 for a dLLM of few positions).")
     ] = None,
     block_length: Annotated[
         str | None,
@@ -79,9 +79,8 @@ def decode(
     if output is not None and not resume:
         refuse_to_overwrite(output)
     wanted = dllm or ModelConfig()
-    bundled_model = wanted.model is None or wanted.model in bundled("models")
     options: DecodeOptions = {
-        "gen_length": (load_task().gen_length if bundled_model else 256) if gen_length is None else gen_length,
+        "gen_length": SHORT if gen_length is None else gen_length,
         "block_length": parse_block_length(block_length),
         "batch_size": batch_size,
         "temperature": temperature,
@@ -92,6 +91,8 @@ def decode(
     }
     source = from_arguments(prompts) if input is None else read_prompts(input, column)
     model, rule = wanted.load(), load_policy(policy)
+    if gen_length is None and (model.max_length is None or model.max_length >= 4 * LONG):
+        options["gen_length"] = LONG
     if errors.is_terminal and wanted.model is not None:
         errors.print(model.summary(), style="bright_black", highlight=False, soft_wrap=True)
     if steps:
