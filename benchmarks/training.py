@@ -216,7 +216,7 @@ class Reached:
         for lines, warm in zip(self.metrics, self.clones, strict=True):
             spent = warm
             for line in lines:
-                spent = warm + line.get(count, line["passes"]) if "passes" in line else spent
+                spent = warm + line.get(count, math.nan) if "passes" in line else spent
                 if line["stage"] == "validation" and line["reward"] >= bar:
                     found.append(spent / 1000)
                     break
@@ -314,7 +314,8 @@ def show(out: Path, studies: Sequence[str], seeds: Sequence[int]) -> None:
             spent, whole = reached.passes(bar), reached.passes(math.inf, whole=True)
             ran = reached.passes(bar, count="passes_run")
             seeds_in = f"{len(spent)} of {len(reached.folders)}"
-            shown = f"{interval(spent)} | {interval(ran)}" if spent else " | "
+            counted = "" if any(map(math.isnan, ran)) else interval(ran)  # runs of an earlier version did not count
+            shown = f"{interval(spent)} | {counted}" if spent else " | "
             print(f"| {group}: {name} | {interval(reached.last(), 3)} | {seeds_in} | {shown} | {interval(whole)} |")
     for name, cells in (
         ("threshold, blocks of 8 or less", in_blocks),
