@@ -314,7 +314,9 @@ def show(out: Path, studies: Sequence[str], seeds: Sequence[int]) -> None:
             spent, whole = reached.passes(bar), reached.passes(math.inf, whole=True)
             ran = reached.passes(bar, count="passes_run")
             seeds_in = f"{len(spent)} of {len(reached.folders)}"
-            counted = "" if any(map(math.isnan, ran)) else interval(ran)  # runs of an earlier version did not count
+            counted = (
+                interval(ran) if ran and not any(map(math.isnan, ran)) else ""
+            )  # runs of an earlier version did not count
             shown = f"{interval(spent)} | {counted}" if spent else " | "
             print(f"| {group}: {name} | {interval(reached.last(), 3)} | {seeds_in} | {shown} | {interval(whole)} |")
     for name, cells in (
