@@ -137,6 +137,14 @@ def test_a_run_without_signal_stops_and_says_so(tiny, tmp_path):
     assert [m["stage"] for m in seen] == ["validation", "grpo", "grpo", "grpo", "collapse", "validation"]
     assert "for 3 iterations no step was taken, and no roll-out is right" in seen[-2]["message"]
 
+    del seen[:]
+    assert trainer(tiny, tmp_path / "run", Hopeless(), log=seen.append, **changes).run(resume=True) is not None
+    assert [m["stage"] for m in seen] == ["note"], "it does not go on to stop again"
+    assert "has collapsed before: to go on, resume it with another setting" in seen[0]["message"]
+    again = trainer(tiny, tmp_path / "run", Hopeless(), log=seen.append, **{**changes, "alpha": 2.0})
+    again.run(resume=True, allow_changes=True)
+    assert sum(m["stage"] == "grpo" for m in seen) == 3
+
 
 def test_a_policy_that_reveals_everything_at_once_is_noticed(tiny, tmp_path):
     seen = []

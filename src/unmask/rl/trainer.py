@@ -221,6 +221,9 @@ class Trainer:
         if allow_changes and progress is not None:
             self.progress.best = None  # rewards of other settings do not compare
             self._validate()
+        if self.watchdog.barked:
+            self.collapse = "This run has collapsed before: to go on, resume it with another setting (--allow-changes)."
+            self._write({"stage": "note", "iteration": self.progress.iteration, "message": self.collapse})
         return progress is not None
 
     def _warm_start(self, stop: Stop) -> bool:

@@ -43,6 +43,11 @@ class Watchdog:
         self.fewest, self.most = fewest, most
         self.counts = {"at once": 0, "budget": 0, "still": 0}
 
+    @property
+    def barked(self) -> bool:
+        """It has lasted: a run that is resumed there would only stop again."""
+        return self.patience > 0 and max(self.counts.values()) >= self.patience
+
     def see(self, metrics: Mapping[str, Any]) -> str | None:
         """What is wrong and what to try, once it has lasted."""
         stands = WRONG if metrics["correct"] == 0 else EQUAL if metrics["signal"] == 0 else LITTLE
