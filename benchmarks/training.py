@@ -131,8 +131,13 @@ def train(out: Path, study: str, name: str, flags: Flags, seed: int) -> None:
         argv = [f"--{key}" if value is None else f"--{key}={value}" for key, value in given.items()]
         unmask("train", *argv, *(["--resume"] if (run / "config.json").exists() else []))
         block = str(flags.get("block-length", 32))
-        where = ["--block-lengths", block, "--prompts", str(PROMPTS), "--seeds", "1", "--output", str(run / "eval")]
-        unmask("eval", "--policies", str(run / "best"), *where)
+        where = ["--block-lengths", block, "--prompts", str(PROMPTS), "--seeds", "1"]
+        evaluate(run / "eval", "--policies", str(run / "best"), *where)
+
+
+def evaluate(folder: Path, *argv: str) -> None:
+    """`unmask eval` into a folder, resumed if it was cut."""
+    unmask("eval", *argv, "--output", str(folder), *(["--resume"] if (folder / "config.json").exists() else []))
 
 
 def clone_of(out: Path, flags: Flags, seed: int) -> Path:
@@ -152,7 +157,7 @@ def rules(out: Path) -> None:
     """The heuristics over their grid, on the same prompts."""
     if not (out / "rules" / "rows.jsonl").exists():
         lengths = [flag for length in (32, 16, 8, 4, 2) for flag in ("--block-lengths", str(length))]
-        unmask("eval", "--heuristics", "--prompts", str(PROMPTS), *lengths, "--output", str(out / "rules"))
+        evaluate(out / "rules", "--heuristics", "--prompts", str(PROMPTS), *lengths)
 
 
 def run(out: Path, studies: Sequence[str], seeds: Sequence[int], jobs: int) -> None:

@@ -19,7 +19,7 @@ from unmask.cli.console import Stop, console, duration, ticking
 from unmask.cli.evaluate import cell_of
 from unmask.cli.train import show
 from unmask.decoding.blocks import check_block_length
-from unmask.decoding.results import Generation
+from unmask.decoding.results import Decoded
 from unmask.evaluation.evaluate import Cell, Interval, Summary, bootstrap, evaluate, summarise, write_rows
 from unmask.evaluation.report import blocks, setting, table
 from unmask.evaluation.sweep import best, frontier, heuristic_grid, sweep
@@ -79,7 +79,7 @@ def quickstart(
         for stage in seconds:
             seconds[stage] += metrics.get(f"seconds_{stage}", 0.0)
 
-    def count(out: Generation) -> None:
+    def count(out: Decoded) -> None:
         seconds["model"] += out.model_seconds
         seconds["policy"] += out.policy_seconds
 
@@ -182,7 +182,7 @@ def _compare(
     policy: Policy,
     config: QuickstartConfig,
     train_config: TrainConfig,
-    count: Callable[[Generation], None],
+    count: Callable[[Decoded], None],
 ) -> tuple[dict[str, list[Summary]], Rows]:
     """Summaries by group (policy, cloned, full, blocks) and all rows."""
     length = task.gen_length

@@ -118,12 +118,14 @@ def decode(
     policy: Policy,
     prompts: Sequence[Sequence[int]],
     on_ended: Callable[[int, int], None] | None = None,
+    on_batch: Callable[[Ended], None] | None = None,
     **options: Unpack[DecodeOptions],
 ) -> Decoded:
     """`generate` on token ids.
 
     Args:
         on_ended: called with the number of prompts that have ended and of all, when some have.
+        on_batch: called with those that end in the same step.
         options: those of `generate`, and
             also_observe: widens what is computed, for callbacks that record more than the policy needs;
             streams: random stream of each prompt, its place by default; so prompt i of a longer call is replayed alone
@@ -135,6 +137,8 @@ def decode(
     for batch in _decode(model, policy, prompts, totals, **options):
         batches.append(batch)
         done += len(batch.row)
+        if on_batch is not None:
+            on_batch(batch)
         if on_ended is not None:
             on_ended(done, len(prompts))
     order = torch.cat([batch.row for batch in batches]).argsort()

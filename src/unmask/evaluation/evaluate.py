@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import platform
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,18 @@ import torch
 from torch import Tensor
 
 from unmask.decoding.blocks import parse_block_length
-from unmask.decoding.decode import generate
-from unmask.decoding.results import Generation
+from unmask.decoding.decode import decode
+from unmask.decoding.results import Completion, Decoded, Ended
 from unmask.decoding.source import encode_example
 from unmask.hub import write_text
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
 from unmask.tasks.base import Example, Task
+from unmask.types import Step
 
 BOOTSTRAP_DRAWS = 2000
+
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,16 @@ class Cell:
     suppress_eos: bool = False
     draws: bool = False
     stop_at_eos: bool = False
+
+    @property
+    def key(self) -> str:
+        """What tells it from other cells, the same before and after JSON."""
+        return key_of_cell(asdict(self))
+
+
+def key_of_cell(settings: Mapping[str, Any]) -> str:
+    """`Cell.key` of its fields, or of a row that holds them."""
+    return json.dumps({field.name: settings[field.name] for field in fields(Cell)}, sort_keys=True)
 
 
 @dataclass(frozen=True)
@@ -80,56 +94,129 @@ def evaluate(
     seeds: Sequence[int] = (0,),
     batch_size: int = 256,
     split: str = "test",
-    on_decoded: Callable[[Generation], None] | None = None,
-) -> list[dict[str, Any]]:
+    context: Mapping[str, Any] | None = None,
+    done: Collection[tuple[int, int]] = (),
+    on_rows: Callable[[list[Row]], None] | None = None,
+    on_decoded: Callable[[Decoded], None] | None = None,
+    stop: Callable[[], bool] = lambda: False,
+) -> list[Row]:
     """Decode every example under every seed.
 
     Args:
-        on_decoded: called with each seed's generation (its seconds, for one).
+        context: goes into every row.
+        done: (seed, place among the examples) of rows that are not wanted.
+        on_rows: called with rows soon after they are made, in the order in which they end.
+        on_decoded: called with what each seed took (its seconds, for one).
+        stop: asked at every step; if it says so, rows so far are handed over and KeyboardInterrupt is raised.
 
     Returns:
-        One row a prompt and seed: prompt, text, correct, nfe, complete, and the configuration that made it.
+        One row a prompt and seed, in order: prompt, text, correct, nfe, tokens (revealed, up to the end of the text),
+        complete, and the configuration that made it.
     """
-    context = {
+    shared = {
         "model": model.name,
         "task": task.name,
         "split": split,
         **asdict(cell),
         "versions": {name: version(name) for name in ("unmask", "torch", "transformers")},
+        "hardware": hardware(model.device),
+        **(context or {}),
     }
     prompts = [encode_example(model, example) for example in examples]
-    rows = []
+    rows: list[Row] = []
+
+    def leave(step: Step) -> None:
+        if stop():
+            raise KeyboardInterrupt
+
     for seed in seeds:
-        out = generate(
-            model,
-            policy,
-            prompts,
-            gen_length=cell.gen_length,
-            block_length=parse_block_length(cell.block_length),
-            batch_size=batch_size,
-            seed=seed,
-            stop_at_eos=cell.stop_at_eos,
-            suppress_eos=cell.suppress_eos,
-        )
-        right = task.verify_all(examples, out.texts)
-        for i, example in enumerate(examples):
-            complete = bool(out.complete[i])
-            rows.append(
-                {
-                    "prompt": example.prompt,
-                    "text": out.texts[i],
-                    "correct": complete and right[i],
-                    "nfe": int(out.nfe[i]),
-                    "complete": complete,
-                    "ended": out.ended[i],
-                    "seed": seed,
-                    **context,
-                    "task": example.task or task.name,
-                }
+        places = [i for i in range(len(examples)) if (seed, i) not in done]
+        if not places:
+            continue
+        collector = _Collector(model, task, examples, places, {"seed": seed, **shared}, batch_size, on_rows)
+        try:
+            out = decode(
+                model,
+                policy,
+                [prompts[i] for i in places],
+                on_batch=collector.take,
+                gen_length=cell.gen_length,
+                block_length=parse_block_length(cell.block_length),
+                batch_size=batch_size,
+                seed=seed,
+                streams=places,  # a prompt draws the same, whichever are left
+                stop_at_eos=cell.stop_at_eos,
+                suppress_eos=cell.suppress_eos,
+                callback=leave,
             )
+        finally:
+            collector.flush()
+        rows += sorted(collector.rows, key=lambda row: row["index"])
         if on_decoded is not None:
             on_decoded(out)
     return rows
+
+
+class _Collector:
+    """Makes rows of prompts as they end, `at_once` verified together.
+
+    Args:
+        places: of the prompts that are decoded, among the examples.
+    """
+
+    def __init__(
+        self,
+        model: MaskedDiffusionModel,
+        task: Task,
+        examples: Sequence[Example],
+        places: Sequence[int],
+        context: Mapping[str, Any],
+        at_once: int,
+        on_rows: Callable[[list[Row]], None] | None,
+    ) -> None:
+        self._model, self._task, self._examples, self._places = model, task, examples, places
+        self._context, self._at_once, self._on_rows = context, at_once, on_rows
+        self._ends = set(model.eos_ids.tolist())
+        self._waiting: list[Completion] = []
+        self.rows: list[Row] = []
+
+    def take(self, batch: Ended) -> None:
+        """Prompts that have ended."""
+        self._waiting += batch.completions(self._model)
+        if len(self._waiting) >= self._at_once:
+            self.flush()
+
+    def flush(self) -> None:
+        """Verify what waits, and hand it on."""
+        ended, self._waiting = self._waiting, []
+        examples = [self._examples[self._places[one.index]] for one in ended]
+        verdicts = self._task.verify_all(examples, [one.text for one in ended])
+        made = [self._row(*each) for each in zip(ended, examples, verdicts, strict=True)]
+        self.rows += made
+        if self._on_rows is not None and made:
+            self._on_rows(made)
+
+    def _row(self, one: Completion, example: Example, verdict: bool) -> Row:
+        length = next((i for i, token in enumerate(one.tokens) if token in self._ends), len(one.tokens))
+        complete = one.ended != "budget"
+        return {
+            "index": self._places[one.index],
+            "prompt": example.prompt,
+            "text": one.text,
+            "correct": complete and verdict,
+            "nfe": one.nfe,
+            "tokens": sum(step >= 0 for step in one.revealed_at[:length]),
+            "complete": complete,
+            "ended": one.ended,
+            **self._context,
+            "task": example.task or self._task.name,
+        }
+
+
+def hardware(device: torch.device) -> str:
+    """What ran it: another kind may round otherwise."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
+    return f"{name}, {torch.get_num_threads()} threads" if device.type == "cpu" else name
 
 
 def summarise(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> Summary:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from unmask.decoding.results import Generation
+from unmask.decoding.results import Decoded
 from unmask.evaluation.evaluate import Cell, Summary, evaluate, summarise
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
@@ -42,7 +42,7 @@ def sweep(
     *,
     batch_size: int = 256,
     split: str = "test",
-    on_decoded: Callable[[Generation], None] | None = None,
+    on_decoded: Callable[[Decoded], None] | None = None,
 ) -> tuple[list[Summary], list[dict[str, Any]]]:
     """Evaluate rules cell by cell (one seed each).
 

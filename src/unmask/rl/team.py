@@ -35,6 +35,7 @@ class Team:
         self.rank: int = accelerator.process_index if accelerator else 0
         self.size: int = accelerator.num_processes if accelerator else 1
         self.main = self.rank == 0
+        self.device = accelerator.device if accelerator else None
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """This process's part: every size-th item from its rank on."""

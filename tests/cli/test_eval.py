@@ -1,0 +1,157 @@
+"""`unmask eval` keeps its rows as they are made: stopped, killed, added to, shared among processes."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.cli.test_cli import run
+
+POLICIES = ["--policies", "random_order:k=1", "--policies", "confidence_threshold:threshold=0.5"]
+SMALL = ["--prompts", 12, "--seeds", 2, "--gen-length", 16, "--block-lengths", 8, "--batch-size", 4]
+
+
+def rows(folder):
+    return (folder / "rows.jsonl").read_text()
+
+
+def parsed(folder):
+    return [json.loads(line) for line in rows(folder).splitlines()]
+
+
+def test_rows_say_what_made_them(capsys, tmp_path, tiny_folder):
+    argv = ["eval", "--model", tiny_folder, *POLICIES, *SMALL, "--output", tmp_path / "a"]
+    assert run(capsys, *argv)[0] == 0
+    found = parsed(tmp_path / "a")
+    assert len(found) == 12 * (2 + 1), "two seeds of the policy that draws, one of the other"
+    assert [row["index"] for row in found[:12]] == list(range(12))
+    first = found[0]
+    assert {"text", "correct", "nfe", "tokens", "ended", "seed", "hardware", "versions", "policy"} <= first.keys()
+    assert first["config"]["model"] == tiny_folder
+    assert first["config"]["gen_length"] == 16
+    assert all(0 <= row["tokens"] <= 16 for row in found)
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == [
+        "config.json",
+        "plot.png",
+        "plot.svg",
+        "rows.jsonl",
+    ]
+
+
+def test_results_are_not_written_over(capsys, tmp_path, tiny_folder):
+    argv = ["eval", "--model", tiny_folder, *POLICIES, *SMALL, "--output", tmp_path / "a"]
+    assert run(capsys, *argv)[0] == 0
+    before = rows(tmp_path / "a")
+    code, _, err = run(capsys, *argv)
+    assert code == 2
+    assert "holds results: pass --resume to add what is missing, or another --output." in err
+    assert run(capsys, *argv, "--resume")[0] == 0
+    assert rows(tmp_path / "a") == before
+    wider = [3 if value == 2 else value for value in argv]
+    assert run(capsys, *wider, "--policies", "top_k_confidence:k=2", "--resume")[0] == 0
+    assert len(parsed(tmp_path / "a")) == 12 * (3 + 1 + 1), "a rule and a seed more"
+    shorter = [24 if value == 16 else value for value in argv]
+    code, _, err = run(capsys, *shorter, "--resume")
+    assert code == 2
+    assert "was begun with gen_length = 16, not 24: resume with the same settings, or give another --output." in err
+    code, _, err = run(capsys, *argv[:-1], tmp_path / "b", "--resume")
+    assert code == 2
+    assert "Nothing to resume" in err
+
+
+def test_broken_rows_are_named(capsys, tmp_path, tiny_folder):
+    argv = ["eval", "--model", tiny_folder, *POLICIES[:2], *SMALL, "--output", tmp_path / "a"]
+    assert run(capsys, *argv)[0] == 0
+    whole = rows(tmp_path / "a")
+    path = tmp_path / "a" / "rows.jsonl"
+    path.write_text(whole + whole.splitlines(keepends=True)[3])
+    code, _, err = run(capsys, *argv, "--resume")
+    assert code == 2
+    assert "line 25, is a second row of prompt 3 and seed 0 in its cell: delete one." in err
+    path.write_text(whole[:-20])
+    code, _, err = run(capsys, *argv, "--resume")
+    assert code == 2
+    assert "line 24, is no row of an evaluation (cut short, or of another version)" in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_policy_retrained_under_its_name_is_another_cell(capsys, tmp_path, tiny_folder):
+    for name in ("house-base-full", "house-base-block8"):
+        shutil.rmtree(tmp_path / "policy", ignore_errors=True)
+        from unmask.hub import bundled
+
+        shutil.copytree(bundled("policies")[name], tmp_path / "policy")
+        argv = ["eval", "--model", tiny_folder, "--policies", tmp_path / "policy", *SMALL, "--output", tmp_path / "a"]
+        assert run(capsys, *argv, *(["--resume"] if (tmp_path / "a").exists() else []))[0] == 0
+    assert len({row["policy"]["weights"] for row in parsed(tmp_path / "a")}) == 2
+    assert len(parsed(tmp_path / "a")) == 2 * 24
+
+
+def command(folder, tiny_folder, *more, processes=1):
+    launch = ["accelerate.commands.launch", "--cpu", f"--num_processes={processes}", "--num_machines=1"]
+    launch += ["--mixed_precision=no", "--dynamo_backend=no", "-m"]
+    argv = ["-m", *(launch if processes > 1 else []), "unmask.cli", "eval", "--model", tiny_folder, *POLICIES, *SMALL]
+    return [sys.executable, *map(str, argv), "--output", str(folder), *more]
+
+
+def start(*argv, **options):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": "0"}
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options)
+
+
+def interrupted(folder, tiny_folder, number, pause):
+    """Kill an evaluation some time after its first row; then end it. How many rows it had."""
+    with start(*command(folder, tiny_folder)) as running:
+        part, deadline = folder / "rows.0.jsonl", time.monotonic() + 60
+        while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        time.sleep(pause)
+        running.send_signal(number)
+        _, err = running.communicate(timeout=60)
+    kept = part.read_text().count("\n") if part.exists() else 36
+    assert running.returncode in (0, 130 if number == signal.SIGINT else -number), err
+    if number == signal.SIGINT and running.returncode:
+        assert "go on with --resume" in err
+    if part.exists():
+        with part.open("a") as file:
+            file.write('{"index": 3, "prompt": "cut sho')  # what a kill may leave
+    with start(*command(folder, tiny_folder), "--resume") as running:
+        _, err = running.communicate(timeout=60)
+        assert running.returncode == 0, err
+    return kept
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_stopped_evaluation_goes_on_to_the_same_rows(tmp_path, tiny_folder, number):
+    kept = interrupted(tmp_path / "cut", tiny_folder, number, pause=0.0)
+    assert 0 < kept <= 36
+    with start(*command(tmp_path / "whole", tiny_folder)) as running:
+        running.communicate(timeout=60)
+    assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
+    assert len(parsed(tmp_path / "whole")) == 36
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments_it_makes_the_same_rows(tmp_path, tiny_folder):
+    with start(*command(tmp_path / "whole", tiny_folder)) as running:
+        running.communicate(timeout=60)
+    moments = random.Random(0)
+    kept = []
+    for i in range(20):
+        kept.append(interrupted(tmp_path / f"{i}", tiny_folder, signal.SIGKILL, moments.uniform(0, 0.3)))
+        assert rows(tmp_path / f"{i}") == rows(tmp_path / "whole")
+    assert len(set(kept)) > 3, "moments that were all alike would show little"
+
+
+def test_processes_share_the_prompts(tmp_path, tiny_folder):
+    for name, processes in (("one", 1), ("two", 2)):
+        with start(*command(tmp_path / name, tiny_folder, processes=processes)) as running:
+            _, err = running.communicate(timeout=120)
+            assert running.returncode == 0, err
+    assert rows(tmp_path / "one") == rows(tmp_path / "two")
