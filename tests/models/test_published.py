@@ -211,6 +211,19 @@ def test_variants_that_were_never_published_are_refused(tmp_path):
         load_model(tmp_path / "m")
 
 
+def test_a_mask_id_that_no_file_tells_is_asked_for(copy):
+    config, folder = copy
+    published, settings = ((folder / file) for file in ("config.json", "tokenizer_config.json"))
+    for path in (published, settings, folder / "tokenizer.json"):
+        if path.exists():
+            path.write_text(path.read_text().replace("<|mdm_mask|>", "<|other|>").replace("<|mask|>", "<|other|>"))
+    published.write_text(json.dumps({k: v for k, v in config.items() if k != "mask_token_id"}))
+    settings.write_text(json.dumps({k: v for k, v in json.loads(settings.read_text()).items() if k != "mask_token"}))
+    with pytest.raises(UnmaskError, match="Neither config nor tokenizer of .* tell the mask id: pass mask_id"):
+        load_model(folder)
+    assert load_model(folder, mask_id=370).mask_id == 370
+
+
 def test_unknown_families_are_refused_without_running_their_code(copy):
     _, folder = copy
     edit_config(folder, model_type="novel", auto_map={"AutoModel": "evil.Model"})

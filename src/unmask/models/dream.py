@@ -28,7 +28,7 @@ def load_dream(
         tokenizer = Qwen2Tokenizer.from_pretrained(path, **hub_options(options))
     mask_id = published.get("mask_token_id", tokenizer.mask_token_id) if mask_id is None else mask_id
     if mask_id is None:
-        raise UnmaskError(f"config.json of {name!r} has no mask_token_id: pass mask_id.")
+        raise UnmaskError(f"Neither config nor tokenizer of {name!r} tell the mask id: pass mask_id (--mask-id).")
     end = published.get("eos_token_id")
     ends = [end] if end is not None else []
     ends += token_ids(tokenizer, ["<|endoftext|>", "<|im_end|>"])

@@ -57,7 +57,10 @@ def load_llada(
     with refused(name):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(path, **hub_options(options))
     ends = [published["eos_token_id"], *token_ids(tokenizer, ["<|eot_id|>"])]
-    mask_id = published["mask_token_id"] if mask_id is None else mask_id
+    known = [published.get("mask_token_id"), *token_ids(tokenizer, ["<|mdm_mask|>"])]
+    mask_id = next((found for found in known if found is not None), None) if mask_id is None else mask_id
+    if mask_id is None:
+        raise UnmaskError(f"Neither config nor tokenizer of {name!r} tell the mask id: pass mask_id (--mask-id).")
     return FullAttentionDecoder(
         name, network, tokenizer, family="LLaDA", mask_id=mask_id, eos_ids=list(dict.fromkeys(ends)), shifted=False
     )

@@ -99,7 +99,7 @@ def load_remote(
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=True, **hub_options(options))
     mask_id = published.get("mask_token_id", tokenizer.mask_token_id) if mask_id is None else mask_id
     if mask_id is None:
-        raise UnmaskError(f"Neither config nor tokenizer of {name!r} tell the mask id: pass mask_id.")
+        raise UnmaskError(f"Neither config nor tokenizer of {name!r} tell the mask id: pass mask_id (--mask-id).")
     ends = [published.get("eos_token_id"), tokenizer.eos_token_id, *token_ids(tokenizer, ["<|eot_id|>", "<|im_end|>"])]
     eos_ids = list(dict.fromkeys(end for end in ends if isinstance(end, int)))
     return RemoteModel(
