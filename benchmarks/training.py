@@ -19,10 +19,10 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from unmask.evaluation.pareto import Point, accuracy_at, frontier
 from unmask.rl.run import read_metrics
 
 ALPHAS = (0.0, 0.3, 1.0, 3.0, 10.0)
@@ -248,32 +248,23 @@ def interval(values: Sequence[float], digits: int = 1) -> str:
     return f"{mean:.{digits}f} ± {T95[len(values) - 2] * deviation / math.sqrt(len(values)):.{digits}f}"
 
 
-def frontier(out: Path, keep: Callable[[dict[str, Any]], bool]) -> list[tuple[float, float, str]]:
-    """(NFE, accuracy %, cell) of the cells that none beats in both, by rising NFE."""
+def cells_of(out: Path, keep: Callable[[dict[str, Any]], bool]) -> list[Point]:
+    """The cells of the heuristics' grid, by NFE and accuracy, that none beats in both."""
     cells: dict[str, list[dict[str, Any]]] = {}
     for row in rows_of(out / "rules" / "rows.jsonl"):
         if keep(row):
             key = f"{row['label']} {json.dumps(row['policy'])} blocks of {row['block_length']}"
             cells.setdefault(key, []).append(row)
     means = [
-        (sum(r["nfe"] for r in rows) / len(rows), 100 * sum(r["correct"] for r in rows) / len(rows), key)
+        Point(sum(r["nfe"] for r in rows) / len(rows), sum(r["correct"] for r in rows) / len(rows), key)
         for key, rows in cells.items()
     ]
-    kept: list[tuple[float, float, str]] = []
-    for cell in sorted(means, key=lambda c: (c[0], -c[1])):
-        if not kept or cell[1] > kept[-1][1]:
-            kept.append(cell)
-    return kept
+    return frontier(means)
 
 
-def at(cells: Sequence[tuple[float, float, str]], nfe: float) -> float:
-    """Accuracy of the frontier at an NFE, by a mixture of its two neighbours; NaN below its fastest cell."""
-    if nfe < cells[0][0]:
-        return math.nan
-    for (x0, y0, _), (x1, y1, _) in pairwise(cells):
-        if nfe <= x1:
-            return y0 + (y1 - y0) * (nfe - x0) / (x1 - x0)
-    return cells[-1][1]
+def at(cells: Sequence[Point], nfe: float) -> float:
+    """Accuracy of the frontier at an NFE, in percent; NaN below its fastest cell."""
+    return 100 * accuracy_at(cells, nfe)
 
 
 def show(out: Path, studies: Sequence[str], seeds: Sequence[int]) -> None:
@@ -282,8 +273,8 @@ def show(out: Path, studies: Sequence[str], seeds: Sequence[int]) -> None:
     def threshold(row: dict[str, Any]) -> bool:
         return row["label"] == "threshold" and row["block_length"] <= 8
 
-    in_blocks, everything = frontier(out, threshold), frontier(out, lambda row: True)
-    full = frontier(out, lambda row: row["block_length"] == 32)
+    in_blocks, everything = cells_of(out, threshold), cells_of(out, lambda row: True)
+    full = cells_of(out, lambda row: row["block_length"] == 32)
     for study in studies:
         rival_name, rival = (
             ("threshold in blocks", in_blocks) if study in IN_BLOCKS else ("any rule, full diffusion", full)
@@ -329,7 +320,10 @@ def show(out: Path, studies: Sequence[str], seeds: Sequence[int]) -> None:
         ("any rule, full diffusion", full),
         ("any rule", everything),
     ):
-        print(f"\nFrontier of {name} (NFE, %): " + ", ".join(f"({nfe:.1f}, {share:.1f})" for nfe, share, _ in cells))
+        print(
+            f"\nFrontier of {name} (NFE, %): "
+            + ", ".join(f"({cell.nfe:.1f}, {100 * cell.accuracy:.1f})" for cell in cells)
+        )
 
 
 def _mean(values: Sequence[float]) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from unmask.decoding.results import Decoded
+from unmask.evaluation import pareto
 from unmask.evaluation.evaluate import Cell, Summary, evaluate, summarise
+from unmask.evaluation.pareto import Point
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
 from unmask.policies.grids import COUNTS, THRESHOLDS
@@ -73,8 +75,4 @@ def best(summaries: Sequence[Summary]) -> Summary:
 
 def frontier(summaries: Sequence[Summary]) -> list[Summary]:
     """Cells that no other cell beats in both accuracy and NFE, by rising NFE."""
-    kept: list[Summary] = []
-    for summary in sorted(summaries, key=lambda s: (s.nfe.mean, -s.accuracy.mean)):
-        if not kept or summary.accuracy.mean > kept[-1].accuracy.mean:
-            kept.append(summary)
-    return kept
+    return [point.cell for point in pareto.frontier([Point(s.nfe.mean, s.accuracy.mean, s) for s in summaries])]

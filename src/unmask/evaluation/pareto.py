@@ -1,0 +1,343 @@
+"""Accuracy against NFE as one curve: frontiers, areas, and a policy beside a rule at equal NFE. Pure functions."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float, Real
+from torch import Tensor
+
+from unmask.errors import UnmaskError
+from unmask.evaluation.evaluate import BOOTSTRAP_DRAWS, Interval
+
+Mean = Literal["ratio_of_sums", "mean_of_ratios"]
+T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # of Student's t, from 1 degree of freedom on
+
+
+@dataclass(frozen=True)
+class Point:
+    """What one way to decode reached.
+
+    Attributes:
+        nfe: forward passes a prompt, above 0.
+        accuracy: share of prompts answered correctly, in [0, 1].
+        cell: whatever made it, carried along.
+
+    Raises:
+        UnmaskError: a number out of its range.
+    """
+
+    nfe: float
+    accuracy: float
+    cell: Any = None
+
+    def __post_init__(self) -> None:
+        if not 0 < self.nfe < math.inf:
+            raise UnmaskError(f"a point's NFE is {self.nfe}; give forward passes a prompt, above 0.")
+        if not 0 <= self.accuracy <= 1:
+            raise UnmaskError(f"a point's accuracy is {self.accuracy}; give a share between 0 and 1, not percent.")
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a policy did on every prompt under every seed.
+
+    Attributes:
+        correct: 1 where the answer is right, else 0 (or any score).
+        nfe: forward passes.
+
+    Raises:
+        UnmaskError: the two differ in shape, or there is no seed or no second prompt.
+    """
+
+    correct: Float[Tensor, "s p"]
+    nfe: Float[Tensor, "s p"]
+
+    def __post_init__(self) -> None:
+        if self.correct.shape != self.nfe.shape:
+            shapes = f"{tuple(self.correct.shape)} and NFE {tuple(self.nfe.shape)}"
+            raise UnmaskError(f"outcomes of shapes {shapes}; give both as seeds by prompts.")
+        _check(*self.correct.shape)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Policy minus rule in accuracy, at the policy's NFE.
+
+    Attributes:
+        mean: on the sample itself; NaN if the rule has no cell as fast.
+        low, high: the 95% interval around it, symmetric.
+        undefined: share of the draws in which the rule has no cell as fast; the interval speaks of the others.
+        selection: how far `mean` is estimated to be off because the rule's cells were selected on these same prompts
+            (below 0: against the policy). `mean` is left as it is, the interval allows for it.
+    """
+
+    mean: float
+    low: float
+    high: float
+    undefined: float
+    selection: float
+
+
+def frontier(points: Sequence[Point]) -> list[Point]:
+    """Points that no other dominates (NFE no higher, accuracy no lower, one of them strictly), by rising NFE.
+
+    Accuracy rises strictly along it. Of equal points the first is kept.
+    """
+    return [points[i] for i in _undominated(points)]
+
+
+def dominated(points: Sequence[Point]) -> list[tuple[Point, Point]]:
+    """The points that `frontier` leaves out, as they come, each with one of its points that dominates or equals it."""
+    kept = _undominated(points)
+    speeds = [points[i].nfe for i in kept]
+    # The slowest of the frontier's points that are as fast is the most accurate of them.
+    return [(p, points[kept[bisect_right(speeds, p.nfe) - 1]]) for i, p in enumerate(points) if i not in kept]
+
+
+def accuracy_at(points: Sequence[Point], nfe: float, hull: bool = False) -> float:
+    """Accuracy that the points reach at an NFE.
+
+    Args:
+        hull: False: on the line between the frontier's two neighbours, which is how a plot is read; a random mixture of
+            two neighbouring cells reaches it on average. True: the best mixture of any two cells, the upper concave
+            hull; never lower, and the harder rival.
+
+    Returns:
+        NaN below the fastest point; above the slowest of the frontier, its accuracy.
+    """
+    if not points:
+        return math.nan
+    speeds = torch.tensor([[p.nfe for p in points]], dtype=torch.float64)
+    accuracy = torch.tensor([[p.accuracy for p in points]], dtype=torch.float64)
+    return _at(speeds, accuracy, torch.tensor([nfe], dtype=torch.float64), hull).item()
+
+
+def hypervolume(points: Sequence[Point], reference_nfe: float) -> float:
+    """Area under the frontier as a staircase, from NFE 0 to the reference and from accuracy 0, as a share of the whole.
+
+    With the frontier's points (n_1, a_1), ..., (n_k, a_k) that have n_i <= R, and n_(k+1) = R::
+
+        sum_i a_i (n_(i+1) - n_i) / R
+
+    so the area left of the fastest point is lost, and slower points are ignored. 1 would be all right in no time.
+
+    Raises:
+        UnmaskError: the reference is not above 0.
+    """
+    if not 0 < reference_nfe < math.inf:
+        raise UnmaskError(f"the reference NFE is {reference_nfe}; give one above 0, such as the gen_length.")
+    kept = [p for p in frontier(points) if p.nfe <= reference_nfe]
+    ends = [p.nfe for p in kept[1:]] + [reference_nfe]
+    return sum(p.accuracy * (end - p.nfe) for p, end in zip(kept, ends, strict=False)) / reference_nfe
+
+
+def tpf(tokens: Real[Tensor, "*p"], nfe: Real[Tensor, "*p"], mean: Mean = "ratio_of_sums") -> float:
+    """Tokens per forward pass over prompts.
+
+    Args:
+        tokens: generated by each prompt; whether those after EOS count is the caller's choice, and worth telling.
+        nfe: forward passes of each prompt.
+        mean: ``ratio_of_sums``: all tokens by all passes, as d3LLM's evaluation prints it; what a server sees, in
+            which slow prompts weigh more. ``mean_of_ratios``: what a prompt sees on average; at equal tokens a prompt
+            it is never the lower one (Jensen).
+
+    Raises:
+        UnmaskError: no prompt, or one without a forward pass.
+    """
+    if not nfe.numel() or bool((nfe <= 0).any()):
+        raise UnmaskError("tokens per forward need a forward pass in every prompt; drop the prompts that have none.")
+    tokens, nfe = tokens.double(), nfe.double()
+    return (tokens.sum() / nfe.sum() if mean == "ratio_of_sums" else (tokens / nfe).mean()).item()
+
+
+def aup(
+    curve: Sequence[tuple[float, float]], best: float | None = None, alpha: float = 3.0, drop: float = 5.0
+) -> float:
+    """Accuracy under parallelism (d3LLM, arXiv 2601.07568; hao-ai-lab/d3LLM, AUP_leaderboard/aup_utils.py).
+
+    With tokens per forward x_1 < ... < x_m and accuracies y in percent, of the points with y_i >= y_1 - `drop`::
+
+        AUP = x_1 y_1 + 1/2 sum_(i>=2) (x_i - x_(i-1)) (y_i W(y_i) + y_(i-1) W(y_(i-1)))
+        W(y) = min(exp(-alpha (1 - y / y_max)), 1)
+
+    The first term is not weighted. Decided here: of points with equal x the most accurate counts (the definition has
+    none such); a last point that falls too far is dropped like any other (the definition; the authors' code stops);
+    exactly `drop` below is kept, whatever the rounding; points that others dominate stay, as with the authors.
+
+    Args:
+        curve: (tokens per forward, accuracy in [0, 1]) of one method's settings.
+        best: y_max in [0, 1]: the best accuracy on the task *over all methods compared*, without which scores of two
+            methods do not compare; the curve's own best if not given.
+        alpha: what losing accuracy costs.
+        drop: in percent points.
+
+    Returns:
+        Percent times tokens per forward.
+
+    Raises:
+        UnmaskError: no points, or a number out of its range.
+    """
+    if not curve or any(not 0 < x < math.inf or not 0 <= y <= 1 for x, y in curve):
+        raise UnmaskError("AUP needs (tokens per forward above 0, accuracy between 0 and 1) of one setting at least.")
+    if best is not None and not 0 < best <= 1:
+        raise UnmaskError(f"the best accuracy on the task is {best}; give a share above 0 and at most 1, not percent.")
+    highest: dict[float, float] = {}
+    for x, y in sorted(curve):
+        highest[x] = 100 * y
+    top = 100 * best if best is not None else max(highest.values())
+    if top == 0:
+        return 0.0
+    first = next(iter(highest.items()))
+    kept = [(x, y, y * min(math.exp(-alpha * (1 - y / top)), 1.0)) for x, y in highest.items()]
+    kept = [point for point in kept if point[1] >= first[1] - drop - 1e-9]
+    return first[0] * first[1] + sum((x - x0) * (w + w0) / 2 for (x0, _, w0), (x, _, w) in pairwise(kept))
+
+
+def nested_bootstrap(values: Float[Tensor, "s p"], draws: int = BOOTSTRAP_DRAWS, seed: int = 0) -> Interval:
+    """The mean of one number a seed and prompt, with a 95% interval over other prompts and other seeds.
+
+    Prompts are resampled, the seeds of a prompt together: the percentiles then hold the noise of drawing too. What
+    seeds differ by beyond it (training seeds do) widens each side, by the square root of the sum of squares (MOVER: Zou
+    and Donner, Statistics in Medicine 27, 2008). It is not resampled: no resample leaves the range of its values, so
+    that of three seeds which differ much percentiles cover 75% at the most, while of seeds that do not differ they
+    count the noise of drawing three times over (Owen, Annals of Applied Statistics 1, 2007). With one seed it is
+    `unmask.evaluation.evaluate.bootstrap`. With three seeds or more it covers 94 to 96% if prompts differ as answers do
+    (91% if only seeds and draws do); two cannot tell how far seeds differ, and cover 84 to 94% where they do.
+
+    Raises:
+        UnmaskError: no values, or fewer than two prompts.
+    """
+    _check(*values.shape)
+    exact = values.double()
+    means = _resample(exact.shape[1], draws, seed) @ exact.mean(dim=0) / exact.shape[1]
+    mean, (low, high), apart = exact.mean().item(), _quantiles(means, 0.025, 0.975), _between_seeds(exact)
+    return Interval(mean, mean - math.hypot(mean - low, apart), mean + math.hypot(high - mean, apart))
+
+
+def paired_bootstrap(
+    policy: Outcomes, cells: Sequence[Outcomes], *, hull: bool = False, draws: int = BOOTSTRAP_DRAWS, seed: int = 0
+) -> Difference:
+    """Accuracy of a policy minus that of a rule at equal NFE, paired over prompts.
+
+    In each draw the same prompts are resampled for all; means over prompts and seeds give the policy one point and the
+    rule one a cell; the rule's frontier is found anew and read at the policy's NFE as `accuracy_at` reads it.
+
+    Found anew, because which cells make the frontier is an accident of the prompts as well. Of many cells of about
+    equal worth the luckiest is taken, which flatters the rule, and each draw flatters it again: percentiles count that
+    twice (with five equal cells at every NFE they covered 58 to 81% instead of 95%; the frontier's cells held fixed, 65
+    to 85%). So the percentile interval's longer side, from the sample's difference, is taken on both: what a draw errs
+    by stands for what the sample errs by, selection included, as in the reflected interval but not trusting its sign.
+    It covers 95 to 98% where cells differ (92% on 100 prompts of which the policy misses three), and 90 to 95% in that
+    crowd, where it errs for the rule; to be free of it, choose the rule's cells on other prompts and give those alone.
+
+    Seeds of the policy as in `nested_bootstrap`, by its accuracy less the frontier's slope times its NFE. Seeds of a
+    rule are taken to differ by the noise of drawing alone: rules are not trained.
+
+    Args:
+        policy: all on the same prompts in the same order.
+        cells: of the rule, or of all rules together; seeds may be fewer or more than the policy's.
+        hull: as in `accuracy_at`.
+
+    Raises:
+        UnmaskError: no cells, or cells on other numbers of prompts.
+    """
+    prompts = policy.correct.shape[1]
+    if not cells or any(cell.correct.shape[1] != prompts for cell in cells):
+        raise UnmaskError(
+            f"the rule needs cells with outcomes on the policy's {prompts} prompts; evaluate them on those."
+        )
+    everyone = [policy, *cells]
+    correct = torch.stack([one.correct.double().mean(dim=0) for one in everyone], dim=1)  # prompts x (policy, cells)
+    nfe = torch.stack([one.nfe.double().mean(dim=0) for one in everyone], dim=1)
+
+    def gap(counts: Float[Tensor, "d p"], further: float = 0.0) -> Float[Tensor, " d"]:
+        # Rounded, so that equal means stay equal: else a cell of the policy's very NFE may or may not be as fast.
+        accuracy, speed = ((counts @ one / prompts).round(decimals=9) for one in (correct, nfe))
+        return accuracy[:, 0] - _at(speed[:, 1:], accuracy[:, 1:], speed[:, 0] + further, hull)
+
+    found = gap(_resample(prompts, draws, seed))
+    defined = found[~found.isnan()]
+    undefined = 1 - len(defined) / len(found)
+    whole = torch.ones(1, prompts, dtype=torch.float64)
+    mean = gap(whole).item()
+    if math.isnan(mean) or not len(defined):
+        return Difference(math.nan, math.nan, math.nan, undefined, math.nan)
+    slope = (mean - gap(whole, further=1e-4).item()) / 1e-4
+    apart = _between_seeds(policy.correct.double() - slope * policy.nfe.double())
+    low, high = _quantiles(defined, 0.025, 0.975)
+    half = math.hypot(max(mean - low, high - mean), apart)
+    return Difference(mean, mean - half, mean + half, undefined, defined.mean().item() - mean)
+
+
+def _undominated(points: Sequence[Point]) -> list[int]:
+    kept: list[int] = []
+    for i in sorted(range(len(points)), key=lambda i: (points[i].nfe, -points[i].accuracy)):
+        if not kept or points[i].accuracy > points[kept[-1]].accuracy:
+            kept.append(i)
+    return kept
+
+
+def _at(
+    speeds: Float[Tensor, "d c"], accuracy: Float[Tensor, "d c"], nfe: Float[Tensor, " d"], hull: bool
+) -> Float[Tensor, " d"]:
+    """`accuracy_at` of d sets of c points; without sorting, since the two neighbours are maxima and minima."""
+    x = nfe[:, None]
+    fast = speeds <= x
+    below = accuracy.masked_fill(~fast, -math.inf).amax(dim=1, keepdim=True)  # of the neighbour at or left of x
+    if hull:
+        share = (x - speeds)[:, :, None] / (speeds[:, None, :] - speeds[:, :, None])
+        mixed = accuracy[:, :, None] + share * (accuracy[:, None, :] - accuracy[:, :, None])
+        mixed = mixed.masked_fill(~(fast[:, :, None] & ~fast[:, None, :]), -math.inf)
+        found = torch.maximum(below[:, 0], mixed.amax(dim=(1, 2)))
+    else:
+        left = speeds.masked_fill(~(fast & (accuracy == below)), math.inf).amin(dim=1, keepdim=True)
+        better = ~fast & (accuracy > below)
+        right = speeds.masked_fill(~better, math.inf).amin(dim=1, keepdim=True)
+        above = accuracy.masked_fill(~(better & (speeds == right)), -math.inf).amax(dim=1, keepdim=True)
+        line = below + (above - below) * (x - left) / (right - left)
+        found = torch.where(better.any(dim=1, keepdim=True), line, below)[:, 0]
+    return torch.where(fast.any(dim=1), found, math.nan)
+
+
+def _resample(prompts: int, draws: int, seed: int) -> Float[Tensor, "d p"]:
+    """How often each draw takes each prompt: means are then one matrix product."""
+    taken = torch.randint(prompts, (draws, prompts), generator=torch.Generator().manual_seed(seed))
+    counts = torch.zeros(draws, prompts, dtype=torch.float64)
+    return counts.scatter_add_(1, taken, torch.ones_like(counts))
+
+
+def _between_seeds(values: Float[Tensor, "s p"]) -> float:
+    """Half of the 95% t-interval of what seeds add to the mean's error beyond the noise within them; 0 for one seed.
+
+    The variance component of seeds crossed with prompts, by analysis of variance: the spread of the seeds' means less
+    what the residuals explain of it.
+    """
+    seeds, prompts = values.shape
+    if seeds == 1:
+        return 0.0
+    means = values.mean(dim=1, keepdim=True)
+    residuals = values - means - values.mean(dim=0, keepdim=True) + values.mean()
+    noise = residuals.square().sum().item() / ((seeds - 1) * (prompts - 1))
+    return _t95(seeds - 1) * math.sqrt(max(means.var().item() / seeds - noise / (seeds * prompts), 0.0))
+
+
+def _t95(df: int) -> float:
+    z = 1.959964
+    # Beyond the table, the expansion at the normal distribution (Abramowitz and Stegun 26.7.5) is good to 0.003.
+    return T95[df - 1] if df <= len(T95) else z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
+
+
+def _quantiles(values: Float[Tensor, " d"], *levels: float) -> list[float]:
+    return values.quantile(torch.tensor(levels, dtype=values.dtype)).tolist()
+
+
+def _check(seeds: int, prompts: int) -> None:
+    if seeds < 1 or prompts < 2:
+        raise UnmaskError(f"an interval over {seeds} seeds and {prompts} prompts; give at least 1 seed and 2 prompts.")
