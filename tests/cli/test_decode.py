@@ -160,6 +160,22 @@ def test_resuming_something_else_is_refused(capsys, tmp_path, tiny_folder):
     assert f"was begun with another prompt on line 1 of {source}" in err
 
 
+def test_no_other_file_is_written_over(capsys, tmp_path, tiny_folder):
+    source = write(tmp_path / "in.jsonl", {"prompt": "hall: red?"})
+    argv = ["decode", "--input", source, "--model", tiny_folder, *RULE, "--resume", "--output"]
+    before = (tmp_path / "in.jsonl").read_text()
+    code, _, err = run(capsys, *argv, source)
+    assert code == 2
+    assert "is the input: give another --output." in err
+    other = tmp_path / "notes.txt"
+    other.write_text("my notes\n")
+    code, _, err = run(capsys, *argv, other)
+    assert code == 2
+    assert "notes.txt is no output of unmask decode: give another --output." in err
+    assert (tmp_path / "in.jsonl").read_text() == before
+    assert other.read_text() == "my notes\n"
+
+
 def test_nan_logits_lose_nothing_that_was_done(capsys, tmp_path):
     """A dLLM whose logits turn NaN on one word only."""
     model = make_tiny()

@@ -65,6 +65,14 @@ def test_results_are_not_written_over(capsys, tmp_path, tiny_folder):
     assert "Nothing to resume" in err
 
 
+def test_a_file_without_a_verifier_is_refused(capsys, tmp_path, tiny_folder):
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "hall: red?", "answer": "porch"}\n')
+    argv = ["eval", "--model", tiny_folder, "--task", tmp_path / "mine.jsonl", *POLICIES, "--output", tmp_path / "a"]
+    code, _, err = run(capsys, *argv)
+    assert code == 2
+    assert "The task 'mine' has no verifier, and evaluation needs to know what is correct: pass --verifier." in err
+
+
 def test_broken_rows_are_named(capsys, tmp_path, tiny_folder):
     argv = ["eval", "--model", tiny_folder, *POLICIES[:2], *SMALL, "--output", tmp_path / "a"]
     assert run(capsys, *argv)[0] == 0

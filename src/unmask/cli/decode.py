@@ -74,6 +74,8 @@ def decode(
         raise UnmaskError("Give prompts as arguments or by --input, not both.")
     if resume and output is None:
         raise UnmaskError("--resume needs --output: what goes to stdout is not kept.")
+    if input is not None and output is not None and Path(input).resolve() == output.resolve():
+        raise UnmaskError(f"--output {output} is the input: give another --output.")
     if input is not None and steps:
         raise UnmaskError("--steps shows prompts given as arguments: leave out --input.")
     if output is not None and not resume:

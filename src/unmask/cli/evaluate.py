@@ -89,6 +89,10 @@ def evaluate(
     if not team.main:
         console.quiet = errors.quiet = True
     task = resolved.load_task()
+    if not task.verifiable:
+        raise UnmaskError(
+            f"The task {task.name!r} has no verifier, and evaluation needs to know what is correct: pass --verifier."
+        )
     gen_length = resolved.gen_length or task.gen_length
     lengths = [_checked(length, gen_length) for length in resolved.block_lengths or (gen_length,)]
     cells = [cell for length in lengths for cell in _cells(resolved, gen_length, length)]

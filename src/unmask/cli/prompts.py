@@ -197,7 +197,10 @@ def _finished(output: Path | None, part: Path | None, source: Prompts, settings:
             try:
                 row = json.loads(line)
                 done[row["index"]] = row
+                row["settings"]
             except (json.JSONDecodeError, KeyError, TypeError):
+                if path == output:
+                    raise UnmaskError(f"{output} is no output of unmask decode: give another --output.") from None
                 continue  # cut short by a kill: it is decoded again
     wanted = json.loads(json.dumps(settings))
     for index, row in done.items():

@@ -104,7 +104,8 @@ class DataSet(Task):
             UnmaskError: an unknown split, or one without rows.
         """
         if split is None and self._from_files:
-            rows = [row for key in self._sources for row in self._source(key)]
+            shown = {row.place for row in self.shot_rows()} if self.few_shot else set()
+            rows = [row for key in self._sources for row in self._source(key) if row.place not in shown]
             return [self._example(row, "test") for row in rows[:n]]
         split = "test" if split is None else split
         check_split(split)
