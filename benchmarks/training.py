@@ -22,13 +22,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from unmask.evaluation.pareto import Point, accuracy_at, frontier
+from unmask.evaluation.pareto import Point, accuracy_at, frontier, t95
 from unmask.rl.run import read_metrics
 
 ALPHAS = (0.0, 0.3, 1.0, 3.0, 10.0)
 SEEDS = (0, 1, 2)
 PROMPTS = 500
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # of Student's t, from two seeds on
 
 Flags = dict[str, Any]
 COMMON: Flags = {"iterations": 80, "validate-every": 20, "validation-prompts": 128}
@@ -38,6 +37,7 @@ STEERED: Flags = {**SCRATCH, "experts": "confidence_threshold:threshold=0.9 @ 8"
 PLAIN: Flags = {"scale-advantages": "none", "lr": 2e-4}  # advantages as in the paper
 SCALED: Flags = {"scale-advantages": "batch", "lr": 5e-5}
 BLOCKS: Flags = {"block-length": 8}
+PLACE = ("model", "task", "gen-length")  # where a run is trained and evaluated: house-base, house and 32 by default
 # Few roll-outs an iteration, large steps.
 SHORT: Flags = {"iterations": 32, "validate-every": 4, "group-size": 4, "scale-advantages": "batch", "lr": 4e-4}
 
@@ -69,6 +69,7 @@ STUDIES: dict[str, dict[str, Flags]] = {
     # Full diffusion at alpha 1 from a clone, each of its own where the network is another: beside "scaled, alpha 1".
     "ablations": {
         "DPLS": {**SCALED, "policy.actions": "dpls"},
+        "top 8 confidences": {**SCALED, "policy.top-k": 8},
         "without t": {**SCALED, "policy.no-use-time": None},
         "without m": {**SCALED, "policy.no-use-mask": None},
         "hidden states": {**SCALED, "policy.reads": "hidden_states"},
@@ -84,6 +85,18 @@ STUDIES: dict[str, dict[str, Flags]] = {
         "warm start": {**BLOCKS, **SCALED, "validate-every": 5, "clone-examples": 32, "clone-updates": 100},
         "from scratch, short": {**BLOCKS, **SCRATCH, **SHORT},
         "warm start, short": {**BLOCKS, **SHORT, "clone-examples": 32, "clone-updates": 100},
+    },
+    # Policies trained where those of "alpha" and "semi" are tried without having been trained: another dLLM, twice the
+    # length, another domain, both domains.
+    "elsewhere": {
+        **_alphas("house-small, blocks", (1.0, 10.0), **BLOCKS, **WARM, **SCALED, model="house-small"),
+        **_alphas("house-small, full", (1.0, 10.0), **WARM, **SCALED, model="house-small"),
+        **_alphas("length 64, blocks", (1.0,), **BLOCKS, **WARM, **SCALED, **{"gen-length": 64}),
+        **_alphas("length 64, full", (1.0,), **WARM, **SCALED, **{"gen-length": 64}),
+        **_alphas("ledger, blocks", (1.0, 10.0), **BLOCKS, **WARM, **SCALED, task="ledger"),
+        **_alphas("ledger, full", (1.0,), **WARM, **SCALED, task="ledger"),
+        **_alphas("both domains, blocks", (1.0,), **BLOCKS, **WARM, **SCALED, task="house+ledger"),
+        **_alphas("both domains, full", (1.0,), **WARM, **SCALED, task="house+ledger"),
     },
     # Blocks from scratch: does a form of the reward reveal everything at once?
     "hacking": {
@@ -130,9 +143,10 @@ def train(out: Path, study: str, name: str, flags: Flags, seed: int) -> None:
             given |= {**SCRATCH, "init": clone_of(out, flags, seed) / "best"}
         argv = [f"--{key}" if value is None else f"--{key}={value}" for key, value in given.items()]
         unmask("train", *argv, *(["--resume"] if (run / "config.json").exists() else []))
-        block = str(flags.get("block-length", 32))
+        place = [f"--{key}={flags[key]}" for key in PLACE if key in flags]
+        block = str(flags.get("block-length", flags.get("gen-length", 32)))
         where = ["--block-lengths", block, "--prompts", str(PROMPTS), "--seeds", "1"]
-        evaluate(run / "eval", "--policies", str(run / "best"), *where)
+        evaluate(run / "eval", "--policies", str(run / "best"), *place, *where)
 
 
 def evaluate(folder: Path, *argv: str) -> None:
@@ -142,14 +156,15 @@ def evaluate(folder: Path, *argv: str) -> None:
 
 def clone_of(out: Path, flags: Flags, seed: int) -> Path:
     """Where the clone of a seed is kept: the quick start's, of the threshold 0.9 in blocks of 8."""
-    return out / "clones" / f"block-{flags.get('block-length', 32)}-seed-{seed}"
+    place = "".join(f"{flags[key]}-" for key in PLACE if key in flags)
+    return out / "clones" / f"{place}block-{flags.get('block-length', flags.get('gen-length', 32))}-seed-{seed}"
 
 
 def prepare(out: Path, flags: Flags, seed: int) -> None:
-    """Clone for the warm starts, if it is missing."""
+    """Clone for a warm start, if it is missing."""
     run = clone_of(out, flags, seed)
-    if not (run / "best" / "README.md").exists():
-        where = [f"--{key}={value}" for key, value in flags.items()]
+    if flags.get("warm") and not (run / "best" / "README.md").exists():
+        where = [f"--{key}={flags[key]}" for key in (*PLACE, "block-length") if key in flags]
         unmask("clone", *where, f"--seed={seed}", f"--run={run}", "--validation-prompts=128")
 
 
@@ -176,7 +191,8 @@ def run(out: Path, studies: Sequence[str], seeds: Sequence[int], jobs: int) -> N
         print(f"{done}/{len(todo)}  {item[0]}: {item[1]}, seed {item[3]}  {left / 60:.0f} min left", flush=True)
 
     with ThreadPoolExecutor(jobs) as pool:
-        for job in [pool.submit(prepare, out, flags, seed) for flags in ({}, BLOCKS) for seed in seeds]:
+        clones = {clone_of(out, flags, seed): (out, flags, seed) for _, _, flags, seed in todo if flags.get("warm")}
+        for job in [pool.submit(prepare, *of) for of in clones.values()]:
             job.result()
         grid = pool.submit(rules, out)
         list(pool.map(one, todo))
@@ -245,7 +261,7 @@ def interval(values: Sequence[float], digits: int = 1) -> str:
     if len(values) < 2:
         return f"{mean:.{digits}f} (one seed)"
     deviation = math.sqrt(sum((v - mean) ** 2 for v in values) / (len(values) - 1))
-    return f"{mean:.{digits}f} ± {T95[len(values) - 2] * deviation / math.sqrt(len(values)):.{digits}f}"
+    return f"{mean:.{digits}f} ± {t95(len(values) - 1) * deviation / math.sqrt(len(values)):.{digits}f}"
 
 
 def cells_of(out: Path, keep: Callable[[dict[str, Any]], bool]) -> list[Point]:

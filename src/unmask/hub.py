@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,11 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
+    """Rows as lines of JSON."""
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 def write_text(path: str | Path, text: str) -> None:

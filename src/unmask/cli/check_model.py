@@ -9,6 +9,7 @@ from cyclopts import Parameter
 from rich.table import Table
 
 from unmask.cli.console import console
+from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.config import ModelConfig
 from unmask.testing import check_model as conforms
@@ -24,6 +25,8 @@ def check_model(
     Example: unmask check-model GSAI-ML/LLaDA-8B-Instruct --dtype bfloat16
     """
     wanted = dllm or ModelConfig()
+    if path is not None and wanted.model is not None:
+        raise UnmaskError(f"Which dLLM, {path} or {wanted.model}? Leave out --model.")
     model = (wanted if path is None else wanted.model_copy(update={"model": path})).load()
     table = Table.grid(padding=(0, 2))
     for name, value in found(model).items():

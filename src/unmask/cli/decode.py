@@ -78,6 +78,8 @@ def decode(
         raise UnmaskError(f"--output {output} is the input: give another --output.")
     if input is not None and steps:
         raise UnmaskError("--steps shows prompts given as arguments: leave out --input.")
+    if steps and (output is not None or jsonl):
+        raise UnmaskError("--steps shows what --output and --jsonl do not keep: leave out one of them.")
     if output is not None and not resume:
         refuse_to_overwrite(output)
     wanted = dllm or ModelConfig()

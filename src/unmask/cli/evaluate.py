@@ -55,7 +55,7 @@ class EvalConfig(ModelConfig, TaskConfig):
     ] = ()
     heuristics: Annotated[bool, Field(description="Add every heuristic over its grid of settings.")] = False
     split: Annotated[
-        Split | None, Field(description="Split of the prompts (default: test; all rows of a task_path).")
+        Split | None, Field(description="Split of the prompts (default: test; all rows where a task has one file).")
     ] = None
     prompts: Annotated[int, Ge(1), Field(description="Prompts.")] = 500
     seeds: Annotated[int, Ge(1), Field(description="Seeds of policies that draw.")] = 3
@@ -66,7 +66,7 @@ class EvalConfig(ModelConfig, TaskConfig):
     ] = ()
     stop_at_eos: Annotated[bool, Field(description="End a prompt at its EOS (off: NFE as in the paper).")] = False
     suppress_eos: Annotated[bool, Field(description="Confidence 0 for EOS behind masked text.")] = False
-    batch_size: Annotated[int, Ge(1), Field(description="Live rows at most.")] = 256
+    batch_size: Annotated[int, Ge(1), Field(description="Live rows at most.")] = 32
 
 
 def evaluate(
@@ -101,7 +101,7 @@ def evaluate(
         for cell, _ in cells:
             console.print(f"  {cell.label}  block_length {cell.block_length}  {dict(cell.policy)}", highlight=False)
         return
-    split = resolved.split or (None if resolved.task_path else "test")
+    split = resolved.split or (None if resolved.task_path or resolved.task_paths else "test")
     examples = task.examples(split, resolved.prompts)
     task.prepare()
     model = resolved.load(team.device if resolved.device_map is None else None)
@@ -143,7 +143,7 @@ def _fill(
                     cell,
                     seeds=_seeds(cell, config),
                     batch_size=config.batch_size,
-                    split=config.split or ("all" if config.task_path else "test"),
+                    split=config.split or ("all" if config.task_path or config.task_paths else "test"),
                     context={"config": shared},
                     done=store.done(cell) | others,
                     on_rows=store.append,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from unmask.decoding.decode import DecodeOptions, stream
 from unmask.decoding.results import Completion
 from unmask.decoding.source import check_prompt
 from unmask.errors import UnmaskError, nearest
-from unmask.hub import write_text
+from unmask.hub import jsonl, write_text
 from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.policies.base import Policy
 from unmask.types import Step
@@ -118,7 +118,7 @@ def decode_all(
     if waiting:
         _decode_waiting(model, policy, source, tokens, done, waiting, options, settings, part)
     if output and part:
-        write_text(output, _lines(done[i] for i in sorted(done)))
+        write_text(output, jsonl(done[i] for i in sorted(done)))
         part.unlink(missing_ok=True)
         errors.print(f"{len(done)} prompts in {output}.", highlight=False, soft_wrap=True)
     if source.bad:
@@ -145,7 +145,7 @@ def _decode_waiting(
         options = {**options, "callback": leave, "streams": waiting}
         completions = stream(model, policy, [tokens[i] for i in waiting], **options)  # checks the options
         if part:
-            write_text(part, _lines(done.values()))
+            write_text(part, jsonl(done.values()))
         try:
             for count, completion in enumerate(completions, 1):
                 index = waiting[completion.index]
@@ -169,12 +169,8 @@ def _part(output: Path) -> Path:
     return output.with_name(output.name + ".part")
 
 
-def _lines(rows: Iterable[Row]) -> str:
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
 def _append(row: Row, part: Path | None) -> None:
-    line = _lines([row])
+    line = jsonl([row])
     if part is None:
         sys.stdout.write(line)
         sys.stdout.flush()

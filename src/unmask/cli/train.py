@@ -192,8 +192,9 @@ def _describe_costs(config: TrainConfig, processes: int) -> None:
         weights = f"the dLLM's weights (the config.json of {model} cannot be read here, so their size is not known)"
     else:
         dtype = dtype_of(config.dtype)
-        size = 4 if isinstance(dtype, str) else torch.finfo(dtype).bits // 8
-        weights = f"{_bytes(count * size)} for the dLLM's {count:,} weights (in {config.dtype or 'float32'})"
+        dtypes = [torch.bfloat16, torch.float32] if isinstance(dtype, str) else [dtype]  # as saved: not known here
+        sizes = " or ".join(f"{_bytes(count * d.itemsize)} in {str(d).removeprefix('torch.')}" for d in dtypes)
+        weights = f"{sizes} for the dLLM's {count:,} weights"
     say(
         f"Memory of a process, about: {weights}; its activations for {p.live} rows; {_bytes(p.recorded_bytes)} at most "
         f"for recorded steps; {_bytes(p.update_bytes)} for the policy's update ({p.policy_parameters:,} weights)."

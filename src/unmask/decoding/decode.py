@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Required, TypedDict, Unpack
+from typing import Required, TypedDict, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -96,9 +96,10 @@ def generate(
 def _tokens_of(model: MaskedDiffusionModel, prompt: Prompt) -> Sequence[int]:
     if isinstance(prompt, str):
         return model.encode(prompt)
-    # A list of numbers is tokens, a list of messages a chat; an empty one is refused with the other empty prompts.
-    messages = [part for part in prompt if isinstance(part, Mapping)]
-    return model.encode(messages) if messages else [part for part in prompt if isinstance(part, int)]
+    # A list of messages is a chat, one of numbers is tokens; an empty one is refused with the other empty prompts.
+    if len(prompt) and isinstance(prompt[0], Mapping):
+        return model.encode(cast(Sequence[Message], prompt))
+    return cast(Sequence[int], prompt)
 
 
 def stream(

@@ -17,7 +17,7 @@ from unmask.decoding.blocks import parse_block_length
 from unmask.decoding.decode import decode
 from unmask.decoding.results import Completion, Decoded, Ended
 from unmask.decoding.source import encode_example
-from unmask.hub import write_text
+from unmask.hub import jsonl, write_text
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
 from unmask.tasks.base import Example, Task
@@ -240,4 +240,4 @@ def bootstrap(values: Tensor, seed: int = 0) -> Interval:
 
 def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write JSONL, whole or not at all."""
-    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+    write_text(path, jsonl(rows))

@@ -206,10 +206,9 @@ def nested_bootstrap(values: Float[Tensor, "s p"], draws: int = BOOTSTRAP_DRAWS,
     Prompts are resampled, the seeds of a prompt together: the percentiles then hold the noise of drawing too. What
     seeds differ by beyond it (training seeds do) widens each side, by the square root of the sum of squares (MOVER: Zou
     and Donner, Statistics in Medicine 27, 2008). It is not resampled: no resample leaves the range of its values, so
-    that of three seeds which differ much percentiles cover 75% at the most, while of seeds that do not differ they
-    count the noise of drawing three times over (Owen, Annals of Applied Statistics 1, 2007). With one seed it is
-    `unmask.evaluation.evaluate.bootstrap`. With three seeds or more it covers 94 to 96% if prompts differ as answers do
-    (91% if only seeds and draws do); two cannot tell how far seeds differ, and cover 84 to 94% where they do.
+    that percentiles of three seeds which differ much are too narrow, while of seeds that do not differ they count the
+    noise of drawing more than once (Owen, Annals of Applied Statistics 1, 2007). With one seed it is
+    `unmask.evaluation.evaluate.bootstrap`. Two seeds can hardly tell how far seeds differ: train three or more.
 
     Raises:
         UnmaskError: no values, or fewer than two prompts.
@@ -231,11 +230,10 @@ def paired_bootstrap(
 
     Found anew, because which cells make the frontier is an accident of the prompts as well. Of many cells of about
     equal worth the luckiest is taken, which flatters the rule, and each draw flatters it again: percentiles count that
-    twice (with five equal cells at every NFE they covered 58 to 81% instead of 95%; the frontier's cells held fixed, 65
-    to 85%). So the percentile interval's longer side, from the sample's difference, is taken on both: what a draw errs
+    twice. So the percentile interval's longer side, from the sample's difference, is taken on both: what a draw errs
     by stands for what the sample errs by, selection included, as in the reflected interval but not trusting its sign.
-    It covers 95 to 98% where cells differ (92% on 100 prompts of which the policy misses three), and 90 to 95% in that
-    crowd, where it errs for the rule; to be free of it, choose the rule's cells on other prompts and give those alone.
+    Among many equal cells it still errs a little for the rule; to be free of that, choose the rule's cells on other
+    prompts and give those alone. How often it covers the truth is tested (tests/evaluation/test_pareto.py).
 
     Seeds of the policy as in `nested_bootstrap`, by its accuracy less the frontier's slope times its NFE. Seeds of a
     rule are taken to differ by the noise of drawing alone: rules are not trained.
@@ -325,10 +323,11 @@ def _between_seeds(values: Float[Tensor, "s p"]) -> float:
     means = values.mean(dim=1, keepdim=True)
     residuals = values - means - values.mean(dim=0, keepdim=True) + values.mean()
     noise = residuals.square().sum().item() / ((seeds - 1) * (prompts - 1))
-    return _t95(seeds - 1) * math.sqrt(max(means.var().item() / seeds - noise / (seeds * prompts), 0.0))
+    return t95(seeds - 1) * math.sqrt(max(means.var().item() / seeds - noise / (seeds * prompts), 0.0))
 
 
-def _t95(df: int) -> float:
+def t95(df: int) -> float:
+    """Half-width of a 95% interval in standard errors: Student's t with `df` degrees of freedom."""
     z = 1.959964
     # Beyond the table, the expansion at the normal distribution (Abramowitz and Stegun 26.7.5) is good to 0.003.
     return T95[df - 1] if df <= len(T95) else z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)

@@ -14,7 +14,7 @@ from typing import Any
 
 from unmask.errors import UnmaskError
 from unmask.evaluation.evaluate import Cell, Row, key_of_cell
-from unmask.hub import write_text
+from unmask.hub import jsonl, write_text
 
 Key = tuple[str, int, int]
 
@@ -55,7 +55,7 @@ class RowStore:
     def append(self, rows: Sequence[Row]) -> None:
         """Keep rows at once."""
         with self._part.open("a", encoding="utf-8") as file:
-            file.write(lines(rows))
+            file.write(jsonl(rows))
         self.rows |= {key_of(row): row for row in rows}
 
     def of(self, cell: Cell, seeds: Sequence[int], prompts: int) -> list[Row]:
@@ -68,7 +68,7 @@ class RowStore:
         self.rows |= self._read()
         places = {cell.key: place for place, cell in enumerate(cells)}
         order = sorted(self.rows, key=lambda key: (places.get(key[0], len(places)), key))
-        write_text(self.path / "rows.jsonl", lines(self.rows[key] for key in order))
+        write_text(self.path / "rows.jsonl", jsonl(self.rows[key] for key in order))
         for part in self._parts():
             part.unlink()
 
@@ -82,7 +82,7 @@ class RowStore:
         for path in [*([whole] if whole.exists() else []), *self._parts()]:
             rows, cut = read_rows(path, may_be_cut=path != whole)
             if cut and path == self._part:
-                write_text(path, lines(rows))
+                write_text(path, jsonl(rows))
             found |= {key_of(row): row for row in rows}
         return found
 
@@ -128,8 +128,3 @@ def read_rows(path: Path, *, may_be_cut: bool = False) -> tuple[list[Row], bool]
 def key_of(row: Mapping[str, Any]) -> Key:
     """What tells a row from all others: its cell, seed and prompt."""
     return key_of_cell(row), row["seed"], row["index"]
-
-
-def lines(rows: Iterable[Mapping[str, Any]]) -> str:
-    """JSONL."""
-    return "".join(json.dumps(row) + "\n" for row in rows)

@@ -26,7 +26,6 @@ from typing import Any, NoReturn
 
 import lm_eval.models  # noqa: F401 (the harness registers its own models only where it finds none)
 import torch
-from jinja2 import TemplateError
 from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
@@ -177,21 +176,7 @@ class UnmaskLM(LM):  # type: ignore[misc]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The prompt of a chat; without `add_generation_prompt`, its last message is the answer's beginning."""
-        self.chat_template(True)
-        try:
-            text = self.model.tokenizer.apply_chat_template(
-                chat_history,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                continue_final_message=not add_generation_prompt,
-            )
-        except TemplateError as e:
-            raise UnmaskError(
-                f"The chat template of {self.model.name!r} refuses a chat of the roles "
-                f"{', '.join(message['role'] for message in chat_history)} ({e}): leave out the system instruction, "
-                "put the few-shot examples into one turn, or apply no chat template."
-            ) from None
-        return str(text)
+        return self.model.render(chat_history, begins_answer=not add_generation_prompt)
 
     def chat_template(self, chat_template: bool | str = False) -> str:
         """The template, for the results file."""
@@ -350,7 +335,7 @@ def load_tasks(names: Sequence[str], include_path: str | Path | None = None) -> 
             raise UnmaskError(f"{name} is the file of a group: give the group's name, and include_path for its folder.")
     if include_path is not None and not Path(include_path).is_dir():
         raise UnmaskError(f"No folder of tasks at {include_path}: give one with task files (.yaml).")
-    # The harness reads its 14,000 task files for seconds, which a file can do without.
+    # The harness reads all its task files for seconds, which a file can do without.
     manager = TaskManager(include_path=include_path, include_defaults=len(files) < len(names))
     built: list[Any] = []
     for name in names:

@@ -67,6 +67,9 @@ def load_model(
         options["attn_implementation"] = attn_implementation
     if device_map is not None:
         options["device_map"] = device_map
+    wants_cuda = any(str(place).startswith("cuda") for place in (options["device"], device_map))
+    if wants_cuda and not torch.cuda.is_available():
+        raise UnmaskError("There is no CUDA device here that torch can use: leave out device and device_map.")
     published = config_of(name, path, options)
     model = _load(name, path, published, options, mask_id, trust_remote_code)
     if residual_context:
@@ -119,7 +122,7 @@ def dtype_of(name: torch.dtype | str | None) -> torch.dtype | str:
     if name is None or name == "auto":
         return "auto"
     found = getattr(torch, name, None) if isinstance(name, str) else name
-    if not isinstance(found, torch.dtype):
+    if not isinstance(found, torch.dtype) or not found.is_floating_point:
         raise UnmaskError(f"Unknown dtype {name!r}: use auto, float32, bfloat16 or float16.")
     return found
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -151,26 +152,44 @@ class MaskedDiffusionModel(ABC):
         Raises:
             UnmaskError: the text holds words that the tokenizer does not know at all; messages without a template.
         """
-        if isinstance(prompt, str):
-            text = prompt
-        elif not self.has_chat_template:
-            raise UnmaskError(
-                f"The tokenizer of the dLLM {self.name!r} has no chat template: pass a text instead of messages."
-            )
-        else:
-            text = str(
-                self.tokenizer.apply_chat_template(
-                    [dict(message) for message in prompt], tokenize=False, add_generation_prompt=True
-                )
-            )
+        text = prompt if isinstance(prompt, str) else self.render(prompt)
         ids = self.tokenizer(text + prefix, add_special_tokens=False)["input_ids"]
         unknown = self.tokenizer.unk_token_id
-        if unknown is not None and unknown not in self.eos_ids and unknown in ids:
+        if unknown is not None and unknown in ids and unknown not in self.eos_ids.tolist():
             raise UnmaskError(
                 f"The prompt {text!r} has words that the dLLM {self.name!r} does not know: "
                 "use the words of its model card."
             )
         return list(ids)
+
+    def render(self, messages: Sequence[Message], begins_answer: bool = False) -> str:
+        """A chat as the text of a prompt.
+
+        Args:
+            begins_answer: the last message is the beginning of the answer.
+
+        Raises:
+            UnmaskError: the tokenizer has no chat template, or one that refuses these messages.
+        """
+        if not self.has_chat_template:
+            raise UnmaskError(
+                f"The tokenizer of the dLLM {self.name!r} has no chat template: pass a text instead of messages."
+            )
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    [dict(message) for message in messages],
+                    tokenize=False,
+                    add_generation_prompt=not begins_answer,
+                    continue_final_message=begins_answer,
+                )
+            )
+        except TemplateError as e:
+            roles = ", ".join(str(message.get("role", "no role")) for message in messages)
+            raise UnmaskError(
+                f"The chat template of {self.name!r} refuses a chat of the roles {roles} ({e}): give each message "
+                "a content and a role that it knows (often user and assistant, without system), or pass a text."
+            ) from None
 
     @property
     def has_chat_template(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 import torch
@@ -70,11 +72,11 @@ def quantization_config(name: Quantization) -> Any:
         UnmaskError: its library is not installed.
     """
     library = "torchao" if name.startswith("torchao") else "bitsandbytes"
-    try:
-        if name in ("8bit", "4bit"):
-            return BitsAndBytesConfig(load_in_8bit=name == "8bit", load_in_4bit=name == "4bit")
-        from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig
-
-        return TorchAoConfig(Int8WeightOnlyConfig() if name == "torchao-int8" else Int4WeightOnlyConfig())
-    except ImportError:
-        raise UnmaskError(f"quantization {name} needs {library}: pip install {library}.") from None
+    if find_spec(library) is None:
+        raise UnmaskError(f"quantization {name} needs {library}: pip install {library}.")
+    if library == "bitsandbytes":
+        return BitsAndBytesConfig(load_in_8bit=name == "8bit", load_in_4bit=name == "4bit")
+    quantization = import_module("torchao.quantization")
+    return TorchAoConfig(
+        quantization.Int8WeightOnlyConfig() if name == "torchao-int8" else quantization.Int4WeightOnlyConfig()
+    )

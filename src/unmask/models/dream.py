@@ -26,6 +26,8 @@ def load_dream(
     network = load_network(name, path, Qwen2ForCausalLM.from_pretrained, {**options, "config": config})
     with refused(name):
         tokenizer = Qwen2Tokenizer.from_pretrained(path, **hub_options(options))
+    if not tokenizer("a")["input_ids"]:  # it makes an empty one where it finds no files
+        raise UnmaskError(f"The folder of {name!r} lacks vocab.json and merges.txt: download all of its files.")
     mask_id = published.get("mask_token_id", tokenizer.mask_token_id) if mask_id is None else mask_id
     if mask_id is None:
         raise UnmaskError(f"Neither config nor tokenizer of {name!r} tell the mask id: pass mask_id (--mask-id).")

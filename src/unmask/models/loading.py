@@ -16,7 +16,7 @@ from unmask.errors import UnmaskError
 
 Loader = Callable[..., Any]  # a from_pretrained
 # What from_pretrained raises for what a user can mend.
-REFUSALS = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, AssertionError, SafetensorError)
+REFUSALS = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, SafetensorError)
 
 
 class Names:

@@ -57,7 +57,7 @@ class Task(ABC):
         checkpoints and settings, ``test`` for the numbers that are reported.
 
         Args:
-            split: None for the rows of a file as they are, or the test split of a task that is no file.
+            split: None for the rows of a single file as they are, or else the test split.
             n: None for all of a data set; drawn tasks have no end and need a number.
 
         Raises:

@@ -103,7 +103,7 @@ class DataSet(Task):
         Raises:
             UnmaskError: an unknown split, or one without rows.
         """
-        if split is None and self._from_files:
+        if split is None and self._from_files and ALL in self._sources:
             shown = {row.place for row in self.shot_rows()} if self.few_shot else set()
             rows = [row for key in self._sources for row in self._source(key) if row.place not in shown]
             return [self._example(row, "test") for row in rows[:n]]
