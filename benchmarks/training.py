@@ -37,7 +37,13 @@ STEERED: Flags = {**SCRATCH, "experts": "confidence_threshold:threshold=0.9 @ 8"
 PLAIN: Flags = {"scale-advantages": "none", "lr": 2e-4}  # advantages as in the paper
 SCALED: Flags = {"scale-advantages": "batch", "lr": 5e-5}
 BLOCKS: Flags = {"block-length": 8}
-PLACE = ("model", "task", "gen-length")  # where a run is trained and evaluated: house-base, house and 32 by default
+PLACE = (
+    "model",
+    "task",
+    "weights",
+    "gen-length",
+)  # where a run is trained and evaluated: house-base, house and 32 by default
+BOTH: Flags = {"task": "house+ledger", "weights": (1, 1)}
 # Few roll-outs an iteration, large steps.
 SHORT: Flags = {"iterations": 32, "validate-every": 4, "group-size": 4, "scale-advantages": "batch", "lr": 4e-4}
 
@@ -95,8 +101,8 @@ STUDIES: dict[str, dict[str, Flags]] = {
         **_alphas("length 64, full", (1.0,), **WARM, **SCALED, **{"gen-length": 64}),
         **_alphas("ledger, blocks", (1.0, 10.0), **BLOCKS, **WARM, **SCALED, task="ledger"),
         **_alphas("ledger, full", (1.0,), **WARM, **SCALED, task="ledger"),
-        **_alphas("both domains, blocks", (1.0,), **BLOCKS, **WARM, **SCALED, task="house+ledger"),
-        **_alphas("both domains, full", (1.0,), **WARM, **SCALED, task="house+ledger"),
+        **_alphas("both domains, blocks", (1.0,), **BLOCKS, **WARM, **SCALED, **BOTH),
+        **_alphas("both domains, full", (1.0,), **WARM, **SCALED, **BOTH),
     },
     # Blocks from scratch: does a form of the reward reveal everything at once?
     "hacking": {
@@ -134,6 +140,12 @@ def unmask(*argv: str) -> None:
         raise RuntimeError(f"unmask {' '.join(argv)}: {done.stderr.strip()[-500:]}")
 
 
+def options(flags: Flags) -> list[str]:
+    """As the command line takes them: None is a switch, several values repeat the flag."""
+    values = {key: value if isinstance(value, tuple) else (value,) for key, value in flags.items()}
+    return [f"--{key}" if one is None else f"--{key}={one}" for key, several in values.items() for one in several]
+
+
 def train(out: Path, study: str, name: str, flags: Flags, seed: int) -> None:
     """One run, resumed if it was cut, then its evaluation."""
     run = folder(out, study, name, seed)
@@ -141,22 +153,21 @@ def train(out: Path, study: str, name: str, flags: Flags, seed: int) -> None:
         given = {**COMMON, **flags, "seed": seed, "run": run}
         if given.pop("warm", False):
             given |= {**SCRATCH, "init": clone_of(out, flags, seed) / "best"}
-        argv = [f"--{key}" if value is None else f"--{key}={value}" for key, value in given.items()]
-        unmask("train", *argv, *(["--resume"] if (run / "config.json").exists() else []))
-        place = [f"--{key}={flags[key]}" for key in PLACE if key in flags]
+        unmask("train", *options(given), *(["--resume"] if (run / "config.json").exists() else []))
+        place = options({key: flags[key] for key in PLACE if key in flags})
         block = str(flags.get("block-length", flags.get("gen-length", 32)))
         where = ["--block-lengths", block, "--prompts", str(PROMPTS), "--seeds", "1"]
-        evaluate(run / "eval", "--policies", str(run / "best"), *place, *where)
+        command("eval", run / "eval", "--policies", str(run / "best"), *place, *where)
 
 
-def evaluate(folder: Path, *argv: str) -> None:
-    """`unmask eval` into a folder, resumed if it was cut."""
-    unmask("eval", *argv, "--output", str(folder), *(["--resume"] if (folder / "config.json").exists() else []))
+def command(name: str, folder: Path, *argv: str) -> None:
+    """`unmask eval`, `sweep` or `transfer` into a folder, resumed if it was cut."""
+    unmask(name, *argv, "--output", str(folder), *(["--resume"] if (folder / "config.json").exists() else []))
 
 
 def clone_of(out: Path, flags: Flags, seed: int) -> Path:
     """Where the clone of a seed is kept: the quick start's, of the threshold 0.9 in blocks of 8."""
-    place = "".join(f"{flags[key]}-" for key in PLACE if key in flags)
+    place = "".join(f"{flags[key]}-" for key in PLACE if key in flags and key != "weights")
     return out / "clones" / f"{place}block-{flags.get('block-length', flags.get('gen-length', 32))}-seed-{seed}"
 
 
@@ -164,15 +175,15 @@ def prepare(out: Path, flags: Flags, seed: int) -> None:
     """Clone for a warm start, if it is missing."""
     run = clone_of(out, flags, seed)
     if flags.get("warm") and not (run / "best" / "README.md").exists():
-        where = [f"--{key}={flags[key]}" for key in (*PLACE, "block-length") if key in flags]
+        where = options({key: flags[key] for key in (*PLACE, "block-length") if key in flags})
         unmask("clone", *where, f"--seed={seed}", f"--run={run}", "--validation-prompts=128")
 
 
 def rules(out: Path) -> None:
-    """The heuristics over their grid, on the same prompts."""
+    """Every rule over its grid, on the same prompts."""
     if not (out / "rules" / "rows.jsonl").exists():
-        lengths = [flag for length in (32, 16, 8, 4, 2) for flag in ("--block-lengths", str(length))]
-        evaluate(out / "rules", "--heuristics", "--prompts", str(PROMPTS), *lengths)
+        lengths = options({"block-lengths": (32, 16, 8, 4, 2)})
+        command("sweep", out / "rules", "--prompts", str(PROMPTS), "--seeds", "1", *lengths)
 
 
 def run(out: Path, studies: Sequence[str], seeds: Sequence[int], jobs: int) -> None:

@@ -6,6 +6,8 @@ import pytest
 
 from unmask.cli.evaluate import EvalConfig
 from unmask.cli.main import main
+from unmask.cli.sweep import SweepConfig
+from unmask.cli.transfer import TransferConfig
 from unmask.decoding.blocks import check_block_length
 from unmask.errors import UnmaskError
 from unmask.policies import TransformerPolicy, load_policy
@@ -16,7 +18,13 @@ from unmask.settings import load_settings
 from unmask.tasks.auto import load_task
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-KINDS = {"pretrain": PretrainConfig, "train": TrainConfig, "eval": EvalConfig}
+KINDS = {
+    "pretrain": PretrainConfig,
+    "train": TrainConfig,
+    "eval": EvalConfig,
+    "sweep": SweepConfig,
+    "transfer": TransferConfig,
+}
 FILES = sorted(CONFIGS.rglob("*.toml"))
 PAPER = CONFIGS / "train" / "paper"
 
@@ -31,6 +39,9 @@ def test_config_parses(path):
     if isinstance(config, PretrainConfig):
         tokenizer = build_tokenizer([load_task(name) for name in config.tasks])
         assert build_network(config, tokenizer).num_parameters() > 100_000
+    elif isinstance(config, SweepConfig | TransferConfig):
+        command = path.relative_to(CONFIGS).parts[0]
+        main([command, "--config", str(path), "--dry-run"])
     elif PAPER not in path.parents:
         load_task(config.task)
     if isinstance(config, TrainConfig):

@@ -29,7 +29,21 @@ def run(capsys, *argv):
 
 
 @pytest.mark.parametrize(
-    "command", ["check-model", "lm-eval", "quickstart", "decode", "train", "clone", "eval", "pretrain"]
+    "command",
+    [
+        "check-model",
+        "lm-eval",
+        "quickstart",
+        "decode",
+        "train",
+        "clone",
+        "eval",
+        "sweep",
+        "report",
+        "transfer",
+        "view",
+        "pretrain",
+    ],
 )
 def test_help_explains_every_flag(capsys, command):
     code, out, _ = run(capsys, command, "--help")

@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
-from unmask.evaluation.evaluate import Cell, Interval, Summary, bootstrap, evaluate, summarise, write_rows
+from unmask.evaluation.cells import Cell, Region, tuned
+from unmask.evaluation.evaluate import evaluate, write_rows
+from unmask.evaluation.intervals import Interval, bootstrap
 from unmask.evaluation.report import plot
-from unmask.evaluation.sweep import best, frontier, heuristic_grid, sweep
+from unmask.evaluation.summaries import Summary, best, frontier, summarise
 from unmask.policies import RandomOrder
 from unmask.tasks.auto import load_task
 
@@ -28,7 +30,7 @@ def test_bootstrap_covers_the_truth():
     covered = 0
     for i in range(200):
         sample = (torch.rand(120, generator=generator) < 0.3).float()
-        interval = bootstrap(sample, seed=i)
+        interval = bootstrap(sample[None], seed=i)
         covered += interval.low <= 0.3 <= interval.high
     assert 180 <= covered <= 199
 
@@ -58,7 +60,7 @@ def test_rows_carry_their_configuration(tiny, tmp_path):
 
 
 def test_the_grid_has_eos_suppression_in_full_diffusion_only():
-    full, semi = heuristic_grid(32, 32), heuristic_grid(32, 2)
+    full, semi = ([cell for cell, _ in tuned(Region(32, length))] for length in (32, 2))
     assert any(cell.suppress_eos for cell in full)
     assert not any(cell.suppress_eos for cell in semi)
     assert {cell.policy["k"] for cell in semi if cell.label == "top-k"} == {1, 2}
@@ -67,11 +69,13 @@ def test_the_grid_has_eos_suppression_in_full_diffusion_only():
     assert max(thresholds) == 0.99
 
 
-def test_sweep_and_plot(tiny, tmp_path):
+def test_plot(tiny, tmp_path):
     task = load_task("house")
-    cells = heuristic_grid(8, 8, thresholds=(0.5,)) + heuristic_grid(8, 4, thresholds=(0.5,))
-    summaries, rows = sweep(tiny, task, task.examples("test", 4), cells)
-    assert len(rows) == 4 * len(cells)
+    contestants = [
+        one for length in (8, 4) for one in tuned(Region(8, length), ("confidence_threshold", "random_order"))
+    ]
+    examples = task.examples("test", 4)
+    summaries = [summarise(cell, evaluate(tiny, policy, task, examples, cell)) for cell, policy in contestants]
     png, svg = plot([*summaries, point(0.9, 5, "policy", 32)], tmp_path / "plots" / "plot", "a title")
     assert png.stat().st_size > 10_000
     assert "learned policy" in svg.read_text() or svg.stat().st_size > 10_000

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.evaluate import bootstrap
+from unmask.evaluation.intervals import bootstrap
 from unmask.evaluation.pareto import (
     Outcomes,
     Point,
@@ -18,7 +18,6 @@ from unmask.evaluation.pareto import (
     dominated,
     frontier,
     hypervolume,
-    nested_bootstrap,
     paired_bootstrap,
     tpf,
 )
@@ -197,22 +196,16 @@ def test_a_point_out_of_range(nfe, accuracy, message):
 # Intervals
 
 
-def test_one_seed_is_the_bootstrap_over_prompts():
-    values = (torch.rand(1, 150, generator=torch.Generator().manual_seed(0)) < 0.3).float()
-    ours, theirs = nested_bootstrap(values, seed=3), bootstrap(values[0], seed=3)
-    assert (ours.mean, ours.low, ours.high) == pytest.approx((theirs.mean, theirs.low, theirs.high))
-
-
 def test_seeds_that_differ_alone_give_the_t_interval():
     # Prompts do not differ: means 0.5, 0.6, 0.7 have standard error 0.1 / sqrt(3), and t(2 degrees) is 4.303.
-    interval = nested_bootstrap(torch.tensor([[0.5], [0.6], [0.7]]).expand(3, 100))
+    interval = bootstrap(torch.tensor([[0.5], [0.6], [0.7]]).expand(3, 100))
     half = 4.303 * 0.1 / math.sqrt(3)
     assert (interval.mean, interval.low, interval.high) == pytest.approx((0.6, 0.6 - half, 0.6 + half), abs=1e-6)
 
 
 def test_equal_seeds_add_nothing():
     values = torch.rand(1, 120, generator=torch.Generator().manual_seed(0))
-    one, four = nested_bootstrap(values), nested_bootstrap(values.expand(4, 120))
+    one, four = bootstrap(values), bootstrap(values.expand(4, 120))
     assert (four.low, four.high) == pytest.approx((one.low, one.high), abs=1e-6)
 
 
@@ -277,7 +270,7 @@ def test_refusals():
     with pytest.raises(UnmaskError, match=r"shapes \(1, 3\) and NFE \(1, 2\)"):
         Outcomes(right, torch.ones(1, 2))
     with pytest.raises(UnmaskError, match="at least 1 seed and 2 prompts"):
-        nested_bootstrap(torch.ones(0, 5))
+        bootstrap(torch.ones(0, 5))
 
 
 # Coverage: how often 95% intervals hold a known truth. Seeds of these tests are fixed, so they pass or fail for good.
@@ -289,7 +282,7 @@ def covered(interval, truth):
 
 def coverage_over_prompts(share, prompts, repeats, generator):
     samples = (torch.rand(repeats, prompts, generator=generator) < share).float()
-    return sum(covered(bootstrap(sample, seed=i), share) for i, sample in enumerate(samples)) / repeats
+    return sum(covered(bootstrap(sample[None], seed=i), share) for i, sample in enumerate(samples)) / repeats
 
 
 def coverage_nested(between, seeds, prompts, repeats, generator):
@@ -298,7 +291,7 @@ def coverage_nested(between, seeds, prompts, repeats, generator):
     values = 0.7 + 0.35 * torch.randn(repeats, 1, prompts, generator=generator)
     values = values + 0.3 * torch.randn(shape, generator=generator)
     values = values + between * torch.randn(repeats, seeds, 1, generator=generator)
-    return sum(covered(nested_bootstrap(one, draws=400, seed=i), 0.7) for i, one in enumerate(values)) / repeats
+    return sum(covered(bootstrap(one, draws=400, seed=i), 0.7) for i, one in enumerate(values)) / repeats
 
 
 def coverage_paired(between, seeds, prompts, repeats, generator, cells=7):

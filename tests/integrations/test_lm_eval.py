@@ -16,7 +16,8 @@ from lm_eval.tasks import TaskManager
 
 import unmask
 from tests.cli.test_cli import run
-from unmask.evaluation.evaluate import Cell, evaluate
+from unmask.evaluation.cells import Cell
+from unmask.evaluation.evaluate import evaluate
 from unmask.integrations import lm_eval
 from unmask.integrations.lm_eval import UnmaskLM, evaluate_tasks
 from unmask.models.masked_lm import MaskedLM

@@ -13,8 +13,8 @@ from rich.text import Text
 from unmask.cli.console import errors
 from unmask.decoding.decode import decode
 from unmask.errors import UnmaskError
-from unmask.evaluation.evaluate import Summary
 from unmask.evaluation.report import plot
+from unmask.evaluation.summaries import Summary
 from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.policies.base import Policy
 from unmask.policies.transformer import TransformerPolicy

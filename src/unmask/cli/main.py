@@ -39,6 +39,15 @@ app.command(
     "The bundled dLLM and policy are the default.",
 )
 app.command(
+    "unmask.cli.view:view",
+    name="view",
+    help="Watch policies decode a prompt: the text fills in step by step, on one clock.\n\n"
+    "Without a prompt, one of the bundled task's, with its verdict. Where stdout is no terminal, a line a step.\n\n"
+    "Example: unmask view\n\n"
+    'Example: unmask view "hall: red blue gold?" --policies house-base-full --policies top_k_confidence:k=1\n\n'
+    "Example: unmask view --task gsm8k --index 3 --model GSAI-ML/LLaDA-8B-Instruct --block-length 32 --html view.html",
+)
+app.command(
     "unmask.cli.train:train",
     name="train",
     help="Train an unmasking policy with GRPO.\n\n"
@@ -62,6 +71,31 @@ app.command(
     help="Compare policies: accuracy against forward passes, with intervals.\n\n"
     "Prints a table, writes one JSONL row a prompt and seed, and a plot as PNG and SVG.\n\n"
     "Example: unmask eval --policies house-base-full --heuristics --block-lengths 32 --block-lengths 8",
+)
+app.command(
+    "unmask.cli.sweep:sweep",
+    name="sweep",
+    help="Every rule at its best over a whole grid, with learned policies and their controls beside it.\n\n"
+    "Rules x settings x block lengths from the TOML file's [[rules]], or every rule over its tuned grid; learned "
+    "policies at several temperatures or betas. Prints each rule's frontier and which cells it is made of.\n\n"
+    "Example: unmask sweep --policies house-base-full --betas 0.5 --betas 2 --output runs/sweep\n\n"
+    "Example: unmask sweep --config configs/sweep/house.toml --resume",
+)
+app.command(
+    "unmask.cli.transfer:transfer",
+    name="transfer",
+    help="What policies lose on another dLLM, length or task, against one that was trained there.\n\n"
+    "The TOML file names [policies] and [[targets]], each with its native policy; several files are training seeds of "
+    "one policy, and its interval is over them, too.\n\n"
+    "Example: unmask transfer --config configs/transfer/house.toml",
+)
+app.command(
+    "unmask.cli.report:report",
+    name="report",
+    help="One self-contained page of results: accuracy against NFE, tables, training curves, transfer, and prompts "
+    "decoded step by step under two policies.\n\n"
+    "RUNS are folders of unmask eval, sweep, quickstart, train or transfer. Needs pip install 'unmask[report]'.\n\n"
+    "Example: unmask report runs/sweep runs/mine -o report.html",
 )
 app.command(
     "unmask.cli.lm_eval:lm_eval",

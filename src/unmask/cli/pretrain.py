@@ -11,9 +11,10 @@ from transformers import AutoModelForMaskedLM
 
 from unmask.cli.common import ConfigFile, DryRun, Resume
 from unmask.cli.console import Stop, console, duration, ticking
-from unmask.evaluation.evaluate import Cell, Summary
+from unmask.evaluation.cells import Region, tuned
+from unmask.evaluation.evaluate import evaluate
 from unmask.evaluation.report import setting, table
-from unmask.evaluation.sweep import best, heuristic_grid, sweep
+from unmask.evaluation.summaries import Summary, best, summarise
 from unmask.hub import write_text
 from unmask.models.auto import load_model
 from unmask.pretrain import PretrainConfig, PretrainProgress
@@ -66,6 +67,9 @@ def pretrain(
     console.print(f"{resolved.output} is ready after {duration(seconds)} of training; its README.md has the numbers.")
 
 
+CARD_RULES = ("confidence_threshold", "top_k_confidence", "random_order")
+
+
 def write_card(config: PretrainConfig, seconds: float, prompts: int) -> None:
     """Measure the dLLM on held-out prompts and write its model card."""
     model = load_model(config.output)
@@ -74,19 +78,19 @@ def write_card(config: PretrainConfig, seconds: float, prompts: int) -> None:
     for name in config.tasks:
         task = load_task(name)
         examples = task.examples("test", prompts)
-        rule = {"type": "confidence_threshold", "threshold": 0.9}
         lengths = (config.gen_length, 2 * config.gen_length)
-        blockwise = [Cell("threshold", rule, task.block_length, length) for length in lengths]
-        full = heuristic_grid(config.gen_length, config.gen_length) if name == main_task else []
+        rule = "confidence_threshold:threshold=0.9"
+        blockwise = [Region(length, task.block_length).contestant(rule) for length in lengths]
+        full = tuned(Region(config.gen_length, config.gen_length), CARD_RULES) if name == main_task else []
         done: list[Summary] = []
         with ticking(f"evaluating on {name}", len(blockwise) + len(full)) as tick:
-            for cell in [*blockwise, *full]:
-                done += sweep(model, task, examples, [cell])[0]
+            for cell, policy in [*blockwise, *full]:
+                done.append(summarise(cell, evaluate(model, policy, task, examples, cell)))
                 tick(len(done), cell.label)
         console.print(table(done, f"{model.name} on {name}, {prompts} test prompts"))
         for length, found in zip(lengths, done, strict=False):
             results.append(_result(name, f"region {length}, blocks of {task.block_length}, threshold 0.9", found))
-        for label in dict.fromkeys(cell.label for cell in full):
+        for label in dict.fromkeys(cell.label for cell, _ in full):
             top = best([s for s in done[2:] if s.cell.label == label])
             results.append(_result(name, f"full diffusion, best {label} ({setting(top.cell)})", top))
     parameters = AutoModelForMaskedLM.from_pretrained(config.output).num_parameters()

@@ -16,13 +16,14 @@ from pydantic import Field
 
 from unmask.cli.common import ConfigFile, DryRun, draw, validator, watch
 from unmask.cli.console import Stop, console, duration, ticking
-from unmask.cli.evaluate import cell_of
 from unmask.cli.train import show
 from unmask.decoding.blocks import check_block_length
 from unmask.decoding.results import Decoded
-from unmask.evaluation.evaluate import Cell, Interval, Summary, bootstrap, evaluate, summarise, write_rows
+from unmask.evaluation.cells import Cell, Contestant, Region, tuned
+from unmask.evaluation.evaluate import evaluate, write_rows
+from unmask.evaluation.intervals import Interval, bootstrap
 from unmask.evaluation.report import blocks, setting, table
-from unmask.evaluation.sweep import best, frontier, heuristic_grid, sweep
+from unmask.evaluation.summaries import Summary, best, frontier, summarise
 from unmask.hub import write_text
 from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
@@ -37,6 +38,8 @@ from unmask.tasks.auto import load_task
 from unmask.tasks.base import Example, Task
 
 Rows = list[dict[str, Any]]
+RULES_IN_BLOCKS = ("confidence_threshold", "top_k_confidence")
+RULES = (*RULES_IN_BLOCKS, "random_order")
 
 
 class QuickstartConfig(Settings):
@@ -187,30 +190,23 @@ def _compare(
     """Summaries by group (policy, cloned, full, blocks) and all rows."""
     length = task.gen_length
     clone = load_policy(Path(train_config.run) / "start")
-    full = heuristic_grid(length, length)
-    semi = [
-        cell
-        for block_length in config.block_lengths
-        for cell in heuristic_grid(length, block_length)
-        if cell.label != "random"
-    ]
-    summaries: dict[str, list[Summary]] = {"full": [], "blocks": []}
+    whole = Region(length, length)
+    groups: dict[str, list[Contestant]] = {
+        "policy": [(whole.cell("cloned, then GRPO", policy), policy)],
+        "cloned": [(whole.cell("before GRPO", clone, "cloned"), clone)],
+        "full": tuned(whole, RULES),
+        "blocks": [one for n in config.block_lengths for one in tuned(Region(length, n), RULES_IN_BLOCKS)],
+    }
+    summaries: dict[str, list[Summary]] = {group: [] for group in groups}
     rows: Rows = []
-    with ticking("comparing", 2 + len(full) + len(semi)) as tick:
-        done = 0
-        for group, candidate, seeds in (("policy", policy, 3), ("cloned", clone, 1)):
-            name = {"policy": "cloned, then GRPO", "cloned": "before GRPO"}[group]
-            cell = Cell(group, cell_of(name, candidate, length, length).policy, length, length, draws=True)
-            found = evaluate(model, candidate, task, examples, cell, seeds=range(seeds), on_decoded=count)
-            summaries[group] = [summarise(cell, found)]
-            rows += found
-            tick(done := done + 1, group)
-        for group, cells in (("full", full), ("blocks", semi)):
-            for cell in cells:
-                found_summaries, found = sweep(model, task, examples, [cell], on_decoded=count)
-                summaries[group] += found_summaries
+    with ticking("comparing", sum(map(len, groups.values()))) as tick:
+        for group, contestants in groups.items():
+            for cell, candidate in contestants:
+                seeds = range(3 if group == "policy" else 1)
+                found = evaluate(model, candidate, task, examples, cell, seeds=seeds, on_decoded=count)
+                summaries[group].append(summarise(cell, found))
                 rows += found
-                tick(done := done + 1, f"{cell.label}, blocks: {blocks(cell)}")
+                tick(sum(map(len, summaries.values())), f"{cell.label}, blocks: {blocks(cell)}")
     return summaries, rows
 
 
@@ -252,7 +248,7 @@ def _gap(a: Cell, b: Cell, rows: Rows) -> Interval:
                 found.setdefault(row["prompt"], []).append(float(row["correct"]))
         return torch.tensor([sum(values) / len(values) for values in found.values()])
 
-    return bootstrap(per_prompt(a) - per_prompt(b))
+    return bootstrap((per_prompt(a) - per_prompt(b))[None])
 
 
 def _show_example(

@@ -1,87 +1,30 @@
-"""One policy on one task: rows that carry their whole configuration, and a summary with intervals."""
+"""One policy on one task: rows that carry their whole configuration."""
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from unmask.decoding.blocks import parse_block_length
 from unmask.decoding.decode import decode
 from unmask.decoding.results import Completion, Decoded, Ended
 from unmask.decoding.source import encode_example
+from unmask.decoding.trajectory import Recorder
+from unmask.evaluation.cells import Cell
 from unmask.hub import jsonl, write_text
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
 from unmask.tasks.base import Example, Task
 from unmask.types import Step
 
-BOOTSTRAP_DRAWS = 2000
-
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One way to decode: what a row of the comparison stands for.
-
-    Attributes:
-        label: family for tables and plots, such as ``threshold``.
-        policy: the policy's config, with its type.
-        block_length: positions, or adaptive blocks as `unmask.decoding.blocks.parse_block_length` reads them.
-        draws: True if the policy draws, so that seeds differ.
-        stop_at_eos: end a row at its EOS; off, NFE is counted as in the paper.
-    """
-
-    label: str
-    policy: Mapping[str, Any]
-    block_length: int | str
-    gen_length: int
-    suppress_eos: bool = False
-    draws: bool = False
-    stop_at_eos: bool = False
-
-    @property
-    def key(self) -> str:
-        """What tells it from other cells, the same before and after JSON."""
-        return key_of_cell(asdict(self))
-
-
-def key_of_cell(settings: Mapping[str, Any]) -> str:
-    """`Cell.key` of its fields, or of a row that holds them."""
-    return json.dumps({field.name: settings[field.name] for field in fields(Cell)}, sort_keys=True)
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean and its 95% interval."""
-
-    mean: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What a cell reached.
-
-    Attributes:
-        accuracy: share of prompts answered correctly, in [0, 1].
-        nfe: forward passes a prompt.
-    """
-
-    cell: Cell
-    accuracy: Interval
-    nfe: Interval
-    prompts: int
-    seeds: int
+TRAJECTORY = ("words", "end", "revealed_at", "confidence")  # what its row does not hold anyway
 
 
 def evaluate(
@@ -94,6 +37,7 @@ def evaluate(
     seeds: Sequence[int] = (0,),
     batch_size: int = 256,
     split: str = "test",
+    trajectories: int = 0,
     context: Mapping[str, Any] | None = None,
     done: Collection[tuple[int, int]] = (),
     on_rows: Callable[[list[Row]], None] | None = None,
@@ -103,6 +47,7 @@ def evaluate(
     """Decode every example under every seed.
 
     Args:
+        trajectories: of the first prompts under the first seed go into their rows.
         context: goes into every row.
         done: (seed, place among the examples) of rows that are not wanted.
         on_rows: called with rows soon after they are made, in the order in which they end.
@@ -111,7 +56,7 @@ def evaluate(
 
     Returns:
         One row a prompt and seed, in order: prompt, text, correct, nfe, tokens (revealed, up to the end of the text),
-        complete, and the configuration that made it.
+        reveals (positions revealed at each step), complete, and the configuration that made it.
     """
     shared = {
         "model": model.name,
@@ -125,15 +70,18 @@ def evaluate(
     prompts = [encode_example(model, example) for example in examples]
     rows: list[Row] = []
 
-    def leave(step: Step) -> None:
-        if stop():
-            raise KeyboardInterrupt
-
     for seed in seeds:
         places = [i for i in range(len(examples)) if (seed, i) not in done]
         if not places:
             continue
-        collector = _Collector(model, task, examples, places, {"seed": seed, **shared}, batch_size, on_rows)
+        recorder = Recorder([row for row, i in enumerate(places) if i < trajectories and seed == seeds[0]])
+        collector = _Collector(model, task, examples, places, {"seed": seed, **shared}, batch_size, on_rows, recorder)
+
+        def look(step: Step, record: Recorder = recorder) -> None:
+            if stop():
+                raise KeyboardInterrupt
+            record(step)
+
         try:
             out = decode(
                 model,
@@ -147,7 +95,7 @@ def evaluate(
                 streams=places,  # a prompt draws the same, whichever are left
                 stop_at_eos=cell.stop_at_eos,
                 suppress_eos=cell.suppress_eos,
-                callback=leave,
+                callback=look,
             )
         finally:
             collector.flush()
@@ -173,7 +121,9 @@ class _Collector:
         context: Mapping[str, Any],
         at_once: int,
         on_rows: Callable[[list[Row]], None] | None,
+        recorder: Recorder,
     ) -> None:
+        self._recorder = recorder
         self._model, self._task, self._examples, self._places = model, task, examples, places
         self._context, self._at_once, self._on_rows = context, at_once, on_rows
         self._ends = set(model.eos_ids.tolist())
@@ -206,36 +156,25 @@ class _Collector:
             "correct": complete and verdict,
             "nfe": one.nfe,
             "tokens": sum(step >= 0 for step in one.revealed_at[:length]),
+            "reveals": [one.revealed_at.count(step) for step in range(one.nfe)],
             "complete": complete,
             "ended": one.ended,
             **self._context,
             "task": example.task or self._task.name,
+            **self._recorded(one, example),
         }
+
+    def _recorded(self, one: Completion, example: Example) -> Row:
+        if not self._recorder.has(one.index):
+            return {}
+        trajectory = asdict(self._recorder.trajectory(self._model, example.prompt, one))
+        return {"gold": example.answer, "trajectory": {key: trajectory[key] for key in TRAJECTORY}}
 
 
 def hardware(device: torch.device) -> str:
     """What ran it: another kind may round otherwise."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
     return f"{name}, {torch.get_num_threads()} threads" if device.type == "cpu" else name
-
-
-def summarise(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> Summary:
-    """Means over prompts and seeds, intervals by bootstrap over prompts (seeds of a prompt stay together)."""
-    seeds = sorted({row["seed"] for row in rows})
-    correct = torch.tensor([[float(row["correct"]) for row in rows if row["seed"] == seed] for seed in seeds])
-    nfe = torch.tensor([[float(row["nfe"]) for row in rows if row["seed"] == seed] for seed in seeds])
-    return Summary(
-        cell, bootstrap(correct.mean(dim=0)), bootstrap(nfe.mean(dim=0)), prompts=correct.shape[1], seeds=len(seeds)
-    )
-
-
-def bootstrap(values: Tensor, seed: int = 0) -> Interval:
-    """The mean of one number a prompt, with its 95% percentile interval over resampled prompts."""
-    generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(len(values), (BOOTSTRAP_DRAWS, len(values)), generator=generator)
-    means = values[draws].mean(dim=1)
-    low, high = means.quantile(torch.tensor([0.025, 0.975])).tolist()
-    return Interval(values.mean().item(), low, high)
 
 
 def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -14,10 +14,17 @@ from jaxtyping import Float, Real
 from torch import Tensor
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.evaluate import BOOTSTRAP_DRAWS, Interval
+from unmask.evaluation.intervals import (
+    BOOTSTRAP_DRAWS,
+    Interval,
+    between_seeds,
+    bootstrap,
+    check,
+    quantiles,
+    resample,
+)
 
 Mean = Literal["ratio_of_sums", "mean_of_ratios"]
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # of Student's t, from 1 degree of freedom on
 
 
 @dataclass(frozen=True)
@@ -63,7 +70,7 @@ class Outcomes:
         if self.correct.shape != self.nfe.shape:
             shapes = f"{tuple(self.correct.shape)} and NFE {tuple(self.nfe.shape)}"
             raise UnmaskError(f"outcomes of shapes {shapes}; give both as seeds by prompts.")
-        _check(*self.correct.shape)
+        check(*self.correct.shape)
 
 
 @dataclass(frozen=True)
@@ -200,26 +207,6 @@ def aup(
     return first[0] * first[1] + sum((x - x0) * (w + w0) / 2 for (x0, _, w0), (x, _, w) in pairwise(kept))
 
 
-def nested_bootstrap(values: Float[Tensor, "s p"], draws: int = BOOTSTRAP_DRAWS, seed: int = 0) -> Interval:
-    """The mean of one number a seed and prompt, with a 95% interval over other prompts and other seeds.
-
-    Prompts are resampled, the seeds of a prompt together: the percentiles then hold the noise of drawing too. What
-    seeds differ by beyond it (training seeds do) widens each side, by the square root of the sum of squares (MOVER: Zou
-    and Donner, Statistics in Medicine 27, 2008). It is not resampled: no resample leaves the range of its values, so
-    that percentiles of three seeds which differ much are too narrow, while of seeds that do not differ they count the
-    noise of drawing more than once (Owen, Annals of Applied Statistics 1, 2007). With one seed it is
-    `unmask.evaluation.evaluate.bootstrap`. Two seeds can hardly tell how far seeds differ: train three or more.
-
-    Raises:
-        UnmaskError: no values, or fewer than two prompts.
-    """
-    _check(*values.shape)
-    exact = values.double()
-    means = _resample(exact.shape[1], draws, seed) @ exact.mean(dim=0) / exact.shape[1]
-    mean, (low, high), apart = exact.mean().item(), _quantiles(means, 0.025, 0.975), _between_seeds(exact)
-    return Interval(mean, mean - math.hypot(mean - low, apart), mean + math.hypot(high - mean, apart))
-
-
 def paired_bootstrap(
     policy: Outcomes, cells: Sequence[Outcomes], *, hull: bool = False, draws: int = BOOTSTRAP_DRAWS, seed: int = 0
 ) -> Difference:
@@ -235,8 +222,8 @@ def paired_bootstrap(
     Among many equal cells it still errs a little for the rule; to be free of that, choose the rule's cells on other
     prompts and give those alone. How often it covers the truth is tested (tests/evaluation/test_pareto.py).
 
-    Seeds of the policy as in `nested_bootstrap`, by its accuracy less the frontier's slope times its NFE. Seeds of a
-    rule are taken to differ by the noise of drawing alone: rules are not trained.
+    Seeds of the policy as in `unmask.evaluation.intervals.bootstrap`, by its accuracy less the frontier's slope times
+    its NFE. Seeds of a rule are taken to differ by the noise of drawing alone: rules are not trained.
 
     Args:
         policy: all on the same prompts in the same order.
@@ -260,7 +247,7 @@ def paired_bootstrap(
         accuracy, speed = ((counts @ one / prompts).round(decimals=9) for one in (correct, nfe))
         return accuracy[:, 0] - _at(speed[:, 1:], accuracy[:, 1:], speed[:, 0] + further, hull)
 
-    found = gap(_resample(prompts, draws, seed))
+    found = gap(resample(prompts, draws, seed))
     defined = found[~found.isnan()]
     undefined = 1 - len(defined) / len(found)
     whole = torch.ones(1, prompts, dtype=torch.float64)
@@ -268,10 +255,29 @@ def paired_bootstrap(
     if math.isnan(mean) or not len(defined):
         return Difference(math.nan, math.nan, math.nan, undefined, math.nan)
     slope = (mean - gap(whole, further=1e-4).item()) / 1e-4
-    apart = _between_seeds(policy.correct.double() - slope * policy.nfe.double())
-    low, high = _quantiles(defined, 0.025, 0.975)
+    apart = between_seeds(policy.correct.double() - slope * policy.nfe.double())
+    low, high = quantiles(defined, 0.025, 0.975)
     half = math.hypot(max(mean - low, high - mean), apart)
     return Difference(mean, mean - half, mean + half, undefined, defined.mean().item() - mean)
+
+
+def paired_difference(a: Float[Tensor, "s p"], b: Float[Tensor, "z p"], seed: int = 0) -> Interval:
+    """Mean of one policy minus that of another on the same prompts, with a 95% interval over prompts and both's seeds.
+
+    As `unmask.evaluation.intervals.bootstrap`, of each prompt's difference; what the seeds of either add widens it.
+
+    Raises:
+        UnmaskError: other numbers of prompts, or fewer than two.
+    """
+    if a.shape[1] != b.shape[1]:
+        raise UnmaskError(f"outcomes on {a.shape[1]} and {b.shape[1]} prompts; compare policies on the same.")
+    within = bootstrap((a.double().mean(dim=0) - b.double().mean(dim=0))[None], seed=seed)
+    apart = math.hypot(between_seeds(a.double()), between_seeds(b.double()))
+    return Interval(
+        within.mean,
+        within.mean - math.hypot(within.mean - within.low, apart),
+        within.mean + math.hypot(within.high - within.mean, apart),
+    )
 
 
 def _undominated(points: Sequence[Point]) -> list[int]:
@@ -302,41 +308,3 @@ def _at(
         line = below + (above - below) * (x - left) / (right - left)
         found = torch.where(better.any(dim=1, keepdim=True), line, below)[:, 0]
     return torch.where(fast.any(dim=1), found, math.nan)
-
-
-def _resample(prompts: int, draws: int, seed: int) -> Float[Tensor, "d p"]:
-    """How often each draw takes each prompt: means are then one matrix product."""
-    taken = torch.randint(prompts, (draws, prompts), generator=torch.Generator().manual_seed(seed))
-    counts = torch.zeros(draws, prompts, dtype=torch.float64)
-    return counts.scatter_add_(1, taken, torch.ones_like(counts))
-
-
-def _between_seeds(values: Float[Tensor, "s p"]) -> float:
-    """Half of the 95% t-interval of what seeds add to the mean's error beyond the noise within them; 0 for one seed.
-
-    The variance component of seeds crossed with prompts, by analysis of variance: the spread of the seeds' means less
-    what the residuals explain of it.
-    """
-    seeds, prompts = values.shape
-    if seeds == 1:
-        return 0.0
-    means = values.mean(dim=1, keepdim=True)
-    residuals = values - means - values.mean(dim=0, keepdim=True) + values.mean()
-    noise = residuals.square().sum().item() / ((seeds - 1) * (prompts - 1))
-    return t95(seeds - 1) * math.sqrt(max(means.var().item() / seeds - noise / (seeds * prompts), 0.0))
-
-
-def t95(df: int) -> float:
-    """Half-width of a 95% interval in standard errors: Student's t with `df` degrees of freedom."""
-    z = 1.959964
-    # Beyond the table, the expansion at the normal distribution (Abramowitz and Stegun 26.7.5) is good to 0.003.
-    return T95[df - 1] if df <= len(T95) else z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
-
-
-def _quantiles(values: Float[Tensor, " d"], *levels: float) -> list[float]:
-    return values.quantile(torch.tensor(levels, dtype=values.dtype)).tolist()
-
-
-def _check(seeds: int, prompts: int) -> None:
-    if seeds < 1 or prompts < 2:
-        raise UnmaskError(f"an interval over {seeds} seeds and {prompts} prompts; give at least 1 seed and 2 prompts.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,10 @@ from typing import Any
 from rich.table import Table
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.evaluate import Cell, Summary
-from unmask.evaluation.sweep import frontier
+from unmask.evaluation.cells import Cell
+from unmask.evaluation.summaries import Summary, frontier
+from unmask.policies.auto import defaults
+from unmask.policies.grids import GRIDS
 
 COLOURS = {
     "policy": "#d1495b",
@@ -31,10 +34,17 @@ MARKERS = {
 
 
 def setting(cell: Cell) -> str:
-    """The cell's settings in a few words; of a learned policy its name."""
+    """The cell's settings in a few words, those that are never tuned only where they are not the rule's own; of a
+    learned policy its name."""
     if "name" in cell.policy:
         return str(cell.policy["name"])
-    shown = {key: value for key, value in cell.policy.items() if key != "type"}
+    usual = defaults(cell.policy["type"])
+    tuned = GRIDS.get(cell.policy["type"], cell.policy)
+    shown = {
+        key: value
+        for key, value in cell.policy.items()
+        if key != "type" and (key in tuned or key not in usual or value != usual[key])
+    }
     return ", ".join(
         f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown.items()
     )
@@ -59,7 +69,7 @@ def table(summaries: Sequence[Summary], title: str) -> Table:
             blocks(s.cell),
             setting(s.cell),
             f"{100 * s.accuracy.mean:.1f}",
-            f"{100 * s.accuracy.low:.1f} to {100 * s.accuracy.high:.1f}",
+            "" if math.isnan(s.accuracy.low) else f"{100 * s.accuracy.low:.1f} to {100 * s.accuracy.high:.1f}",
             f"{s.nfe.mean:.1f}",
             style="bold red" if learned else None,
         )

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.evaluate import Cell, Row, key_of_cell
+from unmask.evaluation.cells import Cell, key_of_cell
+from unmask.evaluation.evaluate import Row
 from unmask.hub import jsonl, write_text
 
 Key = tuple[str, int, int]
@@ -63,9 +64,13 @@ class RowStore:
         key = cell.key
         return [self.rows[key, seed, index] for seed in seeds for index in range(prompts)]
 
+    def reload(self) -> None:
+        """Take the rows that other processes have made."""
+        self.rows = self._read()
+
     def finish(self, cells: Iterable[Cell]) -> None:
         """Put the rows of all processes into rows.jsonl: these cells first, each by seed and prompt."""
-        self.rows |= self._read()
+        self.reload()
         places = {cell.key: place for place, cell in enumerate(cells)}
         order = sorted(self.rows, key=lambda key: (places.get(key[0], len(places)), key))
         write_text(self.path / "rows.jsonl", jsonl(self.rows[key] for key in order))

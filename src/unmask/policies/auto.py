@@ -109,13 +109,24 @@ def make_policy(settings: Mapping[str, Any], where: str) -> Policy:
     type_name = values.pop("type", None)
     if type_name not in TYPES:
         raise UnmaskError(f"Unknown policy type {type_name!r} in {where}: {nearest(str(type_name), TYPES)}")
-    module, _, class_name = TYPES[type_name].partition(":")
-    cls = getattr(importlib.import_module(module), class_name)
+    cls = _class_of(type_name)
     if cls is TransformerPolicy:
         return TransformerPolicy(
             build(TransformerConfig, values, where=where, known=set(TransformerConfig.model_fields))
         )
     return build(cls, values, where=where, known={field.name for field in dataclasses.fields(cls)})
+
+
+def defaults(type_name: str) -> dict[str, Any]:
+    """The settings of a rule that need not be given."""
+    cls = _class_of(type_name)
+    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
+    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+
+
+def _class_of(type_name: str) -> Any:
+    module, _, class_name = TYPES[type_name].partition(":")
+    return getattr(importlib.import_module(module), class_name)
 
 
 def parse_spec(spec: str) -> dict[str, Any]:

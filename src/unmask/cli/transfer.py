@@ -1,0 +1,178 @@
+"""`unmask transfer`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from annotated_types import Ge, MinLen
+from cyclopts import Parameter
+from pydantic import BeforeValidator, Field
+from rich.table import Table
+
+from unmask.cli.common import ConfigFile, DryRun
+from unmask.cli.comparison import ComparisonConfig, compare, verifiable
+from unmask.cli.console import console
+from unmask.errors import UnmaskError, nearest
+from unmask.evaluation.cells import Cell, Contestant
+from unmask.evaluation.evaluate import Row
+from unmask.evaluation.findings import Transferred
+from unmask.evaluation.pareto import Outcomes, paired_difference
+from unmask.evaluation.summaries import outcomes, summary
+from unmask.hub import write_text
+from unmask.models.config import ModelConfig
+from unmask.settings import Settings, load_settings
+from unmask.tasks.base import Task
+from unmask.tasks.config import TaskConfig
+
+Several = Annotated[
+    tuple[str, ...], BeforeValidator(lambda value: (value,) if isinstance(value, str) else value), MinLen(1)
+]
+
+
+class Target(ModelConfig, TaskConfig):
+    """Where policies are tried: a dLLM, a length and a task."""
+
+    name: str
+    native: Annotated[Several, Field(description="The policy trained there; several are its training seeds.")]
+    policies: Annotated[tuple[str, ...], Field(description="Names of those tried there (default: all).")] = ()
+    gen_length: Annotated[int | None, Ge(1), Field(description="Region length (default: the task's).")] = None
+    block_length: Annotated[int | str | None, Field(description="Default: full diffusion.")] = None
+
+
+class TransferConfig(Settings):
+    """Policies and where they are tried; both stand in the TOML file."""
+
+    output: Annotated[str, Field(description="Folder for a folder of rows a target, and transfer.json.")] = (
+        "runs/transfer"
+    )
+    policies: Annotated[
+        dict[str, Several], Parameter(parse=False), Field(description="Name -> policy, or its training seeds.")
+    ] = {}
+    targets: Annotated[tuple[Target, ...], Parameter(parse=False), Field(description="Where they are tried.")] = ()
+    prompts: Annotated[int, Ge(1), Field(description="Prompts a target.")] = 500
+    seeds: Annotated[int, Ge(1), Field(description="Decoding seeds of policies that draw.")] = 1
+    batch_size: Annotated[int | None, Ge(1), Field(description="Live rows at most.")] = None
+
+
+def transfer(
+    *,
+    settings: Annotated[TransferConfig | None, Parameter(name="*")] = None,
+    config: ConfigFile = None,
+    resume: Annotated[bool, Parameter(help="Add what is missing to the output folder.", negative="")] = False,
+    dry_run: DryRun = False,
+) -> None:
+    """What policies lose where they were not trained, against one that was.
+
+    Example: unmask transfer --config configs/transfer/house.toml
+    """
+    resolved = load_settings(TransferConfig, config, settings.model_dump(exclude_unset=True) if settings else {})
+    _check(resolved)
+    plans = [(target, *_plan(resolved, target)) for target in resolved.targets]
+    if dry_run:
+        for target, _, _, contestants in plans:
+            console.print(f"{target.name}: {', '.join(contestants)}", highlight=False)
+        return
+    found: list[Transferred] = []
+    for target, comparison, task, contestants in plans:
+        console.rule(target.name, align="left")
+        begun = (Path(comparison.output) / "config.json").exists()
+        everyone = {cell.key: (cell, policy) for group in contestants.values() for cell, policy in group}
+        gen_length = comparison.gen_length or task.gen_length
+        made = compare(comparison, task, gen_length, list(everyone.values()), resume=resume and begun)
+        if made is not None:
+            found += _against_native(target, contestants, made.cells)
+    if found:
+        path = Path(resolved.output) / "transfer.json"
+        write_text(path, json.dumps({"transfers": [asdict(one) for one in found]}, indent=2) + "\n")
+        console.print(matrix(found))
+        console.print(f"With everything else: unmask report {resolved.output} -o report.html", highlight=False)
+
+
+def _check(config: TransferConfig) -> None:
+    if not config.policies or not config.targets:
+        raise UnmaskError("Nothing to transfer: give a --config with [policies] and [[targets]].")
+    names = [target.name for target in config.targets]
+    for target in config.targets:
+        if names.count(target.name) > 1:
+            raise UnmaskError(f"Two targets are called {target.name!r}: give each a name of its own.")
+        for name in target.policies:
+            if name not in config.policies:
+                raise UnmaskError(
+                    f"The target {target.name!r} tries an unknown policy {name!r}: {nearest(name, config.policies)}"
+                )
+
+
+NATIVE = "trained there"
+
+
+def _plan(config: TransferConfig, target: Target) -> tuple[ComparisonConfig, Task, dict[str, list[Contestant]]]:
+    """A target's comparison and, by name, the policies tried there."""
+    where = target.model_dump(exclude={"name", "native", "policies", "block_length"}, exclude_unset=True)
+    folder = Path(config.output) / "".join(c if c.isalnum() or c in ".-" else "-" for c in target.name)
+    comparison = ComparisonConfig(
+        **where,
+        output=str(folder),
+        prompts=config.prompts,
+        seeds=config.seeds,
+        batch_size=config.batch_size,
+    )
+    task = verifiable(comparison)
+    gen_length = target.gen_length or task.gen_length
+    (region,) = comparison.regions(gen_length, [target.block_length or gen_length])
+    tried = {name: config.policies[name] for name in target.policies or config.policies}
+    return (
+        comparison,
+        task,
+        {name: [region.contestant(one) for one in paths] for name, paths in {NATIVE: target.native, **tried}.items()},
+    )
+
+
+def _against_native(
+    target: Target, contestants: Mapping[str, Sequence[Contestant]], cells: Sequence[tuple[Cell, Sequence[Row]]]
+) -> list[Transferred]:
+    rows = {cell.key: rows for cell, rows in cells}
+    groups = {name: together([outcomes(rows[cell.key]) for cell, _ in group]) for name, group in contestants.items()}
+    native = groups[NATIVE]
+    found = []
+    for name, group in groups.items():
+        accuracy, nfe = summary(group)
+        loss, slower = (paired_difference(a, b) for a, b in ((group.correct, native.correct), (group.nfe, native.nfe)))
+        found.append(Transferred(name, target.name, accuracy, nfe, loss, slower, native=name == NATIVE))
+    return found
+
+
+def together(policies: Sequence[Outcomes]) -> Outcomes:
+    """Training seeds as the seeds of one policy: each one's mean over its decoding seeds."""
+    return Outcomes(
+        torch.stack([one.correct.mean(dim=0) for one in policies]),
+        torch.stack([one.nfe.mean(dim=0) for one in policies]),
+    )
+
+
+def matrix(found: Sequence[Transferred]) -> Table:
+    """Policies by targets: points of accuracy lost, and forward passes more."""
+    targets = list(dict.fromkeys(one.target for one in found))
+    grid = Table(
+        title="Accuracy % @ NFE where each was tried; behind it the difference to the policy trained there",
+        title_justify="left",
+    )
+    grid.add_column("policy")
+    for target in targets:
+        grid.add_column(target)
+    for policy in dict.fromkeys(one.policy for one in found):
+        shown = {one.target: one for one in found if one.policy == policy}
+        grid.add_row(policy, *(_tried(shown[target]) if target in shown else "" for target in targets))
+    return grid
+
+
+def _tried(one: Transferred) -> str:
+    reached = f"{100 * one.accuracy.mean:.1f} @ {one.nfe.mean:.1f}"
+    if one.native:
+        return reached
+    loss = f"{100 * one.loss.mean:+.1f} ({100 * one.loss.low:+.1f} to {100 * one.loss.high:+.1f})"
+    return f"{reached}\n{loss}\nNFE {one.slower.mean:+.1f}"
