@@ -25,6 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.training import ALPHAS, SEEDS, clone_of, command, folder, options, read_metrics, rows_of, run, unmask
+
 from unmask.evaluation.cells import Cell
 from unmask.evaluation.gather import read_results
 from unmask.evaluation.intervals import Interval

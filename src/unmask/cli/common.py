@@ -13,7 +13,7 @@ from rich.text import Text
 from unmask.cli.console import errors
 from unmask.decoding.decode import decode
 from unmask.errors import UnmaskError
-from unmask.evaluation.report import plot
+from unmask.evaluation.figures import plot
 from unmask.evaluation.summaries import Summary
 from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.policies.base import Policy

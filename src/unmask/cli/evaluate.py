@@ -15,8 +15,8 @@ from unmask.cli.console import console
 from unmask.errors import UnmaskError
 from unmask.evaluation.cells import Cell, tuned
 from unmask.evaluation.evaluate import Row
-from unmask.evaluation.report import table
 from unmask.evaluation.summaries import summarise
+from unmask.evaluation.tables import table
 from unmask.settings import load_settings
 
 

@@ -13,8 +13,8 @@ from unmask.cli.common import ConfigFile, DryRun, Resume
 from unmask.cli.console import Stop, console, duration, ticking
 from unmask.evaluation.cells import Region, tuned
 from unmask.evaluation.evaluate import evaluate
-from unmask.evaluation.report import setting, table
 from unmask.evaluation.summaries import Summary, best, summarise
+from unmask.evaluation.tables import setting, table
 from unmask.hub import write_text
 from unmask.models.auto import load_model
 from unmask.pretrain import PretrainConfig, PretrainProgress

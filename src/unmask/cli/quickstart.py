@@ -22,8 +22,8 @@ from unmask.decoding.results import Decoded
 from unmask.evaluation.cells import Cell, Contestant, Region, tuned
 from unmask.evaluation.evaluate import evaluate, write_rows
 from unmask.evaluation.intervals import Interval, bootstrap
-from unmask.evaluation.report import blocks, setting, table
 from unmask.evaluation.summaries import Summary, best, frontier, summarise
+from unmask.evaluation.tables import blocks, setting, table
 from unmask.hub import write_text
 from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel

@@ -20,8 +20,8 @@ from unmask.evaluation.evaluate import Row
 from unmask.evaluation.findings import Beside
 from unmask.evaluation.gather import beside
 from unmask.evaluation.pareto import Difference
-from unmask.evaluation.report import blocks, setting, table
 from unmask.evaluation.summaries import Summary, frontier, summarise
+from unmask.evaluation.tables import blocks, setting, table
 from unmask.settings import load_settings
 
 

@@ -15,9 +15,9 @@ from unmask.evaluation.cells import Cell, start_of
 from unmask.evaluation.evaluate import TRAJECTORY, Row
 from unmask.evaluation.findings import Beside, CellFinding, Findings, RuleFinding, Shown
 from unmask.evaluation.pareto import Difference, Outcomes, Point
-from unmask.evaluation.report import blocks, setting
 from unmask.evaluation.store import read_rows
 from unmask.evaluation.summaries import Summary, best, frontier, outcomes, summarise
+from unmask.evaluation.tables import blocks, setting
 
 Results = Sequence[tuple[Cell, Sequence[Row]]]
 EVERY_RULE = "every rule"
