@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test test-slow lint types floors seeds clean
+.PHONY: setup demo test test-slow lint types floors docs seeds reproduce clean
 
 setup: $(VENV)/.ready
 
@@ -12,7 +12,7 @@ setup: $(VENV)/.ready
 $(VENV)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,plot]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,docs,plot]'
 	touch $@
 
 demo: setup
@@ -34,9 +34,17 @@ types: setup
 floors: setup
 	$(BIN)/lint-imports
 
+# The site, into site/. Without --quiet, which would hide that it is strict.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The paper's claims from scratch: hours; can be stopped and started again. Writes docs/reproduction.md.
+reproduce: setup
+	$(BIN)/python benchmarks/reproduce.py
+
 # The quick start with three seeds, and the table of README.
 seeds: setup
 	$(BIN)/python benchmarks/quickstart_seeds.py
 
 clean:
-	rm -rf $(VENV) runs build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) runs site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

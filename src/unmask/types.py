@@ -51,7 +51,7 @@ class Needs:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a policy sees at one step (METHOD: state of the decision process).
+    """What a policy sees at one step: the state of the decision process (arXiv 2512.09106, section 2).
 
     Attributes:
         confidence: the k largest probabilities of the dLLM's plain softmax at each position.

@@ -47,6 +47,21 @@ def test_summary_averages_seeds_of_a_prompt_first():
     assert (summary.prompts, summary.seeds) == (2, 2)
 
 
+def test_where_all_prompts_agree_the_interval_is_exact():
+    cell = point(0, 1).cell
+    for correct in (True, False):
+        rows = [{"prompt": str(p), "seed": s, "correct": correct, "nfe": 4} for s in (0, 1) for p in range(100)]
+        accuracy = summarise(cell, rows).accuracy
+        # 0.025 ** (1 / 100) = 0.9638: with that share right, all of 100 are in 2.5% of samples.
+        assert (accuracy.low, accuracy.high) == pytest.approx((0.9638, 1) if correct else (0, 0.0362), abs=1e-4)
+
+
+def test_one_prompt_has_no_interval():
+    summary = summarise(point(0, 1).cell, [{"prompt": "a", "seed": 0, "correct": True, "nfe": 4}])
+    assert summary.accuracy.mean == 1
+    assert summary.accuracy.low != summary.accuracy.low, "NaN"
+
+
 def test_rows_carry_their_configuration(tiny, tmp_path):
     task = load_task("house")
     cell = Cell("random", {"type": "random_order", "k": 2}, 8, 8, draws=True)

@@ -103,6 +103,8 @@ def shown_tokens(page, side):
 def hover_over(page, cell):
     """Moves the mouse to a cell. Where that is, and what it says there."""
     page.locator("#accuracy-plot").scroll_into_view_if_needed()
+    page.mouse.move(1, 1)
+    page.locator("#accuracy-plot .hovertext").wait_for(state="detached")  # of the cell before
     x, y = page.evaluate(POINT, [cell.nfe.mean, 100 * cell.accuracy.mean])
     page.mouse.move(x - 2, y - 2)
     page.mouse.move(x, y)

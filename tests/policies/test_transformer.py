@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from unmask.decoding.decode import decode
 from unmask.errors import UnmaskError
 from unmask.policies.auto import load_policy
 from unmask.policies.transformer import TransformerConfig, TransformerPolicy
@@ -172,6 +173,12 @@ def test_ablations_leave_out_what_they_say_and_come_back_from_a_folder(tmp_path,
     policy.save(tmp_path / "p")
     assert torch.equal(load_policy(tmp_path / "p")(features, masked, step), logits)
     assert len(policy.transformer_blocks) == settings.get("blocks", 1)
+
+
+def test_hidden_states_of_another_width_are_refused(tiny):
+    policy = TransformerPolicy(TransformerConfig(reads="hidden_states", hidden_size=tiny.hidden_size + 8))
+    with pytest.raises(UnmaskError, match="reads hidden states of width .* use it with the dLLM that it was trained on"):
+        decode(tiny, policy, [[5, 6]], gen_length=8)
 
 
 def test_hidden_states_need_their_width():

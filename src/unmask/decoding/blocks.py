@@ -64,7 +64,7 @@ class Blocks(ABC):
 
 @dataclass(frozen=True)
 class FixedBlocks(Blocks):
-    """METHOD: semi-autoregressive decoding in blocks of one length; the length of the region is full diffusion."""
+    """Semi-autoregressive decoding in blocks of one length; the length of the region is full diffusion."""
 
     length: int
 

@@ -127,10 +127,9 @@ def decode(
     Args:
         on_ended: called with the number of prompts that have ended and of all, when some have.
         on_batch: called with those that end in the same step.
-        options: those of `generate`, and
-            also_observe: widens what is computed, for callbacks that record more than the policy needs;
-            streams: random stream of each prompt, its place by default; so prompt i of a longer call is replayed alone
-            with streams = [i].
+        options: those of `generate`, and two more. ``also_observe`` widens what is computed, for callbacks that record
+            more than the policy needs. ``streams`` is the random stream of each prompt, its place by default; so prompt
+            i of a longer call is replayed alone with streams = [i].
     """
     start, totals = time.perf_counter(), _Totals()
     batches: list[Ended] = []

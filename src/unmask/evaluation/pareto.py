@@ -60,7 +60,7 @@ class Outcomes:
         nfe: forward passes.
 
     Raises:
-        UnmaskError: the two differ in shape, or there is no seed or no second prompt.
+        UnmaskError: the two differ in shape.
     """
 
     correct: Float[Tensor, "s p"]
@@ -70,7 +70,6 @@ class Outcomes:
         if self.correct.shape != self.nfe.shape:
             shapes = f"{tuple(self.correct.shape)} and NFE {tuple(self.nfe.shape)}"
             raise UnmaskError(f"outcomes of shapes {shapes}; give both as seeds by prompts.")
-        check(*self.correct.shape)
 
 
 @dataclass(frozen=True)
@@ -231,8 +230,9 @@ def paired_bootstrap(
         hull: as in `accuracy_at`.
 
     Raises:
-        UnmaskError: no cells, or cells on other numbers of prompts.
+        UnmaskError: no cells, cells on other numbers of prompts, or fewer than two prompts.
     """
+    check(*policy.correct.shape)
     prompts = policy.correct.shape[1]
     if not cells or any(cell.correct.shape[1] != prompts for cell in cells):
         raise UnmaskError(

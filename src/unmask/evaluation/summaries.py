@@ -43,8 +43,14 @@ def summary(found: Outcomes) -> tuple[Interval, Interval]:
     if found.correct.shape[1] == 1:
         accuracy, nfe = (Interval(values.mean().item(), math.nan, math.nan) for values in (found.correct, found.nfe))
         return accuracy, nfe
-    accuracy = bootstrap(found.correct)
-    return Interval(accuracy.mean, max(accuracy.low, 0.0), min(accuracy.high, 1.0)), bootstrap(found.nfe)
+    accuracy, prompts = bootstrap(found.correct), found.correct.shape[1]
+    low, high = max(accuracy.low, 0.0), min(accuracy.high, 1.0)
+    # Where all prompts agree, resampling them says nothing: the exact bounds (Clopper and Pearson) of so many prompts.
+    if accuracy.mean == 1:
+        low = 0.025 ** (1 / prompts)
+    elif accuracy.mean == 0:
+        high = 1 - 0.025 ** (1 / prompts)
+    return Interval(accuracy.mean, low, high), bootstrap(found.nfe)
 
 
 def outcomes(rows: Sequence[Mapping[str, Any]]) -> Outcomes:

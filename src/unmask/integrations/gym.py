@@ -82,7 +82,7 @@ class DecodeVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
         examples: training prompts to draw from.
         top_k: confidences a position.
         reward, alpha: as in `unmask.rl.rewards`.
-        block_length, gen_length, max_steps: as in `unmask.rl.env.DecodingEnv`.
+        options: those of `unmask.rl.env.DecodingEnv`: block_length, gen_length, max_steps.
     """
 
     metadata = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}

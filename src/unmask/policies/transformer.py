@@ -105,10 +105,20 @@ class TransformerPolicy(LearnedPolicy, nn.Module):
         return DPLS() if self.settings.actions == "dpls" else Bernoulli(self.settings.force_progress)
 
     def features(self, observation: Observation) -> Float[Tensor, "b l k"]:
-        """What it reads of each position: confidences or hidden states."""
+        """What it reads of each position: confidences or hidden states.
+
+        Raises:
+            UnmaskError: hidden states of another width than it was trained on.
+        """
         if self.settings.reads == "confidence":
             return observation.confidence[..., : self.settings.top_k]
         assert observation.hidden_states is not None
+        width = observation.hidden_states.shape[-1]
+        if width != self.settings.hidden_size:
+            raise UnmaskError(
+                f"The policy reads hidden states of width {self.settings.hidden_size}, and the dLLM's have {width}: use "
+                "it with the dLLM that it was trained on, or a policy that reads confidences."
+            )
         return observation.hidden_states.float()
 
     def forward(
