@@ -99,8 +99,8 @@ def main() -> None:
         seconds = time.perf_counter() - start
         loads = opened(page, 5)
         print(
-            f"{args.cells * args.prompts:,} rows: report made in {seconds:.1f} s, page of {page.stat().st_size / 1e6:.1f} MB, "
-            f"opens in {statistics.median(loads):.0f} ms (median of {len(loads)}; {min(loads):.0f} to {max(loads):.0f})"
+            f"{args.cells * args.prompts:,} rows: report made in {seconds:.1f} s, page of "
+            f"{page.stat().st_size / 1e6:.1f} MB, opens in {statistics.median(loads):.0f} ms (median of {len(loads)}; {min(loads):.0f} to {max(loads):.0f})"
         )
 
 

@@ -177,7 +177,9 @@ def test_ablations_leave_out_what_they_say_and_come_back_from_a_folder(tmp_path,
 
 def test_hidden_states_of_another_width_are_refused(tiny):
     policy = TransformerPolicy(TransformerConfig(reads="hidden_states", hidden_size=tiny.hidden_size + 8))
-    with pytest.raises(UnmaskError, match="reads hidden states of width .* use it with the dLLM that it was trained on"):
+    with pytest.raises(
+        UnmaskError, match="reads hidden states of width .* use it with the dLLM that it was trained on"
+    ):
         decode(tiny, policy, [[5, 6]], gen_length=8)
 
 

@@ -116,8 +116,8 @@ class TransformerPolicy(LearnedPolicy, nn.Module):
         width = observation.hidden_states.shape[-1]
         if width != self.settings.hidden_size:
             raise UnmaskError(
-                f"The policy reads hidden states of width {self.settings.hidden_size}, and the dLLM's have {width}: use "
-                "it with the dLLM that it was trained on, or a policy that reads confidences."
+                f"The policy reads hidden states of width {self.settings.hidden_size}, and the dLLM's have {width}: "
+                "use it with the dLLM that it was trained on, or a policy that reads confidences."
             )
         return observation.hidden_states.float()
 
