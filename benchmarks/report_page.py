@@ -100,7 +100,8 @@ def main() -> None:
         loads = opened(page, 5)
         print(
             f"{args.cells * args.prompts:,} rows: report made in {seconds:.1f} s, page of "
-            f"{page.stat().st_size / 1e6:.1f} MB, opens in {statistics.median(loads):.0f} ms (median of {len(loads)}; {min(loads):.0f} to {max(loads):.0f})"
+            f"{page.stat().st_size / 1e6:.1f} MB, opens in {statistics.median(loads):.0f} ms "
+            f"(median of {len(loads)}; {min(loads):.0f} to {max(loads):.0f})"
         )
 
 

@@ -51,6 +51,7 @@ block_lengths = [16]
 policy = "top_k_confidence"
 label = "count"
 settings.k = [4, 12]
+block_lengths = [8, 16]
 """,
     )
     main(["sweep", "--config", str(grid), *map(str, SMALL), "--output", str(folder / "out")])
@@ -60,11 +61,12 @@ settings.k = [4, 12]
 def test_a_grid_is_every_combination(swept):
     found = cells(swept / "out")
     labels = [label for label, _, _ in found]
-    assert labels.count("threshold") == 2 * 2, "in blocks of 8 and, since a rule names it, of 16"
+    assert labels.count("threshold") == 2
     assert labels.count("KLASS") == 4
     assert {length for label, _, length in found if label == "KLASS"} == {16}
     counts = {(json.loads(policy)["k"], length) for label, policy, length in found if label == "count"}
     assert counts == {(4, 8), (4, 16), (12, 16)}, "12 positions of a block of 8 are no cell of their own"
+    assert {length for label, _, length in found if label == "policy"} == {8}
 
 
 def test_a_learned_policy_has_its_controls(swept):

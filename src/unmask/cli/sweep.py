@@ -48,12 +48,24 @@ class SweepConfig(ComparisonConfig):
         Field(description="Beside each learned policy the clone it began as, and a replay of its average pace."),
     ] = True
 
-    def contestants(self, region: Region) -> list[Contestant]:
-        """All cells at one block length.
+    def contestants(self, gen_length: int) -> list[Contestant]:
+        """All cells, by block length.
 
         Raises:
-            UnmaskError: an unknown policy, rule or setting, with the nearest name.
+            UnmaskError: an unknown policy, rule or setting, with the nearest name; a block length that does not divide.
         """
+        lengths = self.block_lengths or [gen_length // n for n in (1, 2, 4, 8) if gen_length % n == 0]
+        common = self.regions(gen_length, lengths)
+        own = [(grid, self.regions(gen_length, grid.block_lengths) or common) for grid in self.rules]
+        made: list[Contestant] = []
+        for region in dict.fromkeys([*common, *(region for _, regions in own for region in regions)]):
+            if region in common:
+                made += self._everywhere(region)
+            made += [one for grid, regions in own if region in regions for one in grid.contestants(region)]
+        return list({cell.key: (cell, policy) for cell, policy in made}.values())
+
+    def _everywhere(self, region: Region) -> list[Contestant]:
+        """The named policies with their knobs and clones, and all rules."""
         made = []
         for name in self.policies:
             plain = region.contestant(name)
@@ -65,9 +77,7 @@ class SweepConfig(ComparisonConfig):
                 made += [region.contestant(start, "cloned")] if start else []
         if self.heuristics or (self.heuristics is None and not self.rules):
             made += tuned(region)
-        own = [grid for grid in self.rules if not grid.block_lengths or region.block_length in grid.block_lengths]
-        made += [one for grid in own for one in grid.contestants(region)]
-        return list({cell.key: (cell, policy) for cell, policy in made}.values())
+        return made
 
 
 def sweep(
@@ -84,10 +94,7 @@ def sweep(
     resolved = load_settings(SweepConfig, config, settings.model_dump(exclude_unset=True) if settings else {})
     task = verifiable(resolved)
     gen_length = resolved.gen_length or task.gen_length
-    lengths = resolved.block_lengths or [gen_length // n for n in (1, 2, 4, 8) if gen_length % n == 0]
-    wider = [length for grid in resolved.rules for length in grid.block_lengths]
-    regions = resolved.regions(gen_length, list(dict.fromkeys([*lengths, *wider])))
-    contestants = [one for region in regions for one in resolved.contestants(region)]
+    contestants = resolved.contestants(gen_length)
     if dry_run:
         plan(contestants, resolved.prompts, task)
         return
