@@ -120,6 +120,7 @@ def quickstart(
     parts = ", ".join(f"{100 * value / total:.0f}% {name}" for name, value in _stages(seconds))
     console.print(f"{duration(total)} in all ({duration(train_seconds)} to train): {parts}.", highlight=False)
     console.print(f"Your policy: unmask.load_policy('{train_config.run}/best')", highlight=False)
+    console.print(f"All of it on one page: unmask report {folder} {train_config.run} -o report.html", highlight=False)
     write_text(
         folder / "summary.json",
         json.dumps(
@@ -203,7 +204,9 @@ def _compare(
         for group, contestants in groups.items():
             for cell, candidate in contestants:
                 seeds = range(3 if group == "policy" else 1)
-                found = evaluate(model, candidate, task, examples, cell, seeds=seeds, on_decoded=count)
+                found = evaluate(
+                    model, candidate, task, examples, cell, seeds=seeds, trajectories=4, on_decoded=count
+                )
                 summaries[group].append(summarise(cell, found))
                 rows += found
                 tick(sum(map(len, summaries.values())), f"{cell.label}, blocks: {blocks(cell)}")

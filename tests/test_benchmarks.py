@@ -1,0 +1,107 @@
+"""The benchmarks import, and the claims of docs/reproduction.md are judged as they say."""
+
+import sys
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT))
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py")))
+def test_it_imports(name):
+    import_module(f"benchmarks.{name}")
+
+
+def outcomes(accuracy, nfe):
+    from unmask.evaluation.pareto import Outcomes
+
+    right = (torch.arange(200) < 200 * accuracy).float().expand(3, 200)
+    return Outcomes(right, torch.full((3, 200), float(nfe)))
+
+
+def made(policies, rules):
+    """Evidence of what each policy and each threshold in blocks reaches."""
+    from benchmarks.reproduce import Evidence
+
+    from unmask.evaluation.cells import Cell
+
+    evidence = object.__new__(Evidence)
+    evidence.policy = lambda study, name: outcomes(*policies[name])
+    evidence.stopped = lambda study, name: 2 if name == "expert steering" else 0
+    results = [
+        (
+            Cell("threshold", {"type": "confidence_threshold", "threshold": threshold}, 8, 32),
+            [{"seed": 0, "correct": i < 200 * accuracy, "nfe": nfe} for i in range(200)],
+        )
+        for threshold, (accuracy, nfe) in rules.items()
+    ]
+    random = Cell("random", {"type": "random_order", "k": 4}, 8, 32, draws=True)
+    results.append((random, [{"seed": 0, "correct": i < 20, "nfe": 8} for i in range(200)]))
+    evidence.house = evidence.ledger = evidence.twice = results
+    return evidence
+
+
+def test_the_honest_baseline():
+    from benchmarks.reproduce import FAILS, HOLDS, honest
+
+    (claim,) = honest(made({}, {0.9: (1.0, 14), 0.7: (1.0, 8), 0.3: (0.5, 4)}))
+    assert claim.verdict == HOLDS
+    assert "43% fewer NFE" in claim.ours
+    (claim,) = honest(made({}, {0.9: (1.0, 14), 0.7: (0.9, 8)}))
+    assert claim.verdict == FAILS
+
+
+def test_limits_are_judged():
+    from benchmarks.reproduce import FAILS, HOLDS, limits
+
+    policies = {"paper's advantages, alpha 0.3": (0.9, 6.3), "paper's advantages, alpha 1": (0.9, 6.4)}
+    policies |= {f"scaled, alpha {a:g}": (0.9, 12 - a) for a in (0, 0.3, 1, 3, 10)}
+    coarse, unstable = limits(made(policies, {}))
+    assert (coarse.verdict, unstable.verdict) == (HOLDS, HOLDS)
+    assert "each faster than the one before: yes" in coarse.ours
+    assert "2 of 3 seeds collapsed" in unstable.ours
+    coarse, _ = limits(made({**policies, "paper's advantages, alpha 1": (0.9, 5.0)}, {}))
+    assert coarse.verdict == FAILS
+
+
+def test_ablations_are_judged_by_their_reward():
+    from benchmarks.reproduce import FAILS, HOLDS, ablations
+
+    same = (0.95, 6.5)
+    policies = {"scaled, alpha 1": same, "scaled, alpha 10": (0.7, 5), "additive, alpha 1": same}
+    policies |= {"DPLS": same, "top 8 confidences": same, "hidden states": (0.6, 9), "without t": same}
+    policies |= {"without m": (0.95, 20), "additive, alpha 10": (0.0, 1)}
+    verdicts = {claim.paper: claim.verdict for claim in ablations(made(policies, {}))}
+    assert verdicts["Bernoulli ~ DPLS"] == HOLDS
+    assert verdicts["hidden states: worse"] == HOLDS
+    assert verdicts["without t: worse"] == FAILS
+    assert verdicts["without m: worse"] == HOLDS, "as accurate, and three times as slow"
+    assert verdicts["the additive reward collapses to unmasking everything at once"] == HOLDS
+
+
+def test_the_threshold_that_is_not_as_fast():
+    from benchmarks.reproduce import FAILS, HOLDS, PARTLY, in_blocks
+
+    rules = {0.9: (1.0, 14), 0.5: (0.3, 7)}
+    policies = {
+        "warm start, alpha 10": (0.7, 5),
+        "ledger, blocks, alpha 10": (0.2, 5),
+        "warm start, alpha 0.3": (0.9, 9),
+    }
+    first, second, middle = in_blocks(made(policies, rules))
+    assert middle.verdict == PARTLY, "far above random, and not about the same as the threshold"
+    assert "no threshold is so fast (the fastest: 30.0%" in first.ours
+    assert (first.verdict, second.verdict) == (HOLDS, FAILS)
+
+
+def teardown_module():
+    for name in [name for name in sys.modules if name.split(".")[0] == "benchmarks"]:
+        del sys.modules[name]
