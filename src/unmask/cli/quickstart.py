@@ -120,6 +120,7 @@ def quickstart(
     parts = ", ".join(f"{100 * value / total:.0f}% {name}" for name, value in _stages(seconds))
     console.print(f"{duration(total)} in all ({duration(train_seconds)} to train): {parts}.", highlight=False)
     console.print(f"Your policy: unmask.load_policy('{train_config.run}/best')", highlight=False)
+    console.print("Against every rule: unmask sweep --policies " + f"{train_config.run}/best", highlight=False)
     console.print(f"All of it on one page: unmask report {folder} {train_config.run} -o report.html", highlight=False)
     write_text(
         folder / "summary.json",
@@ -153,7 +154,8 @@ def introduce(model: MaskedDiffusionModel, task: Task, config: TrainConfig, fold
         f"The task is {task.name}:\n\n    {example.prompt}  ->  ... the answer is {example.answer}\n\n"
         "It can reason its way to the answer, or guess it. Heuristics that may reveal any position guess. "
         f"This trains a policy in full diffusion (clone a rule that decodes in blocks, then {config.iterations} "
-        f"iterations of GRPO), compares it with every heuristic and shows one example. Results go to {folder}.\n",
+        f"iterations of GRPO), compares it with threshold, top-K and random order and shows one example. "
+        f"Results go to {folder}.\n",
         highlight=False,
     )
 
@@ -204,9 +206,7 @@ def _compare(
         for group, contestants in groups.items():
             for cell, candidate in contestants:
                 seeds = range(3 if group == "policy" else 1)
-                found = evaluate(
-                    model, candidate, task, examples, cell, seeds=seeds, trajectories=4, on_decoded=count
-                )
+                found = evaluate(model, candidate, task, examples, cell, seeds=seeds, trajectories=4, on_decoded=count)
                 summaries[group].append(summarise(cell, found))
                 rows += found
                 tick(sum(map(len, summaries.values())), f"{cell.label}, blocks: {blocks(cell)}")
@@ -214,21 +214,21 @@ def _compare(
 
 
 def judge(policy: Summary, full: Sequence[Summary], semi: Sequence[Summary], rows: Rows) -> dict[str, Any]:
-    """How the policy stands to the best heuristic of each kind, in numbers and in sentences."""
+    """How the policy stands to the best of the rules tried here, in numbers and in sentences."""
     rule = best(full)
     gap = _gap(policy.cell, rule.cell, rows)
     equal = [s for s in semi if s.nfe.mean <= policy.nfe.mean]
     sentences = [
         f"full diffusion: the policy answers {100 * policy.accuracy.mean:.1f}% at {policy.nfe.mean:.1f} forward "
-        f"passes; the best heuristic ({rule.cell.label}, {setting(rule.cell)}) {100 * rule.accuracy.mean:.1f}% at "
-        f"{rule.nfe.mean:.1f}: {100 * gap.mean:+.1f} points (95% interval {100 * gap.low:+.1f} to "
+        f"passes; the best rule of those tried here ({rule.cell.label}, {setting(rule.cell)}) "
+        f"{100 * rule.accuracy.mean:.1f}% at {rule.nfe.mean:.1f}: {100 * gap.mean:+.1f} points (95% interval {100 * gap.low:+.1f} to "
         f"{100 * gap.high:+.1f})."
     ]
     if equal:
         rival = best(equal)
         difference = _gap(policy.cell, rival.cell, rows)
         sentences.append(
-            f"blocks, at no more forward passes than the policy: the best heuristic ({rival.cell.label}, "
+            f"blocks, at no more forward passes than the policy: the best rule tried here ({rival.cell.label}, "
             f"{setting(rival.cell)}, blocks of {blocks(rival.cell)}) answers {100 * rival.accuracy.mean:.1f}% at "
             f"{rival.nfe.mean:.1f}; the policy stands {100 * difference.mean:+.1f} points to it (95% interval "
             f"{100 * difference.low:+.1f} to {100 * difference.high:+.1f})."
