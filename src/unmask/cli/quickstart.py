@@ -221,8 +221,8 @@ def judge(policy: Summary, full: Sequence[Summary], semi: Sequence[Summary], row
     sentences = [
         f"full diffusion: the policy answers {100 * policy.accuracy.mean:.1f}% at {policy.nfe.mean:.1f} forward "
         f"passes; the best rule of those tried here ({rule.cell.label}, {setting(rule.cell)}) "
-        f"{100 * rule.accuracy.mean:.1f}% at {rule.nfe.mean:.1f}: {100 * gap.mean:+.1f} points (95% interval {100 * gap.low:+.1f} to "
-        f"{100 * gap.high:+.1f})."
+        f"{100 * rule.accuracy.mean:.1f}% at {rule.nfe.mean:.1f}: {100 * gap.mean:+.1f} points (95% interval "
+        f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f})."
     ]
     if equal:
         rival = best(equal)
