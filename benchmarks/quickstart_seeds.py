@@ -19,7 +19,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("runs/seeds"))
     args = parser.parse_args()
     print(
-        "| seed | policy %, 95% interval | NFE | cloned % | NFE | best of threshold, top-K, random, full diffusion % | NFE | gap, points "
+        "| seed | policy %, 95% interval | NFE | cloned % | NFE "
+        "| best of threshold, top-K, random, full diffusion % | NFE | gap, points "
         "| time | dLLM, policy, updates, rest % |"
     )
     print("|---|---|---|---|---|---|---|---|---|---|")
