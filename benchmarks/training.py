@@ -200,7 +200,8 @@ def run(out: Path, studies: Sequence[str], seeds: Sequence[int], jobs: int) -> N
             print(e, flush=True)
         done += 1
         left = (time.monotonic() - started) / done * (len(todo) - done)
-        print(f"{done}/{len(todo)}  {item[0]}: {item[1]}, seed {item[3]}  {left / 60:.0f} min left", flush=True)
+        line = f"{done}/{len(todo)}  {item[0]}: {item[1]}, seed {item[3]}  {left / 60:.0f} min left\n"
+        print(line, end="", flush=True)  # in one piece: other threads print, too
 
     with ThreadPoolExecutor(jobs) as pool:
         clones = {clone_of(out, flags, seed): (out, flags, seed) for _, _, flags, seed in todo if flags.get("warm")}
@@ -304,24 +305,30 @@ def show(out: Path, studies: Sequence[str], seeds: Sequence[int]) -> None:
     in_blocks, everything = cells_of(out, threshold), cells_of(out, lambda row: True)
     full = cells_of(out, lambda row: row["block_length"] == 32)
     for study in studies:
+        if study == "elsewhere":  # on other prompts than the rules: see docs/reproduction.md
+            continue
         rival_name, rival = (
             ("threshold in blocks", in_blocks) if study in IN_BLOCKS else ("any rule, full diffusion", full)
         )
         print(f"\n### {study}\n")
         print(
             f"| run | seeds | correct % | NFE | {rival_name}, at this NFE % | policy minus it "
-            "| last validation reward, % of the best |\n" + "|---" * 7 + "|"
+            "| policy minus any rule in any blocks | last validation reward, % of the best |\n" + "|---" * 8 + "|"
         )
         for name in STUDIES[study]:
             found = Reached(out, study, name, seeds)
             if not found.folders:
                 continue
             beside = [at(rival, nfe) for nfe in found.nfe]
-            gaps = [a - r for a, r in zip(found.accuracy, beside, strict=True) if not math.isnan(r)]
+            gaps, wider = (
+                [a - r for a, r in zip(found.accuracy, rivals, strict=True) if not math.isnan(r)]
+                for rivals in (beside, [at(everything, nfe) for nfe in found.nfe])
+            )
+            of_all = interval(wider) if wider else ""
             stopped = f" ({found.collapsed} stopped early)" if found.collapsed else ""
             print(
                 f"| {name}{stopped} | {len(found.folders)} | {interval(found.accuracy)} | {interval(found.nfe)} "
-                f"| {_mean(beside)} | {interval(gaps) if gaps else ''} | {interval(found.held())} |"
+                f"| {_mean(beside)} | {interval(gaps) if gaps else ''} | {of_all} | {interval(found.held())} |"
             )
     for study, names in PASSES.items():
         runs = {name: Reached(out, *name, seeds) for name in names}
