@@ -266,11 +266,9 @@ def group(house: House) -> plt.Figure:
     out = unmask.generate(house.model, actor, prompts, gen_length=length, stop_at_eos=False)
     correct = (torch.tensor(house.task.verify_all(examples, out.texts)) & out.complete).view(-1, size)
     nfe = out.nfe.view(-1, size)
-    # The first group that parts well: some wrong, and several lengths.
-    wrong = size - correct.sum(dim=1)
-    lengths = torch.tensor([len(row.unique()) for row in nfe])
-    place = int(((wrong >= 2) & (wrong <= 4) & (lengths >= 3)).int().argmax())
-    reward = multiplicative(correct[place], nfe[place], length, 1.0)
+    rewards = multiplicative(correct, nfe, length, 1.0)
+    place = int(rewards.std(dim=1).argmax())  # the group that parts most
+    reward = rewards[place]
     advantage = group_advantages(reward[None])[0]
 
     figure, axes = plt.subplots(1, 3, figsize=(9.4, 2.9))
@@ -279,10 +277,8 @@ def group(house: House) -> plt.Figure:
     axes[0].bar(names, nfe[place].tolist(), color=verdicts)
     axes[0].set_title("NFE of 8 roll-outs (grey: wrong)")
     axes[1].bar(names, reward.tolist(), color=verdicts)
-    mean = reward.mean().item()
-    axes[1].axhline(mean, color=INK, linewidth=1, linestyle="--")
-    axes[1].text(7, mean + 0.01, "mean", ha="center", va="bottom", fontsize=7.5)
-    axes[1].set_title("reward, alpha 1")
+    axes[1].axhline(reward.mean().item(), color=INK, linewidth=1, linestyle="--")
+    axes[1].set_title("reward, alpha 1 (dashed: mean)")
     axes[2].bar(names, advantage.tolist(), color=[GREEN if a > 0 else RED for a in advantage.tolist()])
     axes[2].axhline(0, color=FAINT, linewidth=0.8)
     axes[2].set_title("advantage = reward - mean")
