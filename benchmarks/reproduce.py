@@ -382,9 +382,10 @@ def run_all(out: Path, jobs: int) -> None:
     place = out / "reproduction"
     write(place / "policies.toml", sweep_of(out))
     write(place / "transfer.toml", transfer_of(out))
+    write(place / "twice.toml", f'[[rules]]\npolicy = "confidence_threshold"\nblock_lengths = [64, {BLOCKS}]\n')
     plain = ["--prompts=500", "--seeds=1"]
     todo = [
-        ("sweep", place / "twice", "--gen-length=64", *plain, *options({"block-lengths": (64, BLOCKS)})),
+        ("sweep", place / "twice", f"--config={place / 'twice.toml'}", "--gen-length=64", *plain),
         ("sweep", place / "ledger", "--task=ledger", *plain, *options({"block-lengths": (FULL, BLOCKS)})),
         ("sweep", place / "policies", f"--config={place / 'policies.toml'}", *plain),
         ("transfer", place / "transfer", f"--config={place / 'transfer.toml'}", "--prompts=500"),
