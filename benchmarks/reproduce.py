@@ -156,12 +156,13 @@ def in_blocks(e: Evidence) -> list[Claim]:
     ):
         threshold = rules(results, lambda c: c.label == "threshold" and c.block_length == BLOCKS)
         words, low = beside(policy, threshold, "threshold")
+        wider, _ = beside(policy, rules(results, lambda c: True), "any rule in any blocks")
         fastest = min((one for _, one in threshold), key=lambda one: mean(one)[0])
         above = low > 0 or (math.isnan(low) and mean(policy)[1] > mean(fastest)[1])
         found.append(
             Claim(
                 f"{paper}: the policy is well above the threshold where speed matters most",
-                f"{task}, blocks of 8, alpha 10: {at(policy)}; {words}",
+                f"{task}, blocks of 8, alpha 10: {at(policy)}; {words}; not in the claim: {wider}",
                 HOLDS if above else FAILS,
             )
         )
@@ -277,7 +278,7 @@ def elsewhere(e: Evidence) -> list[Claim]:
             Claim(
                 "Trained on maths, decoded on code: clear loss; training on code mends part of it",
                 f"trained on house, decoded on ledger, {where}: {moved(alone)}; trained on both: {moved(both)}",
-                HOLDS if lost_clearly and mended else PARTLY if lost_clearly or mended else FAILS,
+                HOLDS if lost_clearly and mended else PARTLY if lost_clearly else FAILS,
             )
         )
     return found
@@ -446,8 +447,11 @@ def transfer_of(out: Path) -> str:
 
 def page(found: Sequence[Claim], out: Path) -> str:
     """docs/reproduction.md."""
-    counts = ", ".join(f"{sum(c.verdict == v for c in found)} {v}" for v in (HOLDS, PARTLY, FAILS))
-    lines = "\n".join(f"| {n} | {c.paper} | {c.ours} | {c.verdict} |" for n, c in enumerate(found, 1))
+    held, partly, failed = (sum(c.verdict == v for c in found) for v in (HOLDS, PARTLY, FAILS))
+    lines = "\n\n".join(
+        f"**{n}. {c.paper}.**\n{c.verdict.capitalize()}. Here: {c.ours.replace('; ', ';' + chr(10))}."
+        for n, c in enumerate(found, 1)
+    )
     hours = (
         sum(
             line.get("seconds", 0)
@@ -468,11 +472,11 @@ Dream, the task `house` for GSM8K, `ledger` for a second domain, a region of 32 
 *shape* carries over can be seen here, its numbers cannot. Accuracy in percent @ NFE; every policy is three training seeds on 500
 held-out prompts, and intervals (95%) are over prompts and training seeds. Rules are over their whole grids.
 
-Of {len(found)} claims: {counts}.
+Of {len(found)} claims {held} hold, {partly} hold in part, {failed} do not.
 
-| | claim of the paper | here | verdict |
-|---|---|---|---|
 {lines}
+
+![Accuracy against forward passes: every rule over its grid, learned policies, their clones and replays](images/reproduction.png)
 
 What decides: a policy is above a rule if the interval of the difference at equal NFE lies above 0, or if no cell of the rule is as
 fast and even its fastest is less accurate; close means within five points by the mean; an ablation is worse if the interval
@@ -539,9 +543,9 @@ def main() -> None:
         return
     found = claims(Evidence(args.output))
     DOCS.write_text(page(found, args.output), encoding="utf-8")
-    figure = args.output / "reproduction" / "report.svg"
+    figure = args.output / "reproduction" / "report.png"
     if figure.exists():
-        shutil.copy(figure, DOCS.parent / "images" / "reproduction.svg")
+        shutil.copy(figure, DOCS.parent / "images" / "reproduction.png")
     for number, claim in enumerate(found, 1):
         print(f"{number}. {claim.verdict}: {claim.paper}\n   {claim.ours}")
 

@@ -25,6 +25,7 @@ RULES = (
     "#b0568a",
 )
 MARKERS = "os^Dv<>ph"
+LEGEND = 2.4  # inches
 NAMES = {"policy": "learned policy", "cloned": "cloned, before GRPO", "replay": "replay of its pace"}
 
 
@@ -56,7 +57,7 @@ def plot(summaries: Sequence[Summary], path: str | Path, title: str) -> list[Pat
         {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "unmask"}
     ):
         figure, axes = plt.subplots(
-            1, max(len(panels), 1), figsize=(5 * max(len(panels), 1) + 2, 4.4), sharey=True, squeeze=False
+            1, max(len(panels), 1), figsize=(5 * max(len(panels), 1) + LEGEND, 4.4), sharey=True, squeeze=False
         )
         for axis, (name, cells) in zip(axes[0], panels or [("", [])], strict=True):
             for label in labels:
@@ -72,10 +73,10 @@ def plot(summaries: Sequence[Summary], path: str | Path, title: str) -> list[Pat
             for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
                 handles.setdefault(label, handle)
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
-        figure.tight_layout(rect=(0, 0, 1 - 2 / figure.get_figwidth(), 1))
+        figure.tight_layout(rect=(0, 0, 1 - LEGEND / figure.get_figwidth(), 1))
         figure.legend(
             list(handles.values()), list(handles), loc="center left", frameon=False, fontsize=9,
-            bbox_to_anchor=(1 - 2 / figure.get_figwidth(), 0.5),
+            bbox_to_anchor=(1 - LEGEND / figure.get_figwidth(), 0.5),
         )  # fmt: skip
         paths = [Path(path).with_suffix(suffix) for suffix in (".png", ".svg")]
         for target in paths:
