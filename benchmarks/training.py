@@ -292,8 +292,8 @@ def cells_of(out: Path, keep: Callable[[dict[str, Any]], bool]) -> list[Point]:
 
 
 def at(cells: Sequence[Point], nfe: float) -> float:
-    """Accuracy of the frontier at an NFE, in percent; NaN below its fastest cell."""
-    return 100 * accuracy_at(cells, nfe)
+    """Accuracy of the best mixture of two cells at an NFE, in percent; NaN below the fastest cell."""
+    return 100 * accuracy_at(cells, nfe, hull=True)
 
 
 def show(out: Path, studies: Sequence[str], seeds: Sequence[int]) -> None:

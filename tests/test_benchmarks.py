@@ -60,16 +60,19 @@ def test_the_honest_baseline():
 
 
 def test_limits_are_judged():
-    from benchmarks.reproduce import FAILS, HOLDS, limits
+    from benchmarks.reproduce import FAILS, HOLDS, PARTLY, limits
 
     policies = {"paper's advantages, alpha 0.3": (0.9, 6.3), "paper's advantages, alpha 1": (0.9, 6.4)}
     policies |= {f"scaled, alpha {a:g}": (0.9, 12 - a) for a in (0, 0.3, 1, 3, 10)}
+    policies["paper's advantages, alpha 10"] = (0.9, 6.5)
     coarse, unstable = limits(made(policies, {}))
     assert (coarse.verdict, unstable.verdict) == (HOLDS, HOLDS)
     assert "each faster than the one before: yes" in coarse.ours
     assert "2 of 3 seeds collapsed" in unstable.ours
     coarse, _ = limits(made({**policies, "paper's advantages, alpha 1": (0.9, 5.0)}, {}))
     assert coarse.verdict == FAILS
+    coarse, _ = limits(made({**policies, "paper's advantages, alpha 10": (0.9, 4.6)}, {}))
+    assert coarse.verdict == PARTLY
 
 
 def test_ablations_are_judged_by_their_reward():

@@ -106,6 +106,8 @@ def test_a_sweep_goes_on(capsys, swept, tiny_folder):
     before = (swept / "out" / "rows.jsonl").read_text()
     code, out, _ = run(capsys, *argv, "--resume")
     assert code == 0
+    for control in ("cloned, at", "replay, at"):
+        assert control in " ".join(out.split()), "beside the policy that it is of"
     assert (swept / "out" / "rows.jsonl").read_text() == before
     assert "frontier over its whole grid" in out
     assert "unmask report" in out
@@ -141,6 +143,7 @@ def test_all_rules_by_default(capsys, tiny_folder):
         ('[[rules]]\npolicy = "house-base-full"\nsettings.k = [1]', "A grid's settings are for a rule by its name"),
         ('policies = ["klass"]\n[[rules]]\npolicy = "klass"\nblock_lengths = [5]', "5 does not divide"),
         ("[[rules]]\nname = 3", "rules.0.policy is missing"),
+        ('[[rules]]\npolicy = "klass"\nlabel = "policy"', "The label 'policy' is for learned policies"),
     ],
 )
 def test_a_bad_grid_is_refused(capsys, tmp_path, grid, sentence):
@@ -293,6 +296,7 @@ def test_transfer(capsys, tmp_path, tiny_folder):
         ("", "give a --config with [policies] and [[targets]]"),
         ('[policies]\na = "klass"\n[[targets]]\nname = "x"\nnative = "klass"\npolicies = ["b"]', "unknown policy 'b'"),
         ('[policies]\na = "klass"\n' + 2 * '[[targets]]\nname = "x"\nnative = "klass"\n', "Two targets are called 'x'"),
+        ('[policies]\n"trained there" = "klass"\n[[targets]]\nname = "x"\nnative = "klass"', "another name"),
         ('[policies]\na = "klas"\n[[targets]]\nname = "x"\nnative = "klass"', "did you mean 'klass'?"),
         ('[policies]\na = []\n[[targets]]\nname = "x"\nnative = "klass"', "policies.a"),
     ],

@@ -48,6 +48,7 @@ def evaluate(
     for region in resolved.regions(gen_length, resolved.block_lengths or (gen_length,)):
         contestants += [region.contestant(name) for name in resolved.policies]
         contestants += tuned(region) if resolved.heuristics else []
+    contestants = list({cell.key: (cell, policy) for cell, policy in contestants}.values())
     if dry_run:
         plan(contestants, resolved.prompts, task)
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,7 +19,7 @@ from unmask.cli.console import Stop, console, duration, ticking
 from unmask.cli.train import show
 from unmask.decoding.blocks import check_block_length
 from unmask.decoding.results import Decoded
-from unmask.evaluation.cells import Cell, Contestant, Region, tuned
+from unmask.evaluation.cells import Cell, Contestant, Region, tuned, weights_digest
 from unmask.evaluation.evaluate import evaluate, write_rows
 from unmask.evaluation.intervals import Interval, bootstrap
 from unmask.evaluation.summaries import Summary, best, frontier, summarise
@@ -194,9 +194,10 @@ def _compare(
     length = task.gen_length
     clone = load_policy(Path(train_config.run) / "start")
     whole = Region(length, length)
+    start = whole.cell("before GRPO", clone, "cloned")
     groups: dict[str, list[Contestant]] = {
         "policy": [(whole.cell("cloned, then GRPO", policy), policy)],
-        "cloned": [(whole.cell("before GRPO", clone, "cloned"), clone)],
+        "cloned": [(replace(start, policy={**start.policy, "of": weights_digest(policy)}), clone)],
         "full": tuned(whole, RULES),
         "blocks": [one for n in config.block_lengths for one in tuned(Region(length, n), RULES_IN_BLOCKS)],
     }

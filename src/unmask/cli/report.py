@@ -69,7 +69,7 @@ def report(
     )
     if figures and results:
         summaries = [summarise(cell, rows) for cell, rows in results]
-        console.print(draw(summaries, path.with_suffix(""), shown.title), soft_wrap=True)
+        console.print(draw(summaries, path, shown.title), soft_wrap=True)
 
 
 def kind_of(folder: Path) -> str:

@@ -14,7 +14,7 @@ from rich.table import Table
 from unmask.cli.common import ConfigFile, DryRun, draw
 from unmask.cli.comparison import ComparisonConfig, compare, plan, verifiable
 from unmask.cli.console import console
-from unmask.evaluation.cells import Cell, Contestant, Region, RuleGrid, start_of, tuned
+from unmask.evaluation.cells import Cell, Contestant, Region, RuleGrid, clone_of, tuned
 from unmask.evaluation.comparison import replay
 from unmask.evaluation.evaluate import Row
 from unmask.evaluation.findings import Beside
@@ -73,8 +73,8 @@ class SweepConfig(ComparisonConfig):
             if plain[0].learned:
                 made += [region.contestant(f"{name} | temperature:tau={tau:g}") for tau in self.temperatures]
                 made += [region.contestant(f"{name} | beta_scaling:beta={beta:g}") for beta in self.betas]
-                start = start_of(name) if self.controls else None
-                made += [region.contestant(start, "cloned")] if start else []
+                clone = clone_of(name, plain[0], region) if self.controls else None
+                made += [clone] if clone else []
         if self.heuristics or (self.heuristics is None and not self.rules):
             made += tuned(region)
         return made
@@ -100,7 +100,9 @@ def sweep(
         return
 
     def control(cell: Cell, rows: list[Row]) -> Contestant | None:
-        return replay(cell, rows) if resolved.controls and cell.label == "policy" else None
+        # Of a row that ends at its EOS the rest of the pace is not known.
+        wanted = resolved.controls and cell.label == "policy" and not cell.stop_at_eos
+        return replay(cell, rows) if wanted else None
 
     found = compare(resolved, task, gen_length, contestants, resume=resume, then=control)
     if found is None:

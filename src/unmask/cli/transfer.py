@@ -54,7 +54,7 @@ class TransferConfig(Settings):
         dict[str, Several], Parameter(parse=False), Field(description="Name -> policy, or its training seeds.")
     ] = {}
     targets: Annotated[tuple[Target, ...], Parameter(parse=False), Field(description="Where they are tried.")] = ()
-    prompts: Annotated[int, Ge(1), Field(description="Prompts a target.")] = 500
+    prompts: Annotated[int, Ge(2), Field(description="Prompts a target.")] = 500
     seeds: Annotated[int, Ge(1), Field(description="Decoding seeds of policies that draw.")] = 1
     batch_size: Annotated[int | None, Ge(1), Field(description="Live rows at most.")] = None
 
@@ -96,10 +96,14 @@ def transfer(
 def _check(config: TransferConfig) -> None:
     if not config.policies or not config.targets:
         raise UnmaskError("Nothing to transfer: give a --config with [policies] and [[targets]].")
-    names = [target.name for target in config.targets]
+    if NATIVE in config.policies:
+        raise UnmaskError(f"{NATIVE!r} is what the native policy is called: give that policy another name.")
+    folders = [_folder(target.name) for target in config.targets]
     for target in config.targets:
-        if names.count(target.name) > 1:
-            raise UnmaskError(f"Two targets are called {target.name!r}: give each a name of its own.")
+        if folders.count(_folder(target.name)) > 1:
+            raise UnmaskError(
+                f"Two targets are called {target.name!r}, or so but for signs: give each a name of its own."
+            )
         for name in target.policies:
             if name not in config.policies:
                 raise UnmaskError(
@@ -113,7 +117,7 @@ NATIVE = "trained there"
 def _plan(config: TransferConfig, target: Target) -> tuple[ComparisonConfig, Task, dict[str, list[Contestant]]]:
     """A target's comparison and, by name, the policies tried there."""
     where = target.model_dump(exclude={"name", "native", "policies", "block_length"}, exclude_unset=True)
-    folder = Path(config.output) / "".join(c if c.isalnum() or c in ".-" else "-" for c in target.name)
+    folder = Path(config.output) / _folder(target.name)
     comparison = ComparisonConfig(
         **where,
         output=str(folder),
@@ -130,6 +134,10 @@ def _plan(config: TransferConfig, target: Target) -> tuple[ComparisonConfig, Tas
         task,
         {name: [region.contestant(one) for one in paths] for name, paths in {NATIVE: target.native, **tried}.items()},
     )
+
+
+def _folder(name: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in name)
 
 
 def _against_native(

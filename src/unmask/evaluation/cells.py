@@ -30,6 +30,7 @@ LABELS = {
     "top_k_confidence": "top-k",
 }
 EOS_SUPPRESSED = ", EOS suppressed"
+OWN = ("policy", "cloned", "replay")  # a learned policy and its controls: no rules
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,8 @@ class RuleGrid(Settings):
         Raises:
             UnmaskError: an unknown rule or setting; settings beside a policy that has its own.
         """
+        if self.label in OWN and load_policy(self.policy).weights() is None:
+            raise UnmaskError(f"The label {self.label!r} is for learned policies: give {self.policy!r} another one.")
         if self.settings and self.policy not in TYPES:
             load_policy(self.policy)  # what it does not know is refused with the nearest name
             raise UnmaskError(f"A grid's settings are for a rule by its name, not for {self.policy!r}: leave them out.")
@@ -151,10 +154,13 @@ def tuned(region: Region, rules: Sequence[str] = tuple(GRIDS)) -> list[Contestan
     return [one for grid in grids for one in grid.contestants(region)]
 
 
-def start_of(name: str) -> str | None:
-    """Of a policy in a training run, the one that its training started from (a clone, as a rule)."""
+def clone_of(name: str, policy: Cell, region: Region) -> Contestant | None:
+    """What the training of a policy in a run folder started from (a clone, as a rule), and whose it is."""
     start = Path(name).parent / "start"
-    return str(start) if Path(name).name == "best" and (start / "config.json").exists() else None
+    if Path(name).name != "best" or not (start / "config.json").exists():
+        return None
+    cell, clone = region.contestant(str(start), "cloned")
+    return replace(cell, policy={**cell.policy, "of": policy.policy["weights"]}), clone
 
 
 def weights_digest(policy: Policy) -> str:

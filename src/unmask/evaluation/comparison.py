@@ -100,7 +100,8 @@ def replay(cell: Cell, rows: Sequence[Row]) -> Contestant | None:
     revealed_at = [torch.repeat_interleave(torch.tensor(row["reveals"])) for row in whole]
     counts = average_pace(torch.stack(revealed_at), torch.tensor([row["nfe"] for row in whole]))
     policy = FixedSchedule(tuple(counts))
-    settings = {"type": policy.type_name, **policy.config(), "name": f"pace of {cell.policy['name']}"}
+    known_by = {"name": f"pace of {cell.policy['name']}", "of": cell.policy["weights"]}
+    settings = {"type": policy.type_name, **policy.config(), **known_by}
     return Cell(
         "replay", settings, cell.block_length, cell.gen_length, cell.suppress_eos, policy.draws, cell.stop_at_eos
     ), policy

@@ -10,6 +10,8 @@ from unmask.decoding.trajectory import Trajectory
 from unmask.evaluation.intervals import Interval
 from unmask.evaluation.pareto import Difference
 
+EVERY_RULE = "every rule"  # all of them together, as a rule of `Beside`
+
 
 @dataclass(frozen=True)
 class CellFinding:
@@ -67,11 +69,13 @@ class Beside:
     Attributes:
         cell: place of the policy's cell.
         difference: in accuracy, a share; NaN where the rule has no cell as fast.
+        control: not a rule at equal NFE, but the policy's own clone or replay at its own.
     """
 
     cell: int
     rule: str
     difference: Difference
+    control: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,15 @@ import torch
 from unmask.decoding.trajectory import Trajectory
 from unmask.errors import UnmaskError
 from unmask.evaluation import pareto
-from unmask.evaluation.cells import Cell, start_of
+from unmask.evaluation.cells import OWN, Cell
 from unmask.evaluation.evaluate import TRAJECTORY, Row
-from unmask.evaluation.findings import Beside, CellFinding, Findings, RuleFinding, Shown
+from unmask.evaluation.findings import EVERY_RULE, Beside, CellFinding, Findings, RuleFinding, Shown
 from unmask.evaluation.pareto import Difference, Outcomes, Point
 from unmask.evaluation.store import read_rows
 from unmask.evaluation.summaries import Summary, best, frontier, outcomes, summarise
 from unmask.evaluation.tables import blocks, setting
 
 Results = Sequence[tuple[Cell, Sequence[Row]]]
-EVERY_RULE = "every rule"
-OWN = ("policy", "cloned", "replay")  # a learned policy and its controls: no rules
 ALIKE = ("model", "task", "split", "gen_length", "stop_at_eos")  # what may not differ in one comparison
 CONTESTANTS = 16  # whose trajectories are shown, at most
 
@@ -181,24 +179,27 @@ def beside(results: Results, summaries: Sequence[Summary]) -> list[Beside]:
     rules = dict.fromkeys(cell.label for cell, _ in results if cell.label not in OWN)
     groups = {rule: [scores[i] for i, (cell, _) in enumerate(results) if cell.label == rule] for rule in rules}
     if len(groups) > 1:
-        groups = {EVERY_RULE: [one for group in groups.values() for one in group], **groups}
+        best_of_each = [s for rule in rules for s in frontier([s for s in summaries if s.cell.label == rule])]
+        groups = {EVERY_RULE: [scores[places[s.cell.key]] for s in best_of_each], **groups}
     found = []
     for policy in frontier([s for s in summaries if s.cell.label == "policy"]):
         place = places[policy.cell.key]
         for rule, cells in groups.items():
-            found.append(Beside(place, rule, pareto.paired_bootstrap(scores[place], cells)))
+            # Between cells of two rules the line is not the best of both: all rules together are read by mixtures.
+            found.append(Beside(place, rule, pareto.paired_bootstrap(scores[place], cells, hull=rule == EVERY_RULE)))
         for i, (cell, _) in enumerate(results):
             if _controls(cell, policy.cell):
                 name = f"{cell.label}, at {summaries[i].nfe.mean:.1f} NFE"
-                found.append(Beside(place, name, _paired(scores[place], scores[i])))
+                found.append(Beside(place, name, _paired(scores[place], scores[i]), control=True))
     return found
 
 
 def _controls(control: Cell, policy: Cell) -> bool:
-    """It is the policy's replay, or what its training began with, in the same blocks."""
-    name, own = control.policy.get("name"), str(policy.policy["name"])
-    alike = {"replay": f"pace of {own}", "cloned": start_of(own)}.get(control.label)
-    return name is not None and name == alike and control.block_length == policy.block_length
+    """It is the policy's replay, or what its training began with, decoded in the same way."""
+    if control.label not in ("replay", "cloned") or control.policy.get("of") != policy.policy["weights"]:
+        return False
+    own = control.label == "cloned" or control.policy["name"] == f"pace of {policy.policy['name']}"
+    return own and (control.block_length, control.suppress_eos) == (policy.block_length, policy.suppress_eos)
 
 
 def _paired(policy: Outcomes, control: Outcomes) -> Difference:

@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.findings import Beside, CellFinding, Findings, TrainingCurve, Transferred
+from unmask.evaluation.findings import EVERY_RULE, Beside, CellFinding, Findings, TrainingCurve, Transferred
 from unmask.evaluation.intervals import Interval
 from unmask.evaluation.pareto import Difference
 
@@ -142,17 +142,19 @@ def _headlines(findings: Findings) -> list[str]:
 
 
 def _lead(beside: Sequence[Beside], passes: str) -> str:
-    as_fast = [one for one in beside if not math.isnan(one.difference.mean)]
+    as_fast = [one for one in beside if not one.control and not math.isnan(one.difference.mean)]
     if not as_fast:
         return f"no rule is as fast as its {passes}."
     nearest = min(as_fast, key=lambda one: one.difference.mean)
     gap = nearest.difference
     side = "over" if gap.mean >= 0 else "against"
     told = "" if gap.low > 0 or gap.high < 0 else ", which does not tell them apart,"
-    return (
-        f"{_points(gap.mean)} points (95% interval {_interval(gap, _points)}){told} {side} the best rule "
-        f"at {passes}, {nearest.rule}."
+    rival = (
+        f"the best mixture of all rules at {passes}"
+        if nearest.rule == EVERY_RULE
+        else f"the best rule at {passes}, {nearest.rule}"
     )
+    return f"{_points(gap.mean)} points (95% interval {_interval(gap, _points)}){told} {side} {rival}."
 
 
 def _kinds(cells: Sequence[CellFinding]) -> list[str]:

@@ -51,7 +51,8 @@ class RowStore:
 
     def done(self, cell: Cell) -> set[tuple[int, int]]:
         """(seed, prompt) of the rows that a cell has."""
-        return {(seed, index) for key, seed, index in self.rows if key == cell.key}
+        wanted = cell.key
+        return {(seed, index) for key, seed, index in self.rows if key == wanted}
 
     def append(self, rows: Sequence[Row]) -> None:
         """Keep rows at once."""
