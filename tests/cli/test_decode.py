@@ -200,7 +200,7 @@ def test_nan_logits_lose_nothing_that_was_done(capsys, tmp_path):
     assert not output.exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_stopped_run_goes_on_to_the_same_result(capsys, tmp_path, tiny_folder, number):
     source = write(tmp_path / "in.jsonl", *({"prompt": f"hall: {'red ' * (i % 5 + 1)}blue?"} for i in range(60)))
     argv = ["decode", "--input", source, "--model", tiny_folder, "--policy", "random_order", "--gen-length", 64]

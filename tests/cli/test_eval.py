@@ -135,7 +135,7 @@ def interrupted(folder, tiny_folder, number, pause):
     return kept
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_stopped_evaluation_goes_on_to_the_same_rows(tmp_path, tiny_folder, number):
     kept = interrupted(tmp_path / "cut", tiny_folder, number, pause=0.0)
     assert 0 < kept <= 36
