@@ -29,7 +29,7 @@ def outcomes(accuracy, nfe):
 
 def made(policies, rules):
     """Evidence of what each policy and each threshold in blocks reaches."""
-    from benchmarks.reproduce import Evidence
+    from benchmarks.claims import Evidence
 
     from unmask.evaluation.cells import Cell
 
@@ -50,7 +50,7 @@ def made(policies, rules):
 
 
 def test_the_honest_baseline():
-    from benchmarks.reproduce import FAILS, HOLDS, honest
+    from benchmarks.claims import FAILS, HOLDS, honest
 
     (claim,) = honest(made({}, {0.9: (1.0, 14), 0.7: (1.0, 8), 0.3: (0.5, 4)}))
     assert claim.verdict == HOLDS
@@ -60,7 +60,7 @@ def test_the_honest_baseline():
 
 
 def test_limits_are_judged():
-    from benchmarks.reproduce import FAILS, HOLDS, PARTLY, limits
+    from benchmarks.claims import FAILS, HOLDS, PARTLY, limits
 
     policies = {"paper's advantages, alpha 0.3": (0.9, 6.3), "paper's advantages, alpha 1": (0.9, 6.4)}
     policies |= {f"scaled, alpha {a:g}": (0.9, 12 - a) for a in (0, 0.3, 1, 3, 10)}
@@ -76,7 +76,7 @@ def test_limits_are_judged():
 
 
 def test_ablations_are_judged_by_their_reward():
-    from benchmarks.reproduce import FAILS, HOLDS, ablations
+    from benchmarks.claims import FAILS, HOLDS, ablations
 
     same = (0.95, 6.5)
     policies = {"scaled, alpha 1": same, "scaled, alpha 10": (0.7, 5), "additive, alpha 1": same}
@@ -91,7 +91,7 @@ def test_ablations_are_judged_by_their_reward():
 
 
 def test_the_threshold_that_is_not_as_fast():
-    from benchmarks.reproduce import FAILS, HOLDS, PARTLY, in_blocks
+    from benchmarks.claims import FAILS, HOLDS, PARTLY, in_blocks
 
     rules = {0.9: (1.0, 14), 0.5: (0.3, 7)}
     policies = {

@@ -143,7 +143,8 @@ def test_all_rules_by_default(capsys, tiny_folder):
         ('[[rules]]\npolicy = "house-base-full"\nsettings.k = [1]', "A grid's settings are for a rule by its name"),
         ('policies = ["klass"]\n[[rules]]\npolicy = "klass"\nblock_lengths = [5]', "5 does not divide"),
         ("[[rules]]\nname = 3", "rules.0.policy is missing"),
-        ('[[rules]]\npolicy = "klass"\nlabel = "policy"', "The label 'policy' is for learned policies"),
+        ('[[rules]]\npolicy = "klass"\nlabel = "policy"', "The label 'policy' does not fit 'klass'"),
+        ('[[rules]]\npolicy = "house-base-full"\nlabel = "mine"', "are for learned policies, and those have no other."),
     ],
 )
 def test_a_bad_grid_is_refused(capsys, tmp_path, grid, sentence):
@@ -166,7 +167,7 @@ def test_a_report_of_it_all(capsys, tmp_path, swept):
     code, _, err = run(capsys, "report", swept / "out", tmp_path / "train", "-o", tmp_path / "r.html", "--figures")
     assert code == 0, err
     page = (tmp_path / "r.html").read_text()
-    assert "validation reward" in page
+    assert '"overview": ["validation correct", "validation nfe", "reward"]' in page
     assert "pace of" in page
     assert (tmp_path / "r.png").stat().st_size > 10_000
     assert len(page) < 8e6

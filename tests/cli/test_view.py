@@ -10,7 +10,7 @@ from rich.console import Console
 
 import unmask
 from tests.cli.test_cli import run
-from unmask.cli.view import Run, animate, frame, paint, panel, region, table, write_steps
+from unmask.cli.drawing import Run, animate, frame, paint, panel, region, table, write_steps
 from unmask.decoding.decode import stream
 from unmask.decoding.trajectory import Recorder, Trajectory
 from unmask.tasks.auto import load_task

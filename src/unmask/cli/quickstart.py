@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from annotated_types import Ge
 from cyclopts import Parameter
 from pydantic import Field
@@ -19,10 +18,11 @@ from unmask.cli.console import Stop, console, duration, ticking
 from unmask.cli.train import show
 from unmask.decoding.blocks import check_block_length
 from unmask.decoding.results import Decoded
-from unmask.evaluation.cells import Cell, Contestant, Region, tuned, weights_digest
+from unmask.evaluation.cells import Cell, Contestant, Region, key_of_cell, tuned, weights_digest
 from unmask.evaluation.evaluate import evaluate, write_rows
-from unmask.evaluation.intervals import Interval, bootstrap
-from unmask.evaluation.summaries import Summary, best, frontier, summarise
+from unmask.evaluation.intervals import Interval
+from unmask.evaluation.pareto import paired_difference
+from unmask.evaluation.summaries import Summary, best, frontier, outcomes, summarise
 from unmask.evaluation.tables import blocks, setting, table
 from unmask.hub import write_text
 from unmask.models.auto import load_model
@@ -244,15 +244,8 @@ def judge(policy: Summary, full: Sequence[Summary], semi: Sequence[Summary], row
 
 def _gap(a: Cell, b: Cell, rows: Rows) -> Interval:
     """Paired difference in accuracy over the same prompts, with its 95% interval."""
-
-    def per_prompt(cell: Cell) -> torch.Tensor:
-        found: dict[str, list[float]] = {}
-        for row in rows:
-            if all(row[key] == value for key, value in asdict(cell).items()):
-                found.setdefault(row["prompt"], []).append(float(row["correct"]))
-        return torch.tensor([sum(values) / len(values) for values in found.values()])
-
-    return bootstrap((per_prompt(a) - per_prompt(b))[None])
+    first, second = (outcomes([row for row in rows if key_of_cell(row) == cell.key]).correct for cell in (a, b))
+    return paired_difference(first, second)
 
 
 def _show_example(

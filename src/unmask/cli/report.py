@@ -20,13 +20,7 @@ from unmask.evaluation.summaries import summarise
 from unmask.hub import write_text
 from unmask.rl.run import read_metrics
 
-MEASURED = {
-    "reward": "reward",
-    "correct": "correct",
-    "nfe": "NFE",
-    "entropy": "entropy",
-    "signal": "groups with signal",
-}
+MEASURED = ("reward", "correct", "nfe", "entropy", "signal")
 
 
 def report(
@@ -49,7 +43,8 @@ def report(
     results = read_results(evaluations) if evaluations else []
     training = [folder for folder, kind in kinds.items() if kind == "training"]
     transfers = [one for folder, kind in kinds.items() if kind == "transfer" for one in read_transfer(folder)]
-    shown = findings(results, title) if results else Findings(title or "unmask", {}, 0, (), ())
+    summaries = [summarise(cell, rows) for cell, rows in results]
+    shown = findings(results, summaries, title) if results else Findings(title or "unmask", {}, 0, (), ())
     shown = replace(
         shown,
         training=[curve(name, folder) for name, folder in zip(short_names(training), training, strict=True)],
@@ -68,7 +63,6 @@ def report(
         soft_wrap=True,
     )
     if figures and results:
-        summaries = [summarise(cell, rows) for cell, rows in results]
         console.print(draw(summaries, path, shown.title), soft_wrap=True)
 
 
@@ -96,9 +90,9 @@ def curve(name: str, folder: Path) -> TrainingCurve:
     for line in read_metrics(folder / "metrics.jsonl"):
         if line["stage"] not in ("grpo", "validation"):
             continue
-        for key, shown in MEASURED.items():
+        for key in MEASURED:
             if key in line:
-                label = f"validation {shown}" if line["stage"] == "validation" else shown
+                label = f"validation {key}" if line["stage"] == "validation" else key
                 steps, values = series.setdefault(label, ([], []))
                 steps.append(line["iteration"])
                 values.append(float(line[key]))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -13,7 +14,7 @@ from rich.table import Table
 
 from unmask.cli.common import ConfigFile, DryRun, draw
 from unmask.cli.comparison import ComparisonConfig, compare, plan, verifiable
-from unmask.cli.console import console
+from unmask.cli.console import console, duration
 from unmask.evaluation.cells import Cell, Contestant, Region, RuleGrid, clone_of, tuned
 from unmask.evaluation.comparison import replay
 from unmask.evaluation.evaluate import Row
@@ -104,6 +105,7 @@ def sweep(
         wanted = resolved.controls and cell.label == "policy" and not cell.stop_at_eos
         return replay(cell, rows) if wanted else None
 
+    started = time.perf_counter()
     found = compare(resolved, task, gen_length, contestants, resume=resume, then=control)
     if found is None:
         return
@@ -113,7 +115,8 @@ def sweep(
     console.print(table(best, f"{found.title}: each rule's frontier over its whole grid ({len(summaries)} cells)"))
     if any(cell.label == "policy" for cell, _ in found.cells) and summaries[0].prompts > 1:
         console.print(differences(summaries, beside(found.cells, summaries)))
-    console.print(f"{draw(summaries, found.folder / 'plot', found.title)} Rows: {found.folder / 'rows.jsonl'}.")
+    took = duration(time.perf_counter() - started)
+    console.print(f"{took}. {draw(summaries, found.folder / 'plot', found.title)} Rows: {found.folder / 'rows.jsonl'}.")
     console.print(f"The whole picture: unmask report {found.folder} -o report.html", highlight=False)
 
 

@@ -132,16 +132,19 @@ class RuleGrid(Settings):
         """Its cells; counts beyond the block, which act like a shorter one, are left out.
 
         Raises:
-            UnmaskError: an unknown rule or setting; settings beside a policy that has its own.
+            UnmaskError: an unknown rule or setting; settings beside a policy that has its own; a label of another kind.
         """
-        if self.label in OWN and load_policy(self.policy).weights() is None:
-            raise UnmaskError(f"The label {self.label!r} is for learned policies: give {self.policy!r} another one.")
         if self.settings and self.policy not in TYPES:
             load_policy(self.policy)  # what it does not know is refused with the nearest name
             raise UnmaskError(f"A grid's settings are for a rule by its name, not for {self.policy!r}: leave them out.")
         where = replace(region, suppress_eos=region.suppress_eos or self.suppress_eos)
         specs = combinations(self.policy, self.settings or GRIDS.get(self.policy, {}))
         made = [where.contestant(spec, self.label) for spec in specs]
+        if self.label is not None and made[0][0].learned != (self.label in OWN):
+            raise UnmaskError(
+                f"The label {self.label!r} does not fit {self.policy!r}: {', '.join(OWN)} are for learned policies, "
+                "and those have no other."
+            )
         longest = region.block_length if isinstance(region.block_length, int) else region.gen_length
         return [one for one in made if one[0].policy.get("k", 0) <= longest]
 

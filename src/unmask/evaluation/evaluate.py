@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
@@ -148,7 +149,7 @@ class _Collector:
 
     def _row(self, one: Completion, example: Example, verdict: bool) -> Row:
         length = next((i for i, token in enumerate(one.tokens) if token in self._ends), len(one.tokens))
-        complete = one.ended != "budget"
+        complete, reveals = one.ended != "budget", Counter(one.revealed_at)
         return {
             "index": self._places[one.index],
             "prompt": example.prompt,
@@ -156,7 +157,7 @@ class _Collector:
             "correct": complete and verdict,
             "nfe": one.nfe,
             "tokens": sum(step >= 0 for step in one.revealed_at[:length]),
-            "reveals": [one.revealed_at.count(step) for step in range(one.nfe)],
+            "reveals": [reveals[step] for step in range(one.nfe)],
             "complete": complete,
             "ended": one.ended,
             **self._context,

@@ -16,7 +16,7 @@ from unmask.evaluation.evaluate import TRAJECTORY, Row
 from unmask.evaluation.findings import EVERY_RULE, Beside, CellFinding, Findings, RuleFinding, Shown
 from unmask.evaluation.pareto import Difference, Outcomes, Point
 from unmask.evaluation.store import read_rows
-from unmask.evaluation.summaries import Summary, best, frontier, outcomes, summarise
+from unmask.evaluation.summaries import Summary, best, frontier, outcomes
 from unmask.evaluation.tables import blocks, setting
 
 Results = Sequence[tuple[Cell, Sequence[Row]]]
@@ -93,9 +93,8 @@ def _complete(found: Mapping[str, list[Row]], source: Mapping[str, Path]) -> lis
     return results
 
 
-def findings(results: Results, title: str | None = None) -> Findings:
-    """All that follows from the rows of a comparison."""
-    summaries = [summarise(cell, rows) for cell, rows in results]
+def findings(results: Results, summaries: Sequence[Summary], title: str | None = None) -> Findings:
+    """All that follows from the rows of a comparison, and from the summary of each of its cells."""
     row = results[0][1][0]
     gen_length = results[0][0].gen_length
     task = task_of(row)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -44,8 +45,10 @@ def bootstrap(values: Float[Tensor, "s p"], draws: int = BOOTSTRAP_DRAWS, seed: 
     return Interval(mean, mean - math.hypot(mean - low, apart), mean + math.hypot(high - mean, apart))
 
 
+@lru_cache(maxsize=2)
 def resample(prompts: int, draws: int, seed: int) -> Float[Tensor, "d p"]:
-    """How often each draw takes each prompt: means are then one matrix product."""
+    """How often each draw takes each prompt: means are then one matrix product. All cells have the same, not to be
+    written to."""
     taken = torch.randint(prompts, (draws, prompts), generator=torch.Generator().manual_seed(seed))
     counts = torch.zeros(draws, prompts, dtype=torch.float64)
     return counts.scatter_add_(1, taken, torch.ones_like(counts))

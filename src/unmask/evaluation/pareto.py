@@ -24,6 +24,7 @@ from unmask.evaluation.intervals import (
     resample,
 )
 
+PAIRS = 4_000_000  # of cells, over all draws, that are held at once
 Mean = Literal["ratio_of_sums", "mean_of_ratios"]
 
 
@@ -292,6 +293,10 @@ def _at(
     speeds: Float[Tensor, "d c"], accuracy: Float[Tensor, "d c"], nfe: Float[Tensor, " d"], hull: bool
 ) -> Float[Tensor, " d"]:
     """`accuracy_at` of d sets of c points; without sorting, since the two neighbours are maxima and minima."""
+    if hull and len(speeds) > 1 and speeds.numel() * speeds.shape[1] > PAIRS:
+        half = len(speeds) // 2
+        parts = ((speeds[:half], accuracy[:half], nfe[:half]), (speeds[half:], accuracy[half:], nfe[half:]))
+        return torch.cat([_at(*part, hull) for part in parts])
     x = nfe[:, None]
     fast = speeds <= x
     below = accuracy.masked_fill(~fast, -math.inf).amax(dim=1, keepdim=True)  # of the neighbour at or left of x

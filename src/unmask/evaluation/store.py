@@ -8,7 +8,7 @@ rows.N.jsonl     those of process N, until an evaluation has ended
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,50 +47,56 @@ class RowStore:
         elif rank == 0:
             self.path.mkdir(parents=True, exist_ok=True)
             write_text(self._config, json.dumps(shared, indent=2) + "\n")
-        self.rows = self._read() if resume else {}
+        self._rows: dict[str, dict[tuple[int, int], Row]] = {}  # cell -> (seed, prompt) -> row
+        if resume:
+            self.reload()
 
     def done(self, cell: Cell) -> set[tuple[int, int]]:
         """(seed, prompt) of the rows that a cell has."""
-        wanted = cell.key
-        return {(seed, index) for key, seed, index in self.rows if key == wanted}
+        return set(self._rows.get(cell.key, ()))
 
     def append(self, rows: Sequence[Row]) -> None:
         """Keep rows at once."""
         with self._part.open("a", encoding="utf-8") as file:
             file.write(jsonl(rows))
-        self.rows |= {key_of(row): row for row in rows}
+        self._take(rows)
 
     def of(self, cell: Cell, seeds: Sequence[int], prompts: int) -> list[Row]:
         """A cell's rows of these seeds and of the first prompts, in order."""
-        key = cell.key
-        return [self.rows[key, seed, index] for seed in seeds for index in range(prompts)]
+        rows = self._rows[cell.key]
+        return [rows[seed, index] for seed in seeds for index in range(prompts)]
 
     def reload(self) -> None:
         """Take the rows that other processes have made."""
-        self.rows = self._read()
+        self._rows = {}
+        for rows in self._read():
+            self._take(rows)
 
     def finish(self, cells: Iterable[Cell]) -> None:
         """Put the rows of all processes into rows.jsonl: these cells first, each by seed and prompt."""
         self.reload()
         places = {cell.key: place for place, cell in enumerate(cells)}
-        order = sorted(self.rows, key=lambda key: (places.get(key[0], len(places)), key))
-        write_text(self.path / "rows.jsonl", jsonl(self.rows[key] for key in order))
+        order = sorted(self._rows, key=lambda key: (places.get(key, len(places)), key))
+        write_text(self.path / "rows.jsonl", jsonl(row for key in order for _, row in sorted(self._rows[key].items())))
         for part in self._parts():
             part.unlink()
 
     def _parts(self) -> list[Path]:
         return sorted(self.path.glob("rows.*.jsonl"))
 
-    def _read(self) -> dict[Key, Row]:
+    def _take(self, rows: Iterable[Row]) -> None:
+        for row in rows:
+            key, seed, index = key_of(row)
+            self._rows.setdefault(key, {})[seed, index] = row
+
+    def _read(self) -> Iterator[list[Row]]:
         """All rows. The last line of a part may be cut short, by a kill: that row is made again."""
-        found: dict[Key, Row] = {}
         whole = self.path / "rows.jsonl"
         for path in [*([whole] if whole.exists() else []), *self._parts()]:
             rows, cut = read_rows(path, may_be_cut=path != whole)
             if cut and path == self._part:
                 write_text(path, jsonl(rows))
-            found |= {key_of(row): row for row in rows}
-        return found
+            yield rows
 
     def _compare(self, shared: Mapping[str, Any]) -> None:
         before = json.loads(self._config.read_text(encoding="utf-8"))
