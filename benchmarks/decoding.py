@@ -32,9 +32,9 @@ from unmask.policies.transformer import TransformerPolicy
 from unmask.rl.clone import Demonstration, clone, lesson
 from unmask.rl.config import TrainConfig
 from unmask.rl.prompts import fitting
-from unmask.rl.team import Team
+from unmask.rl.processes import Processes
 from unmask.tasks.base import Task
-from unmask.types import Step
+from unmask.decoding.state import Step
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.plain import Choose, plain_loop, plain_rule
@@ -211,7 +211,7 @@ def cloned(model: MaskedLM, task: Task) -> TransformerPolicy:
         block_length=task.gen_length,
         batch_size=config.batch_size,
         seed=config.seed,
-        team=Team(),
+        team=Processes(),
     )
     shape = {"updates": config.clone_updates, "batch_size": config.clone_batch_size, "lr": config.clone_lr}
     clone(policy, taught, seed=config.seed, **shape)

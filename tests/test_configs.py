@@ -48,7 +48,7 @@ def test_config_parses(path):
         gen_length = config.gen_length or load_task(config.task).gen_length
         check_block_length(gen_length, config.block_length)
         for expert in config.experts:
-            assert not load_policy(expert.policy).draws
+            assert not load_policy(expert.policy).stochastic
         assert plan(config, gen_length, 8, hidden_size=64).rows == config.prompts * (8 + len(config.experts))
 
 

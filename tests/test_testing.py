@@ -11,7 +11,7 @@ from unmask.policies import ConfidenceThreshold, Policy, largest
 from unmask.pretrain import build_tokenizer
 from unmask.tasks.auto import load_task
 from unmask.testing import check_model, check_policy
-from unmask.types import Needs
+from unmask.observation import Needs
 
 
 class Good(Policy):

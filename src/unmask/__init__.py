@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from unmask import policies, testing
     from unmask.decoding.blocks import AdaptiveBlocks
-    from unmask.decoding.decode import generate
+    from unmask.decoding.generate import generate
+    from unmask.decoding.options import DecodeConfig
     from unmask.decoding.results import Completion, Generation
+    from unmask.decoding.step import see
     from unmask.errors import UnmaskError
     from unmask.models.auto import load_model
     from unmask.policies.auto import load_policy
@@ -21,6 +23,7 @@ __version__ = version("unmask")
 __all__ = [
     "AdaptiveBlocks",
     "Completion",
+    "DecodeConfig",
     "Generation",
     "UnmaskError",
     "__version__",
@@ -29,18 +32,21 @@ __all__ = [
     "load_policy",
     "load_task",
     "policies",
+    "see",
     "testing",
 ]
 
 _HOME = {
     "AdaptiveBlocks": "unmask.decoding.blocks",
     "Completion": "unmask.decoding.results",
+    "DecodeConfig": "unmask.decoding.options",
     "Generation": "unmask.decoding.results",
     "UnmaskError": "unmask.errors",
-    "generate": "unmask.decoding.decode",
+    "generate": "unmask.decoding.generate",
     "load_model": "unmask.models.auto",
     "load_policy": "unmask.policies.auto",
     "load_task": "unmask.tasks.auto",
+    "see": "unmask.decoding.step",
 }
 
 

@@ -22,9 +22,9 @@ from torch import Tensor
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.noise import row_keys, uniform
+from unmask.observation import Needs, Observation
 from unmask.policies.auto import TYPES, load_policy
 from unmask.policies.base import Policy
-from unmask.types import Needs, Observation
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}  # of logits, relative to their spread
 
@@ -33,7 +33,7 @@ def check_policy(policy: Policy, *, batches: int = 20, seed: int = 0, hidden_siz
     """Check a policy on random batches.
 
     It must give a boolean for each position; decide each row by itself, whatever the batch and its order; leave the
-    observation as it was and decide the same twice; heed the noise only if it `draws`; reveal something in every row
+    observation as it was and decide the same twice; heed the noise only if it is `stochastic`; reveal something in every row
     that has something selectable; and come back the same from its config (and, if its type is known to `load_policy`,
     from a saved folder).
 
@@ -102,9 +102,9 @@ def _check_batch(policy: Policy, seen: Observation, generator: torch.Generator) 
         policy,
         "must decide each row by itself: a row got another answer in another batch (look for any() or topk over rows)",
     )
-    if not policy.draws:
+    if not policy.stochastic:
         other = replace(seen, noise=1 - seen.noise)
-        _demand(_select(policy, other).equal(chosen), policy, "uses observation.noise: let its property draws be True")
+        _demand(_select(policy, other).equal(chosen), policy, "uses observation.noise: let its property stochastic be True")
     moved = chosen.any(dim=1) | ~seen.selectable.any(dim=1)
     _demand(
         bool(moved.all()),

@@ -31,7 +31,7 @@ from unmask.policies import (
     largest,
     load_policy,
 )
-from unmask.types import Needs
+from unmask.observation import Needs
 
 TINY = make_tiny()
 prompts_of_any_length = st.lists(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from unmask.decoding import readout
 from unmask.decoding.readout import read, sample
-from unmask.types import Needs
+from unmask.observation import Needs
 
 BANNED = torch.tensor([3])
 

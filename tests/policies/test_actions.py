@@ -197,7 +197,7 @@ def test_dpls_policies_decode_save_and_keep_the_contract(tmp_path):
 def test_mode_leaves_no_chance():
     torch.manual_seed(0)
     policy = load_policy({"type": "mode", "policy": TransformerPolicy()})
-    assert not policy.draws
+    assert not policy.stochastic
     check_policy(policy)
     likeliest = Likeliest(DPLS())
     logits, may = torch.tensor([[1.0, 2.0]]), torch.ones(1, 2, dtype=torch.bool)

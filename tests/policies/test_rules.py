@@ -32,7 +32,7 @@ from unmask.policies import (
 )
 from unmask.policies.auto import TYPES
 from unmask.testing import check_policy
-from unmask.types import Observation
+from unmask.observation import Observation
 
 
 def seen(confidence, selectable=None, noise=None, **extra):
@@ -244,7 +244,7 @@ def test_specs_with_lists_and_wrappers():
     assert wrapped == MinReveal(MaxReveal(ConfidenceThreshold(0.8), 4), 2)
     tempered = load_policy("house-base-full | temperature:tau=0.5")
     assert isinstance(tempered, Temperature)
-    assert tempered.draws
+    assert tempered.stochastic
     assert dataclasses.is_dataclass(tempered)
 
 

@@ -10,7 +10,7 @@ from unmask.policies.grids import GRIDS, grid
 from unmask.rl.clone import Demonstration, best_demonstration, clone, demonstrations, lesson
 from unmask.rl.prompts import fitting
 from unmask.rl.rewards import load_reward
-from unmask.rl.team import Team
+from unmask.rl.processes import Processes
 
 
 def prompts_of(tiny, task, n):
@@ -30,7 +30,7 @@ def taught(tiny, policy, task=None, keep="correct", block_length=8, cell=None):
         block_length=block_length,
         batch_size=16,
         seed=0,
-        team=Team(),
+        team=Processes(),
     )
 
 
@@ -66,7 +66,7 @@ def test_best_means_the_best_cell_of_the_grid(tiny):
     assert demonstrations("factor", 2, 4, 8) == [Demonstration("factor", 2)]
     task = Easy()
     reward = load_reward("multiplicative", 1.0)
-    options = {"gen_length": 8, "batch_size": 16, "team": Team()}
+    options = {"gen_length": 8, "batch_size": 16, "team": Processes()}
     best, passes = best_demonstration(tiny, cells, task, prompts_of(tiny, task, 4), reward, **options)
     assert (best.policy, best.block_length, best.reward) == ("top_k_confidence:k=8", 8, 1.0)
     assert passes == 4 * sum(max(8 // min(k, length), 8 // length) for length in (4, 8) for k in (1, 2, 4, 8))

@@ -9,7 +9,7 @@ from unmask.policies import ConfidenceThreshold, TransformerPolicy
 from unmask.rl.env import DecodingEnv
 from unmask.rl.rewards import load_reward
 from unmask.tasks.auto import load_task
-from unmask.types import Needs
+from unmask.observation import Needs
 
 
 def play(env, policy, examples, seed=0):

@@ -10,82 +10,17 @@ import torch
 from cyclopts import Parameter
 from rich.text import Text
 
-from unmask.cli.console import errors
 from unmask.decoding.decode import decode
+from unmask.decoding.state import Step
 from unmask.errors import UnmaskError
 from unmask.evaluation.figures import plot
 from unmask.evaluation.summaries import Summary
 from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.policies.base import Policy
-from unmask.policies.transformer import TransformerPolicy
-from unmask.rl.prompts import fitting
-from unmask.rl.rewards import Reward, correct_by_task
-from unmask.rl.rollout import judged
-from unmask.rl.run import Metrics
-from unmask.rl.team import Team
-from unmask.rl.trainer import Validate
-from unmask.tasks.base import Example, Task
-from unmask.types import Step
 
 ConfigFile = Annotated[str | None, Parameter(help="TOML file with these settings; flags override it.")]
 DryRun = Annotated[bool, Parameter(help="Say what would be done, and stop.", negative="")]
 Resume = Annotated[bool, Parameter(help="Go on from the last checkpoint.", negative="")]
-
-
-def validator(
-    model: MaskedDiffusionModel,
-    task: Task,
-    examples: Sequence[Example],
-    *,
-    gen_length: int,
-    block_length: int | None,
-    reward: Reward,
-    batch_size: int,
-    limit: int | None = None,
-    long: str = "refuse",
-    team: Team | None = None,
-) -> Validate:
-    """Scores a policy as it would be used: correctness, NFE, and the reward that training raises.
-
-    Args:
-        limit, long: as in `unmask.rl.prompts.fitting`.
-        team: each process scores its share.
-    """
-    team = team or Team()
-    prompts, note = fitting(model, examples, gen_length, limit, long)
-    if note:
-        errors.print(f"Validation: {note}", style="yellow", highlight=False)
-    mine = team.share(list(enumerate(prompts)))
-
-    def validate(policy: TransformerPolicy) -> Metrics:
-        sums, seconds = [0.0] * 3, [0.0] * 3
-        verdicts: list[tuple[str, bool]] = []
-        if mine:
-            out = decode(
-                model,
-                policy,
-                [prompt.tokens for _, prompt in mine],
-                streams=[place for place, _ in mine],
-                gen_length=gen_length,
-                block_length=block_length,
-                batch_size=batch_size,
-                seed=1,
-                stop_at_eos=False,
-            )
-            outcome = judged(model, task, [prompt.example for _, prompt in mine], out, gen_length)
-            verdicts = outcome.by_task()
-            sums = [x.sum().item() for x in (reward(outcome), outcome.correct, outcome.nfe)]
-            seconds = [out.total_seconds, out.model_seconds, out.policy_seconds]
-        earned, correct, nfe = (total / len(prompts) for total in team.total(*sums))
-        return {
-            "reward": earned,
-            "correct": correct,
-            "nfe": nfe,
-            **correct_by_task(team.gather(verdicts)),
-            **dict(zip(("seconds", "seconds_model", "seconds_policy"), seconds, strict=True)),
-        }
-
-    return validate
 
 
 def draw(summaries: Sequence[Summary], path: Path, title: str) -> str:

@@ -21,7 +21,7 @@ from unmask.evaluation.evaluate import Row
 from unmask.evaluation.store import RowStore
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.config import ModelConfig
-from unmask.rl.team import Team
+from unmask.rl.processes import Processes
 from unmask.tasks.base import Split, Task
 from unmask.tasks.config import TaskConfig
 
@@ -130,7 +130,7 @@ def compare(
         UnmaskError: the output folder holds results and `resume` is False, or results of something else.
         KeyboardInterrupt: stopped; rows so far are kept.
     """
-    team = Team(Accelerator() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None)
+    team = Processes(Accelerator() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None)
     if not team.main:
         console.quiet = errors.quiet = True
     split = config.split or (None if config.from_file else "test")

@@ -13,11 +13,11 @@ from unmask.cli.console import Stop, errors, ticking
 from unmask.decoding.decode import DecodeOptions, stream
 from unmask.decoding.results import Completion
 from unmask.decoding.source import check_prompt
+from unmask.decoding.state import Step
 from unmask.errors import UnmaskError, nearest
 from unmask.hub import jsonl, write_text
 from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.policies.base import Policy
-from unmask.types import Step
 
 Row = dict[str, Any]
 

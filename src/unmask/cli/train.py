@@ -20,9 +20,9 @@ from unmask.hub import write_text
 from unmask.models.auto import dtype_of, parameter_count
 from unmask.rl.config import CloneConfig, TrainConfig
 from unmask.rl.plan import plan
+from unmask.rl.processes import Processes
 from unmask.rl.rewards import load_reward
 from unmask.rl.run import Metrics, read_metrics
-from unmask.rl.team import Team
 from unmask.rl.trainer import Trainer
 from unmask.settings import load_settings
 
@@ -70,7 +70,7 @@ def _run(config: TrainConfig, resume: bool, allow_changes: bool, dry_run: bool) 
     if dry_run:
         _describe_costs(config, accelerator.num_processes)
         return
-    team = Team(accelerator)
+    team = Processes(accelerator)
     task = config.load_task()
     examples = task.examples("validation", config.validation_prompts)
     task.prepare()

@@ -9,13 +9,12 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Ge, Le
 from jaxtyping import Bool, Float, Int
-from pydantic import ValidationError
+from pydantic import BeforeValidator, PlainSerializer, ValidationError
 from torch import Tensor
 
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
-from unmask.policies.auto import parse_spec
-from unmask.settings import Settings, build, refusal
+from unmask.settings import Settings, build, parse_spec, refusal
 
 
 class AdaptiveBlocks(Settings):
@@ -26,7 +25,7 @@ class AdaptiveBlocks(Settings):
     `default` positions. The same pass reveals the block's first tokens, so a boundary costs no forward pass.
 
     Attributes:
-        default: block length where no delimiter is sure enough.
+        default: block length where no delimiter is confident enough.
         delimiters: texts of one token each that may end a block.
         threshold: least confidence of the delimiter, tau_D; the released code has 0.3.
         window: how far ahead a delimiter is looked for, as a share of gen_length.
@@ -43,9 +42,44 @@ class AdaptiveBlocks(Settings):
         except ValidationError as e:
             raise refusal(e, "Bad value for AdaptiveBlocks") from None
 
+    def __str__(self) -> str:
+        given = self.model_dump(exclude_defaults=True)
+        pairs = [f"{key}=[{','.join(v)}]" if isinstance(v, tuple) else f"{key}={v}" for key, v in given.items()]
+        return ":".join(["adaptive", *([",".join(pairs)] if pairs else [])])
+
+
+def parse_block_length(value: Any) -> Any:
+    """``8``, ``adaptive`` or ``adaptive:default=8,delimiters=[.]`` as a `BlockLength`.
+
+    Raises:
+        UnmaskError: neither a number nor adaptive blocks.
+    """
+    if not isinstance(value, str):
+        return value
+    if value.isdigit():
+        return int(value)
+    values = parse_spec(value)
+    if values.pop("type") != "adaptive":
+        raise UnmaskError(
+            f"Unknown block_length {value!r}: give a number, or adaptive:default=32,threshold=0.3,delimiters=[.]"
+        )
+    return build(AdaptiveBlocks, values, where=f"the block_length {value!r}", known=set(AdaptiveBlocks.model_fields))
+
+
+def _spelt(value: int | AdaptiveBlocks | None) -> int | str | None:
+    return str(value) if isinstance(value, AdaptiveBlocks) else value
+
+
+BlockLength = Annotated[int | AdaptiveBlocks | None, BeforeValidator(parse_block_length), PlainSerializer(_spelt)]
+"""Positions of a semi-autoregressive block, adaptive blocks, or None for full diffusion (one block)."""
+
 
 class Blocks(ABC):
     """Where each row's current block ends. A row whose block has no mask left goes on to its next one."""
+
+    @abstractmethod
+    def fewest(self, gen_length: int) -> int:
+        """Steps that a row takes at least: its number of blocks, if each ends as late as it can."""
 
     @abstractmethod
     def scope(self, masked: Bool[Tensor, "b l"], block_end: Int[Tensor, " b"]) -> Bool[Tensor, "b l"]:
@@ -68,8 +102,11 @@ class FixedBlocks(Blocks):
 
     length: int
 
+    def fewest(self, gen_length: int) -> int:
+        return gen_length // self.length
+
     def scope(self, masked: Bool[Tensor, "b l"], block_end: Int[Tensor, " b"]) -> Bool[Tensor, "b l"]:
-        return masked & (_places(masked) < self._end(masked)[:, None])
+        return masked & (_positions(masked) < self._end(masked)[:, None])
 
     def end(
         self,
@@ -93,10 +130,13 @@ class DelimitedBlocks(Blocks):
     threshold: float
     window: int
 
+    def fewest(self, gen_length: int) -> int:
+        return -(-gen_length // max(self.window, self.default))
+
     def scope(self, masked: Bool[Tensor, "b l"], block_end: Int[Tensor, " b"]) -> Bool[Tensor, "b l"]:
         start, begins = self._begin(masked, block_end)
         reach = torch.where(begins, start + max(self.window, self.default), block_end)
-        return masked & (_places(masked) < reach[:, None])
+        return masked & (_positions(masked) < reach[:, None])
 
     def end(
         self,
@@ -106,12 +146,12 @@ class DelimitedBlocks(Blocks):
         confidence: Float[Tensor, "b l"],
     ) -> Int[Tensor, " b"]:
         start, begins = self._begin(masked, block_end)
-        places = _places(masked)
-        inside = (places >= start[:, None]) & (places < (start + self.window)[:, None])
-        may_end = masked & inside & torch.isin(predicted, self.delimiters)
-        sure, at = confidence.masked_fill(~may_end, -1.0).max(dim=1)
+        positions = _positions(masked)
+        inside = (positions >= start[:, None]) & (positions < (start + self.window)[:, None])
+        delimiter = masked & inside & torch.isin(predicted, self.delimiters)
+        most, at = confidence.masked_fill(~delimiter, -1.0).max(dim=1)
         fallback = (start + self.default).clamp(max=masked.shape[1])
-        end = torch.where(sure >= self.threshold, at + 1, fallback)
+        end = torch.where(most >= self.threshold, at + 1, fallback)
         return torch.where(begins, end, block_end)
 
     def _begin(
@@ -129,7 +169,6 @@ def make_blocks(block_length: int | AdaptiveBlocks | None, gen_length: int, mode
     """
     if not isinstance(block_length, AdaptiveBlocks):
         return FixedBlocks(check_block_length(gen_length, block_length))
-    check_block_length(gen_length, None)
     ids = []
     for text in block_length.delimiters:
         tokens = model.encode(text)
@@ -144,32 +183,12 @@ def make_blocks(block_length: int | AdaptiveBlocks | None, gen_length: int, mode
     )
 
 
-def parse_block_length(text: str | int | AdaptiveBlocks | None) -> int | AdaptiveBlocks | None:
-    """``8``, ``adaptive`` or ``adaptive:default=8,delimiters=[.]`` as `unmask.generate` takes it.
-
-    Raises:
-        UnmaskError: neither a number nor adaptive blocks.
-    """
-    if not isinstance(text, str):
-        return text
-    if text.isdigit():
-        return int(text)
-    values = parse_spec(text)
-    if values.pop("type") != "adaptive":
-        raise UnmaskError(
-            f"Unknown block_length {text!r}: give a number, or adaptive:default=32,threshold=0.3,delimiters=[.]"
-        )
-    return build(AdaptiveBlocks, values, where=f"the block_length {text!r}", known=set(AdaptiveBlocks.model_fields))
-
-
 def check_block_length(gen_length: int, block_length: int | None) -> int:
     """The block length to use; None means full diffusion (one block as long as the region).
 
     Raises:
-        UnmaskError: a length below 1, or a block length that does not divide the region.
+        UnmaskError: a block length below 1, or one that does not divide the region.
     """
-    if gen_length < 1:
-        raise UnmaskError(f"gen_length must be at least 1, not {gen_length}.")
     if block_length is None:
         return gen_length
     if block_length < 1 or gen_length % block_length:
@@ -187,5 +206,5 @@ def selectable(masked: Bool[Tensor, "b l"], block_length: int) -> Bool[Tensor, "
     return blocks.scope(masked, torch.zeros_like(masked[:, 0], dtype=torch.long))
 
 
-def _places(masked: Bool[Tensor, "b l"]) -> Int[Tensor, " l"]:
+def _positions(masked: Bool[Tensor, "b l"]) -> Int[Tensor, " l"]:
     return torch.arange(masked.shape[1], device=masked.device)

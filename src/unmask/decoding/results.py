@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from unmask.models.base import MaskedDiffusionModel
@@ -20,12 +21,12 @@ class Completion:
     """One finished prompt.
 
     Attributes:
-        index: its place among the prompts.
+        index: among the prompts.
         text: up to the first EOS, special tokens left out.
         tokens: token ids of the region; a position left masked holds the mask id.
-        nfe: forward passes spent while it was live.
+        nfe: forward passes spent while it was active.
         revealed_at: step at which each position was revealed, from 0; -1 where it never was.
-        seconds: from its first forward pass to its last, shared with the rows beside it.
+        seconds: from its first forward pass to its last, shared with the other active rows.
         ended: ``complete`` (nothing is masked), ``eos`` (text and EOS stand, the rest was not decoded), or ``budget``
             (the steps were spent first).
     """
@@ -40,43 +41,36 @@ class Completion:
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """What `decode` gives back, one entry a prompt, in the order of the prompts (n of them, region length l).
+class Generation:
+    """What decoding gives back, in the order of the prompts (n of them, region length l). Iterate for `Completion`s.
 
     Attributes:
+        texts: up to the first EOS, special tokens left out.
         tokens: (n, l) token ids of the region; a position left masked holds the mask id.
-        nfe: (n,) forward passes spent while the row was live.
+        nfe: (n,) forward passes spent while the row was active.
         revealed_at: (n, l) step at which each position was revealed, from 0; -1 where it never was.
         seconds: of each row, as in `Completion`.
         ended: why each row ended, as in `Completion`.
-        total_seconds: of the whole call, of which `model_seconds` in the dLLM and `policy_seconds` in the policy (on an
-            accelerator, work still queued counts for who waits for it).
-        model_rows: NFE of all rows together; rows that share a pass count each.
-        model_rows_run: rows that the dLLM really ran; a pass that rows share counts once.
+        total_seconds: of the whole call.
+        model_seconds, policy_seconds, passes, passes_run: as in `unmask.decoding.session.Totals`.
     """
 
-    tokens: Tensor
-    nfe: Tensor
-    revealed_at: Tensor
+    texts: list[str]
+    tokens: Int[Tensor, "n l"]
+    nfe: Int[Tensor, " n"]
+    revealed_at: Int[Tensor, "n l"]
     seconds: list[float]
     ended: list[Ending]
     total_seconds: float
     model_seconds: float
     policy_seconds: float
-    model_rows: int
-    model_rows_run: int
+    passes: int
+    passes_run: int
 
     @property
-    def complete(self) -> Tensor:
-        """(n,) False where the step budget was spent with masks left."""
+    def complete(self) -> Bool[Tensor, " n"]:
+        """False where the step budget was spent with masks left."""
         return torch.tensor([ending != "budget" for ending in self.ended], device=self.nfe.device)
-
-
-@dataclass(frozen=True)
-class Generation(Decoded):
-    """`Decoded`, with the texts: up to the first EOS, special tokens left out. Indexing gives a `Completion`."""
-
-    texts: list[str]
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -98,16 +92,44 @@ class Generation(Decoded):
 
 @dataclass(frozen=True)
 class Ended:
-    """Rows that ended in the same step."""
+    """Rows that ended in the same step.
 
-    row: Tensor
-    tokens: Tensor
-    nfe: Tensor
-    revealed_at: Tensor
-    why: Tensor
+    Attributes:
+        row: index among the prompts.
+        why: codes of `unmask.decoding.step`.
+        tokens, nfe, revealed_at, seconds: as in `Generation`.
+    """
+
+    row: Int[Tensor, " r"]
+    tokens: Int[Tensor, "r l"]
+    nfe: Int[Tensor, " r"]
+    revealed_at: Int[Tensor, "r l"]
+    why: list[int]
     seconds: list[float]
 
     def completions(self, model: MaskedDiffusionModel) -> Iterator[Completion]:
+        """One by one, with their texts."""
         rows = zip(self.row.tolist(), self.tokens.tolist(), self.nfe.tolist(), self.revealed_at.tolist(), strict=True)
-        for (index, tokens, nfe, revealed_at), code, seconds in zip(rows, self.why.tolist(), self.seconds, strict=True):
+        for (index, tokens, nfe, revealed_at), code, seconds in zip(rows, self.why, self.seconds, strict=True):
             yield Completion(index, model.text(tokens), tokens, nfe, revealed_at, seconds, ENDINGS[code - 1])
+
+
+def in_order(model: MaskedDiffusionModel, batches: Sequence[Ended], **totals: Any) -> Generation:
+    """All rows of a call, in the order of its prompts.
+
+    Args:
+        totals: the call's totals, by their names in `Generation`.
+    """
+    order = torch.cat([batch.row for batch in batches]).argsort()
+    why = [code for batch in batches for code in batch.why]
+    seconds = [s for batch in batches for s in batch.seconds]
+    tokens = torch.cat([batch.tokens for batch in batches])[order]
+    return Generation(
+        texts=[model.text(row) for row in tokens.tolist()],
+        tokens=tokens,
+        nfe=torch.cat([batch.nfe for batch in batches])[order],
+        revealed_at=torch.cat([batch.revealed_at for batch in batches])[order],
+        seconds=[seconds[i] for i in order.tolist()],
+        ended=[ENDINGS[why[i] - 1] for i in order.tolist()],
+        **totals,
+    )

@@ -1,207 +1,176 @@
-"""One step of decoding, pure: observe (one dLLM forward pass), then transition. Training and evaluation share it."""
+"""One step of decoding as pure functions: what the policy sees, what it decides, what that changes."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unmask.decoding.blocks import Blocks
+from unmask.decoding.passes import Duplicates, Pass
 from unmask.decoding.readout import read, sample
+from unmask.decoding.state import DecodingState, Reading
+from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
-from unmask.noise import uniform
-from unmask.policies.base import LearnedPolicy, Policy
-from unmask.types import DecodingState, History, Needs, Observation, Reading
+from unmask.models.memory import spread
+from unmask.noise import row_keys, uniform
+from unmask.observation import Needs, Observation
+from unmask.policies.base import Policy, StochasticPolicy
 
 RUNNING, COMPLETE, EOS, BUDGET = range(4)  # why a row ended
 
 
-@dataclass(frozen=True)
-class Observed:
-    """What one forward pass gives.
-
-    Attributes:
-        state: the rows, their block, history and reading moved on; no token changed.
-        predicted: the likeliest token of each position that was asked about, 0 elsewhere.
-        hidden: what the head reads at the n positions asked about; None where rows share passes.
-        slot: each position's place in `hidden`, -1 elsewhere.
-        asked: rows that the dLLM ran; fewer than there are where rows share passes.
-        copies: where rows share passes, one row of each set that a policy cannot tell apart, and which of these each
-            row is.
-    """
-
-    state: DecodingState
-    observation: Observation
-    predicted: Int[Tensor, "b l"]
-    hidden: Float[Tensor, "n h"] | None
-    slot: Int[Tensor, "b l"] | None
-    asked: int
-    copies: tuple[Int[Tensor, " u"], Int[Tensor, " b"]] | None
-
-
-def observe(
-    model: MaskedDiffusionModel,
-    state: DecodingState,
+def see(
+    logits: Float[Tensor, "b l v"] | None = None,
+    *,
     needs: Needs,
-    blocks: Blocks,
-    suppress_eos: bool = False,
-    share: bool = False,
-) -> Observed:
-    """Ask the dLLM once what it would write, and how sure it is, at the positions the policy needs.
+    masked: Bool[Tensor, "b l"],
+    step: Int[Tensor, " b"] | int = 0,
+    selectable: Bool[Tensor, "b l"] | None = None,
+    key: Int[Tensor, " b"] | None = None,
+    probabilities: Float[Tensor, "b l k"] | None = None,
+    entropy: Float[Tensor, "b l"] | None = None,
+    banned_ids: Sequence[int] = (),
+) -> Observation:
+    """What a policy sees of a forward pass that somebody else ran: a serving engine, a pipeline, a notebook.
+
+    Give `logits`, or the probabilities an engine has kept of them.
 
     Args:
-        suppress_eos: a position whose likeliest token is EOS gets confidence 0 (and the entropy of knowing nothing)
-            while an earlier masked position predicts something else (LLaDA's `confidence_eos_eot_inf`; ours lets go of
-            the EOS tail once the text before it stands, instead of revealing it one position a step).
-        share: rows that hold the same tokens share one pass, and a row that has not changed since its last one needs
-            none: worth it where prompts are repeated and steps may reveal nothing, as in GRPO's roll-outs.
-    """
-    length = state.gen_length
-    scope = blocks.scope(state.masked, state.block_end)
-    wanted = {"selectable": scope, "masked": state.masked, "region": torch.ones_like(scope)}[needs.positions]
-    if model.carries:
-        wanted = wanted | state.masked  # all that the next step will want to hear of
-    hidden = slot = copies = None
-    asked = len(state)
-    if share and not needs.kl_history and not model.carries:
-        reading, copies, asked = _shared_pass(model, state, wanted, needs)
-        state = replace(state, reading=reading, changed=torch.zeros_like(state.changed))
-    else:
-        reading, state, hidden, slot = _pass(model, state, wanted, needs)
+        logits: of each position of the region (or of the engine's block), aligned: those at i predict the token at i.
+        needs: of the policy.
+        masked: positions not revealed yet.
+        step: decoding steps each row has taken in this region.
+        selectable: positions the policy may reveal; all masked ones by default (full diffusion).
+        key: each row's random stream (`unmask.noise.row_keys`); by default that of the row's index under seed 0.
+        probabilities: the k largest of the plain softmax, largest first, those of banned tokens left out.
+        entropy: of the plain softmax, in nats; computed from logits.
+        banned_ids: tokens that are never written, the mask token above all.
 
-    confidence, entropy = reading.confidence, reading.entropy
-    block_end = blocks.end(state.masked, state.block_end, reading.predicted, confidence[..., 0])
-    may = scope & (torch.arange(length, device=scope.device) < block_end[:, None])
-    if suppress_eos:
-        held = _held_back(reading.predicted, may, model.eos_ids)
-        confidence = confidence.masked_fill(held[..., None], 0.0)
-        entropy = None if entropy is None else entropy.masked_fill(held, math.log(model.vocab_size))
-    observation = Observation(
-        confidence=confidence,
-        masked=state.masked,
-        selectable=may,
-        step_fraction=state.step.to(torch.float32) / length,
-        noise=uniform(state.key, state.step, length),
-        entropy=entropy,
-        kl=state.history.kl if state.history else None,
+    Returns:
+        What `unmask.generate` would show the policy, on the tensors' device.
+
+    Raises:
+        UnmaskError: neither logits nor probabilities, or both; NaN among them; the policy needs what they do not tell.
+    """
+    if (logits is None) == (probabilities is None):
+        raise UnmaskError("Give either logits or the top-k probabilities of each position.")
+    absent = [name for name, wanted in (("hidden states", needs.hidden_states), ("KL history", needs.kl_history)) if wanted]
+    if absent or (logits is None and needs.entropy and entropy is None):
+        missing = absent[0] if absent else "entropies"
+        raise UnmaskError(f"The policy needs {missing}, which were not given: use a policy that reads confidences.")
+    length, device = masked.shape[1], masked.device
+    steps = torch.full((len(masked),), step, device=device) if isinstance(step, int) else step
+    if logits is not None:
+        banned = torch.tensor(list(banned_ids), dtype=torch.long, device=device)
+        reading = _read_all(logits, needs, banned)
+    else:
+        assert probabilities is not None
+        if probabilities.shape[-1] < needs.top_k:
+            raise UnmaskError(f"The policy needs the {needs.top_k} largest probabilities per position: give as many.")
+        nothing = torch.zeros_like(masked, dtype=torch.long)
+        reading = Reading(probabilities[..., : needs.top_k].float(), nothing, entropy)
+    refuse_nan(bool(reading.confidence.isnan().any()), "logits or probabilities")
+    keys = row_keys(0, torch.arange(len(masked), device=device)) if key is None else key
+    may = masked if selectable is None else selectable & masked
+    return observation_of(reading, masked, may, steps, uniform(keys, steps, length)).only(needs)
+
+
+def _read_all(logits: Float[Tensor, "b l v"], needs: Needs, banned: Int[Tensor, " m"]) -> Reading:
+    b, length, vocabulary = logits.shape
+    found = read(torch.clone, logits.flatten(0, 1), needs, banned, vocabulary)
+    rows, columns = (index.flatten() for index in torch.meshgrid(
+        torch.arange(b, device=logits.device), torch.arange(length, device=logits.device), indexing="ij"
+    ))
+    shape = (b, length)
+    return Reading(
+        spread(found.confidence, shape, rows, columns),
+        spread(found.token, shape, rows, columns),
+        None if found.entropy is None else spread(found.entropy, shape, rows, columns),
+    )
+
+
+def observation_of(
+    reading: Reading,
+    masked: Bool[Tensor, "b l"],
+    selectable: Bool[Tensor, "b l"],
+    step: Int[Tensor, " b"],
+    noise: Float[Tensor, "b l"],
+    kl: Float[Tensor, "b l s"] | None = None,
+) -> Observation:
+    """The reading of a pass with where the rows stand."""
+    return Observation(
+        confidence=reading.confidence,
+        masked=masked,
+        selectable=selectable,
+        step_fraction=step.to(torch.float32) / masked.shape[1],
+        noise=noise,
+        entropy=reading.entropy,
+        kl=kl,
         hidden_states=reading.hidden_states,
     )
-    if model.carries:
-        observation = observation.only(needs)
-    return Observed(
-        replace(state, block_end=block_end),
-        observation,
-        reading.predicted,
-        hidden,
-        slot,
-        asked,
-        copies,
+
+
+def refuse_nan(found: bool, what: str) -> None:
+    """
+    Raises:
+        UnmaskError: NaN was found in the predictions of `what`.
+    """
+    if found:
+        raise UnmaskError(
+            f"The {what} returned NaN logits: load it with dtype float32 or bfloat16, or check its weights."
+        )
+
+
+def hold_back_eos(
+    reading: Reading, selectable: Bool[Tensor, "b l"], eos_ids: Int[Tensor, " e"], vocabulary: int
+) -> Reading:
+    """The reading where EOS waits for the text before it (LLaDA's `confidence_eos_eot_inf`).
+
+    A position whose likeliest token is EOS gets confidence 0 and the entropy of knowing nothing while an earlier
+    selectable position predicts something else. Unlike LLaDA's, the EOS tail is let go once the text before it stands,
+    instead of being revealed one position per step.
+    """
+    eos = torch.isin(reading.predicted, eos_ids) & selectable
+    held = eos & ((selectable & ~eos).cumsum(dim=1) > 0)
+    entropy = reading.entropy
+    return replace(
+        reading,
+        confidence=reading.confidence.masked_fill(held[..., None], 0.0),
+        entropy=None if entropy is None else entropy.masked_fill(held, math.log(vocabulary)),
     )
 
 
-def _pass(
-    model: MaskedDiffusionModel, state: DecodingState, wanted: Bool[Tensor, "b l"], needs: Needs
-) -> tuple[Reading, DecodingState, Float[Tensor, "n h"], Int[Tensor, "b l"]]:
-    """One forward pass of every row, read at the wanted positions.
+def decide(policy: Policy, observation: Observation, duplicates: Duplicates | None = None) -> Int[Tensor, "b l"]:
+    """What the policy reveals, as picks (`unmask.policies.actions`); a rule's picks are all 1.
 
-    Returns:
-        The reading, the rows with their history and what the dLLM carries moved on (where it is needed), the hidden
-        states, and each position's place in them.
+    Args:
+        duplicates: rows that are equal: the network of a stochastic policy runs once for each set; each row draws by
+            itself.
     """
-    rows, columns = wanted.nonzero(as_tuple=True)
-    flat = rows * state.tokens.shape[1] + columns + state.prompt_width
-    hidden = model.hidden(state.tokens, state.attention, flat, state.carried)
-    last = state.history
-    found = read(
-        model.head,
-        hidden,
-        needs,
-        model.banned_ids,
-        model.vocab_size,
-        last=last.logits if last else None,
-        slot=last.slot[rows, columns] if last else None,
-        carry=model.carry if model.carries else None,
-    )
-
-    def spread(values: Tensor, empty: float = 0) -> Tensor:
-        return values.new_full((*wanted.shape, *values.shape[1:]), empty).index_put((rows, columns), values)
-
-    slot = spread(torch.arange(len(rows), device=rows.device), -1)
-    history = None
-    if found.kl is not None:
-        newest = spread(found.kl, torch.inf)[..., None]
-        kl = torch.cat([newest, last.kl], dim=-1) if last else newest.expand(*wanted.shape, needs.kl_history)
-        history = History(kl[..., : needs.kl_history], slot, found.logits)
-    reading = Reading(
-        confidence=spread(found.confidence),
-        predicted=spread(found.token),
-        entropy=None if found.entropy is None else spread(found.entropy),
-        hidden_states=spread(hidden) if needs.hidden_states else None,
-    )
-    carried = None if found.carried is None else spread(found.carried)
-    return reading, replace(state, history=history, carried=carried), hidden, slot
-
-
-def _shared_pass(
-    model: MaskedDiffusionModel, state: DecodingState, wanted: Bool[Tensor, "b l"], needs: Needs
-) -> tuple[Reading, tuple[Int[Tensor, " u"], Int[Tensor, " b"]], int]:
-    """`_pass` of one row of each set of equal ones, and of none that has been read as it is.
-
-    Returns:
-        The reading of all rows, and the `copies` and `asked` of `Observed`.
-    """
-    look = torch.cat([state.tokens.masked_fill(~state.attention, -1), state.block_end[:, None]], dim=1)
-    asked, of = one_of_each(look, state.changed)
-    unread = state.changed[asked].nonzero()[:, 0]
-    reading = state.reading and state.reading.take(asked)
-    if len(unread):
-        rows = asked[unread]
-        new = _pass(model, replace(state, reading=None).take(rows), wanted[rows], needs)[0]
-        reading = reading.put(unread, new) if reading else new
-    assert reading is not None  # a row without a reading has changed
-    return reading.take(of), one_of_each(torch.stack([of, state.step], dim=1), state.changed), len(unread)
-
-
-def one_of_each(look: Shaped[Tensor, "b w"], late: Bool[Tensor, " b"]) -> tuple[Int[Tensor, " u"], Int[Tensor, " b"]]:
-    """One row of each set that looks the same, preferably not a late one, and which of them each row is."""
-    unique, of = look.unique(dim=0, return_inverse=True)
-    place = torch.arange(len(of), device=of.device) + late * len(of)
-    first = torch.full((len(unique),), 2 * len(of), device=of.device).scatter_reduce(0, of, place, "amin")
-    return first % len(of), of
-
-
-def decide(policy: Policy, observed: Observed) -> Int[Tensor, "b l"]:
-    """What the policy reveals, as picks (`unmask.policies.actions`); a rule's all have the first place.
-
-    The network of a learned policy runs once for rows that are equal; each draws by itself.
-    """
-    seen = observed.observation.only(policy.needs)
-    if not isinstance(policy, LearnedPolicy):
+    seen = observation.only(policy.needs)
+    if not isinstance(policy, StochasticPolicy):
         return (policy.select(seen) & seen.selectable).long()
-    if observed.copies is None:
-        logits = policy.logits(seen)
-    else:
-        rows, of = observed.copies
-        logits = policy.logits(seen.take(rows))[of]
+    logits = policy.logits(seen) if duplicates is None else policy.logits(seen.take(duplicates.rows))[duplicates.of]
     return policy.actions.sample(logits, seen.selectable, seen.noise) * seen.selectable
 
 
 def write(
-    model: MaskedDiffusionModel, observed: Observed, action: Bool[Tensor, "b l"], temperature: float
+    model: MaskedDiffusionModel, state: DecodingState, last: Pass, action: Bool[Tensor, "b l"], temperature: float
 ) -> Int[Tensor, "b l"]:
     """The token each revealed position takes: the likeliest, or one drawn at a token temperature above 0."""
+    predicted = last.reading.predicted
     if temperature == 0:
-        return observed.predicted
-    assert observed.hidden is not None  # drawn tokens part rows, so that they do not share passes
-    assert observed.slot is not None
+        return predicted
+    assert last.hidden is not None  # rows with drawn tokens do not share passes
+    assert last.slot is not None
     rows, columns = action.nonzero(as_tuple=True)
-    state = observed.state
     drawn = sample(
         model.head,
-        observed.hidden[observed.slot[rows, columns]],
+        last.hidden[last.slot[rows, columns]],
         model.banned_ids,
         model.vocab_size,
         temperature,
@@ -209,7 +178,7 @@ def write(
         state.step[rows],
         columns,
     )
-    return observed.predicted.index_put((rows, columns), drawn)
+    return predicted.index_put((rows, columns), drawn)
 
 
 def transition(state: DecodingState, written: Int[Tensor, "b l"], action: Bool[Tensor, "b l"]) -> DecodingState:
@@ -221,7 +190,6 @@ def transition(state: DecodingState, written: Int[Tensor, "b l"], action: Bool[T
         masked=state.masked & ~action,
         revealed_at=torch.where(action, state.step[:, None], state.revealed_at),
         step=state.step + 1,
-        changed=action.any(dim=1),
     )
 
 
@@ -239,11 +207,3 @@ def after_eos(tokens: Int[Tensor, "b l"], eos_ids: Int[Tensor, " e"]) -> Int[Ten
     eos = torch.isin(tokens, eos_ids)
     first = tokens.gather(1, eos.int().argmax(dim=1, keepdim=True))
     return torch.where(eos.cumsum(dim=1) > 0, first, tokens)
-
-
-def _held_back(
-    predicted: Int[Tensor, "b l"], may: Bool[Tensor, "b l"], eos_ids: Int[Tensor, " e"]
-) -> Bool[Tensor, "b l"]:
-    eos = torch.isin(predicted, eos_ids) & may
-    text_before = (may & ~eos).cumsum(dim=1) > 0
-    return eos & text_before

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from unmask.decoding.results import Completion
+from unmask.decoding.state import Step
 from unmask.models.base import MaskedDiffusionModel
-from unmask.types import Step
 
 
 @dataclass(frozen=True)

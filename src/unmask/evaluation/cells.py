@@ -13,9 +13,10 @@ from pydantic import Field
 
 from unmask.decoding.blocks import check_block_length, parse_block_length
 from unmask.errors import UnmaskError
-from unmask.policies.auto import TYPES, load_policy
+from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy
 from unmask.policies.grids import GRIDS, combinations
+from unmask.policies.registry import TYPES
 from unmask.settings import Settings
 
 LABELS = {
@@ -103,7 +104,7 @@ class Region:
             self.block_length,
             self.gen_length,
             self.suppress_eos,
-            policy.draws,
+            policy.stochastic,
             self.stop_at_eos,
         )
 

@@ -103,5 +103,5 @@ def replay(cell: Cell, rows: Sequence[Row]) -> Contestant | None:
     known_by = {"name": f"pace of {cell.policy['name']}", "of": cell.policy["weights"]}
     settings = {"type": policy.type_name, **policy.config(), **known_by}
     return Cell(
-        "replay", settings, cell.block_length, cell.gen_length, cell.suppress_eos, policy.draws, cell.stop_at_eos
+        "replay", settings, cell.block_length, cell.gen_length, cell.suppress_eos, policy.stochastic, cell.stop_at_eos
     ), policy

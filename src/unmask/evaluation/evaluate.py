@@ -12,17 +12,18 @@ from typing import Any
 
 import torch
 
-from unmask.decoding.blocks import parse_block_length
-from unmask.decoding.decode import decode
-from unmask.decoding.results import Completion, Decoded, Ended
+from unmask.decoding.decode import stream
+from unmask.decoding.options import DecodeConfig
+from unmask.decoding.results import Completion, Ended
+from unmask.decoding.session import Totals
 from unmask.decoding.source import encode_example
+from unmask.decoding.state import Step
 from unmask.decoding.trajectory import Recorder
 from unmask.evaluation.cells import Cell
 from unmask.hub import jsonl, write_text
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
-from unmask.tasks.base import Example, Task
-from unmask.types import Step
+from unmask.tasks.base import Example, Task, verdicts
 
 Row = dict[str, Any]
 TRAJECTORY = ("words", "end", "revealed_at", "confidence")  # what its row does not hold anyway
@@ -42,7 +43,7 @@ def evaluate(
     context: Mapping[str, Any] | None = None,
     done: Collection[tuple[int, int]] = (),
     on_rows: Callable[[list[Row]], None] | None = None,
-    on_decoded: Callable[[Decoded], None] | None = None,
+    totals: Totals | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> list[Row]:
     """Decode every example under every seed.
@@ -52,7 +53,7 @@ def evaluate(
         context: goes into every row.
         done: (seed, place among the examples) of rows that are not wanted.
         on_rows: called with rows soon after they are made, in the order in which they end.
-        on_decoded: called with what each seed took (its seconds, for one).
+        totals: counted into.
         stop: asked at every step; if it says so, rows so far are handed over and KeyboardInterrupt is raised.
 
     Returns:
@@ -68,6 +69,13 @@ def evaluate(
         "hardware": hardware(model.device),
         **(context or {}),
     }
+    config = DecodeConfig(
+        gen_length=cell.gen_length,
+        block_length=cell.block_length,
+        batch_size=batch_size,
+        stop_at_eos=cell.stop_at_eos,
+        suppress_eos=cell.suppress_eos,
+    )
     prompts = [encode_example(model, example) for example in examples]
     rows: list[Row] = []
 
@@ -84,25 +92,21 @@ def evaluate(
             record(step)
 
         try:
-            out = decode(
+            batches = stream(
                 model,
                 policy,
                 [prompts[i] for i in places],
-                on_batch=collector.take,
-                gen_length=cell.gen_length,
-                block_length=parse_block_length(cell.block_length),
-                batch_size=batch_size,
+                config,
                 seed=seed,
                 streams=places,  # a prompt draws the same, whichever are left
-                stop_at_eos=cell.stop_at_eos,
-                suppress_eos=cell.suppress_eos,
                 callback=look,
+                totals=totals,
             )
+            for batch in batches:
+                collector.take(batch)
         finally:
             collector.flush()
         rows += sorted(collector.rows, key=lambda row: row["index"])
-        if on_decoded is not None:
-            on_decoded(out)
     return rows
 
 
@@ -141,8 +145,10 @@ class _Collector:
         """Verify what waits, and hand it on."""
         ended, self._waiting = self._waiting, []
         examples = [self._examples[self._places[one.index]] for one in ended]
-        verdicts = self._task.verify_all(examples, [one.text for one in ended])
-        made = [self._row(*each) for each in zip(ended, examples, verdicts, strict=True)]
+        right = verdicts(
+            self._task, examples, [one.text for one in ended], [one.ended != "budget" for one in ended]
+        )
+        made = [self._row(*each) for each in zip(ended, examples, right, strict=True)]
         self.rows += made
         if self._on_rows is not None and made:
             self._on_rows(made)
@@ -154,7 +160,7 @@ class _Collector:
             "index": self._places[one.index],
             "prompt": example.prompt,
             "text": one.text,
-            "correct": complete and verdict,
+            "correct": verdict,
             "nfe": one.nfe,
             "tokens": sum(step >= 0 for step in one.revealed_at[:length]),
             "reveals": [reveals[step] for step in range(one.nfe)],

@@ -9,8 +9,8 @@ from rich.table import Table
 
 from unmask.evaluation.cells import Cell
 from unmask.evaluation.summaries import Summary
-from unmask.policies.auto import defaults
 from unmask.policies.grids import GRIDS
+from unmask.policies.registry import class_of
 
 
 def setting(cell: Cell) -> str:
@@ -18,7 +18,7 @@ def setting(cell: Cell) -> str:
     learned policy its name."""
     if "name" in cell.policy:
         return str(cell.policy["name"])
-    usual = defaults(cell.policy["type"])
+    usual = class_of(cell.policy["type"]).defaults()
     tuned = GRIDS.get(cell.policy["type"], cell.policy)
     shown = {
         key: value

@@ -23,11 +23,11 @@ from gymnasium.vector.utils import batch_space
 
 from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
+from unmask.observation import Needs, Observation
 from unmask.rl.env import DecodingEnv
 from unmask.rl.rewards import load_reward
 from unmask.tasks.auto import load_task
 from unmask.tasks.base import Example, Task
-from unmask.types import Needs, Observation
 
 Arrays = dict[str, np.ndarray]
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from unmask.errors import UnmaskError
+from unmask.models.memory import Memory
 
 Message = Mapping[str, str]  # {"role": "user", "content": "..."}
 
@@ -21,7 +22,6 @@ class MaskedDiffusionModel(ABC):
 
     Attributes:
         family: what its architecture is read as.
-        carries: each step also needs what `carry` made of the last one's predictions.
         network: what holds the weights, if it is one torch module.
         name: what the user loaded, for result rows.
         mask_id, pad_id: token ids.
@@ -33,7 +33,6 @@ class MaskedDiffusionModel(ABC):
     """
 
     family = "dLLM"
-    carries = False
     network: torch.nn.Module | None = None
 
     def __init__(
@@ -74,7 +73,7 @@ class MaskedDiffusionModel(ABC):
         tokens: Int[Tensor, "b t"],
         attention: Bool[Tensor, "b t"],
         positions: Int[Tensor, " n"],
-        carried: Float[Tensor, "b l c"] | None = None,
+        memory: Memory | None = None,
     ) -> Float[Tensor, "n h"]:
         """One forward pass up to the vocabulary head: what `head` needs to predict the token *at* each position.
 
@@ -82,17 +81,16 @@ class MaskedDiffusionModel(ABC):
             tokens: left-padded prompt and region.
             attention: False at padding, which is never attended to and takes up no position.
             positions: where predictions are wanted, as flat indices into (b, t), ascending.
-            carried: of a dLLM that `carries`: what `carry` made of the last step at each region position, zero where
-                there was none. Any other adds it to the input embeddings of masked positions.
+            memory: what `memory` began and each pass has moved on; its `inputs` are what the network takes.
         """
 
     @abstractmethod
     def head(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
         """The vocabulary head: logits, a fresh tensor that the caller may write into."""
 
-    def carry(self, probabilities: Float[Tensor, "n v"]) -> Float[Tensor, "n c"]:
-        """What the next step needs to know of this one's distributions, for a dLLM that `carries`."""
-        raise NotImplementedError(f"{type(self).__name__} carries nothing.")
+    def memory(self, rows: int) -> Memory | None:
+        """What it keeps of rows at their first step, for their next passes; None if it keeps nothing."""
+        return None
 
     @property
     def embeddings(self) -> Float[Tensor, "v h"]:
@@ -102,15 +100,6 @@ class MaskedDiffusionModel(ABC):
             UnmaskError: the family does not show them.
         """
         raise UnmaskError(f"The dLLM {self.name!r} ({self.family}) does not take input embeddings.")
-
-    def inputs(self, tokens: Int[Tensor, "b t"], carried: Float[Tensor, "b l c"] | None) -> dict[str, Tensor]:
-        """The network's input: token ids, or embeddings where something is added to those of masked positions."""
-        if carried is None:
-            return {"input_ids": tokens}
-        at_mask = (tokens[:, -carried.shape[1] :] == self.mask_id)[..., None]
-        embedded = torch.nn.functional.embedding(tokens, self.embeddings)
-        embedded[:, -carried.shape[1] :] += (carried * at_mask).to(embedded.dtype)
-        return {"inputs_embeds": embedded}
 
     def compile(self) -> None:
         """Let `torch.compile` make the forward pass faster; its first steps then take minutes.

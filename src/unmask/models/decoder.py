@@ -10,6 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unmask.models.base import MaskedDiffusionModel
+from unmask.models.memory import Memory, inputs_of
 
 
 class FullAttentionDecoder(MaskedDiffusionModel):
@@ -63,11 +64,11 @@ class FullAttentionDecoder(MaskedDiffusionModel):
         tokens: Int[Tensor, "b t"],
         attention: Bool[Tensor, "b t"],
         positions: Int[Tensor, " n"],
-        carried: Float[Tensor, "b l c"] | None = None,
+        memory: Memory | None = None,
     ) -> Float[Tensor, "n h"]:
         place = attention.cumsum(dim=1) - 1
         last = self.network.base_model(
-            **self.inputs(tokens, carried),
+            **inputs_of(tokens, memory),
             attention_mask=attention.long(),
             position_ids=place.clamp(min=0),
             use_cache=False,

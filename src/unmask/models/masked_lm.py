@@ -13,6 +13,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
+from unmask.models.memory import Memory, inputs_of
 
 # These count positions from pad_token_id + 1.
 ROBERTA_LIKE = {
@@ -79,9 +80,9 @@ class MaskedLM(MaskedDiffusionModel):
         tokens: Int[Tensor, "b t"],
         attention: Bool[Tensor, "b t"],
         positions: Int[Tensor, " n"],
-        carried: Float[Tensor, "b l c"] | None = None,
+        memory: Memory | None = None,
     ) -> Float[Tensor, "n h"]:
-        inputs: dict[str, Any] = {**self.inputs(tokens, carried), "attention_mask": attention.long()}
+        inputs: dict[str, Any] = {**inputs_of(tokens, memory), "attention_mask": attention.long()}
         if self._takes_positions:
             real = (attention.cumsum(dim=1) - 1).clamp(min=0)
             inputs["position_ids"] = real + self.first_position

@@ -15,6 +15,7 @@ from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.decoder import token_ids
 from unmask.models.loading import hub_options, load_network, refused
+from unmask.models.memory import Memory
 
 AUTO_CLASSES = ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel")
 
@@ -62,7 +63,7 @@ class RemoteModel(MaskedDiffusionModel):
         tokens: Int[Tensor, "b t"],
         attention: Bool[Tensor, "b t"],
         positions: Int[Tensor, " n"],
-        carried: Float[Tensor, "b l c"] | None = None,
+        memory: Memory | None = None,
     ) -> Float[Tensor, "n h"]:
         """The logits themselves."""
         width = tokens.shape[1]

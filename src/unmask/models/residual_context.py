@@ -3,22 +3,66 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unmask.models.base import MaskedDiffusionModel
+from unmask.models.memory import Memory, Reader, spread
+from unmask.observation import Positions
+
+
+@dataclass(frozen=True)
+class ResidualMemory(Memory):
+    """What the last pass adds to the input embeddings of masked positions.
+
+    Attributes:
+        embeddings: the dLLM's input embeddings.
+        mask_id: of its mask token.
+        residual: zero where the last pass read nothing; None before the first pass.
+    """
+
+    positions: ClassVar[Positions] = "masked"  # the next pass needs all of them
+    embeddings: Float[Tensor, "v h"]
+    mask_id: int
+    residual: Float[Tensor, "b l h"] | None = None
+
+    def take(self, rows: Tensor) -> Self:
+        return self if self.residual is None else replace(self, residual=self.residual[rows])
+
+    def join(self, n: int) -> Self:
+        known = self.residual
+        if known is None:
+            return self
+        return replace(self, residual=torch.cat([known, known.new_zeros(n, *known.shape[1:])]))
+
+    def inputs(self, tokens: Int[Tensor, "b t"]) -> dict[str, Tensor]:
+        if self.residual is None:
+            return super().inputs(tokens)
+        length = self.residual.shape[1]
+        at_mask = (tokens[:, -length:] == self.mask_id)[..., None]
+        embedded = torch.nn.functional.embedding(tokens, self.embeddings)
+        embedded[:, -length:] += (self.residual * at_mask).to(embedded.dtype)
+        return {"inputs_embeds": embedded}
+
+    def reader(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"], shape: tuple[int, int]) -> Reader:
+        def read(logits: Tensor, p: Tensor, before: int) -> Tensor:
+            weight = torch.special.entr(p).sum(dim=-1, keepdim=True) / math.log(p.shape[-1])
+            mixture = p.to(self.embeddings.dtype) @ self.embeddings
+            return weight * (mixture - self.embeddings[self.mask_id])
+
+        return Reader(read, lambda residual: replace(self, residual=spread(residual, shape, rows, columns)))
 
 
 class ResidualContext(MaskedDiffusionModel):
-    """A dLLM whose masked positions carry their last distribution p into the next step.
+    """A dLLM whose masked positions feed their last distribution p into the next pass.
 
     With E the input embeddings, the embedding of a masked position becomes (1 - a) E[mask] + a sum_v p(v) E[v], where
     a = H(p) / log V is p's entropy, normalised: the less is known, the more of the mixture goes in.
     """
-
-    carries = True
 
     def __init__(self, model: MaskedDiffusionModel) -> None:
         """
@@ -38,7 +82,7 @@ class ResidualContext(MaskedDiffusionModel):
         )
         self.family = f"{model.family}, residual context"
         self._model, self.network = model, model.network
-        self._mask = model.embeddings[model.mask_id]
+        self._embeddings = model.embeddings
 
     @property
     def embeddings(self) -> Float[Tensor, "v h"]:
@@ -49,17 +93,15 @@ class ResidualContext(MaskedDiffusionModel):
         tokens: Int[Tensor, "b t"],
         attention: Bool[Tensor, "b t"],
         positions: Int[Tensor, " n"],
-        carried: Float[Tensor, "b l c"] | None = None,
+        memory: Memory | None = None,
     ) -> Float[Tensor, "n h"]:
-        return self._model.hidden(tokens, attention, positions, carried)
+        return self._model.hidden(tokens, attention, positions, memory)
 
     def head(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
         return self._model.head(hidden)
 
-    def carry(self, probabilities: Float[Tensor, "n v"]) -> Float[Tensor, "n c"]:
-        weight = torch.special.entr(probabilities).sum(dim=-1, keepdim=True) / math.log(self.vocab_size)
-        mixture = probabilities.to(self.embeddings.dtype) @ self.embeddings
-        return weight * (mixture - self._mask)
+    def memory(self, rows: int) -> ResidualMemory:
+        return ResidualMemory(self._embeddings, self.mask_id)
 
     def compile(self) -> None:
         self._model.compile()

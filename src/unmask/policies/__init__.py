@@ -2,7 +2,7 @@
 
 from unmask.policies.actions import DPLS, Actions, Bernoulli
 from unmask.policies.auto import load_policy
-from unmask.policies.base import LearnedPolicy, Policy, Rule, Wrapper, rule
+from unmask.policies.base import LearnedPolicy, Policy, PolicySettings, Rule, StochasticPolicy, rule
 from unmask.policies.confidence_threshold import ConfidenceThreshold
 from unmask.policies.entropy_bound import EntropyBound
 from unmask.policies.factor import Factor
@@ -14,7 +14,7 @@ from unmask.policies.rising_threshold import RisingThreshold
 from unmask.policies.top_2_margin import MarginThreshold, MarginTopK
 from unmask.policies.top_k_confidence import TopKConfidence
 from unmask.policies.transformer import TransformerConfig, TransformerPolicy
-from unmask.policies.wrappers import BetaScaling, MaxReveal, MinReveal, Mode, Temperature
+from unmask.policies.wrappers import BetaScaling, MaxReveal, MinReveal, Mode, Temperature, Wrapper
 
 __all__ = [
     "DPLS",
@@ -33,9 +33,11 @@ __all__ = [
     "MinReveal",
     "Mode",
     "Policy",
+    "PolicySettings",
     "RandomOrder",
     "RisingThreshold",
     "Rule",
+    "StochasticPolicy",
     "Temperature",
     "TopKConfidence",
     "TransformerConfig",

@@ -46,6 +46,10 @@ class Actions(ABC):
     ) -> Float[Tensor, " b"]:
         """Entropy in nats, or, where no closed form exists, an estimate from picks that is right in the mean."""
 
+    def drawn(self, force_progress: bool) -> Actions:
+        """The distribution that roll-outs draw from; only a distribution that can reveal nothing has two."""
+        return self
+
     def kl(
         self,
         logits: Float[Tensor, "b l"],
@@ -70,6 +74,9 @@ class Bernoulli(Actions):
     """
 
     force_progress: bool = True
+
+    def drawn(self, force_progress: bool) -> Bernoulli:
+        return Bernoulli(force_progress)
 
     def sample(
         self, logits: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"], noise: Float[Tensor, "b l"]

@@ -1,13 +1,7 @@
-"""`load_policy`: type name -> class, from a folder, a name, a spec string or a mapping.
-
-A new rule is one file here and one line in `TYPES`.
-"""
+"""`load_policy`: from a folder, a name, a spec string or a mapping."""
 
 from __future__ import annotations
 
-import dataclasses
-import importlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,28 +9,9 @@ from typing import Any
 from unmask.errors import UnmaskError, nearest
 from unmask.hub import find_policy_folder, read_config, read_weights
 from unmask.policies.base import Policy
+from unmask.policies.registry import TYPES, make_policy
 from unmask.policies.released import from_released, is_released
-from unmask.policies.transformer import TransformerConfig, TransformerPolicy
-from unmask.settings import build
-
-TYPES = {
-    "beta_scaling": "unmask.policies.wrappers:BetaScaling",
-    "confidence_threshold": "unmask.policies.confidence_threshold:ConfidenceThreshold",
-    "entropy_bound": "unmask.policies.entropy_bound:EntropyBound",
-    "factor": "unmask.policies.factor:Factor",
-    "fixed_schedule": "unmask.policies.fixed_schedule:FixedSchedule",
-    "klass": "unmask.policies.klass:KLASS",
-    "margin_threshold": "unmask.policies.top_2_margin:MarginThreshold",
-    "margin_top_k": "unmask.policies.top_2_margin:MarginTopK",
-    "max_reveal": "unmask.policies.wrappers:MaxReveal",
-    "min_reveal": "unmask.policies.wrappers:MinReveal",
-    "mode": "unmask.policies.wrappers:Mode",
-    "random_order": "unmask.policies.random_order:RandomOrder",
-    "rising_threshold": "unmask.policies.rising_threshold:RisingThreshold",
-    "temperature": "unmask.policies.wrappers:Temperature",
-    "top_k_confidence": "unmask.policies.top_k_confidence:TopKConfidence",
-    "transformer": "unmask.policies.transformer:TransformerPolicy",
-}
+from unmask.settings import parse_spec
 
 DEFAULT_POLICY = "house-base-full"
 
@@ -97,45 +72,3 @@ def _load_released(path: Path) -> Policy:
     policy = make_policy(config, str(path))
     policy.load_weights(ours, str(path))
     return policy
-
-
-def make_policy(settings: Mapping[str, Any], where: str) -> Policy:
-    """Build a policy from its config; a learned one comes with fresh weights.
-
-    Raises:
-        UnmaskError: an unknown type, an unknown setting, a bad value.
-    """
-    values = dict(settings)
-    type_name = values.pop("type", None)
-    if type_name not in TYPES:
-        raise UnmaskError(f"Unknown policy type {type_name!r} in {where}: {nearest(str(type_name), TYPES)}")
-    cls = _class_of(type_name)
-    if cls is TransformerPolicy:
-        return TransformerPolicy(
-            build(TransformerConfig, values, where=where, known=set(TransformerConfig.model_fields))
-        )
-    return build(cls, values, where=where, known={field.name for field in dataclasses.fields(cls)})
-
-
-def defaults(type_name: str) -> dict[str, Any]:
-    """The settings of a rule that need not be given."""
-    cls = _class_of(type_name)
-    fields = dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ()
-    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
-
-
-def _class_of(type_name: str) -> Any:
-    module, _, class_name = TYPES[type_name].partition(":")
-    return getattr(importlib.import_module(module), class_name)
-
-
-def parse_spec(spec: str) -> dict[str, Any]:
-    """``type:key=value,key=[1,2]`` as a mapping; pydantic reads the values."""
-    type_name, _, settings = spec.strip().partition(":")
-    values: dict[str, Any] = {"type": type_name.strip()}
-    for pair in re.split(r",(?![^\[]*\])", settings) if settings else ():
-        key, _, value = (part.strip() for part in pair.partition("="))
-        if not (key and value):
-            raise UnmaskError(f"Cannot read the policy {spec.strip()!r}: write it as type:key=value,key=value.")
-        values[key] = [item for item in value[1:-1].split(",") if item.strip()] if value.startswith("[") else value
-    return values

@@ -6,19 +6,19 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform
 
 import pydantic
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BeforeValidator, ValidationError
-from torch import Tensor
+from pydantic import ValidationError
+from torch import Tensor, nn
 
 from unmask.errors import UnmaskError
-from unmask.hub import save_policy_folder
+from unmask.hub import load_strictly, save_policy_folder
+from unmask.observation import Needs, Observation
 from unmask.policies.actions import Actions
-from unmask.settings import refusal
-from unmask.types import Needs, Observation
+from unmask.settings import Settings, build, refusal
 
 
 class Policy(ABC):
@@ -30,7 +30,7 @@ class Policy(ABC):
     type_name: ClassVar[str]
 
     @property
-    def draws(self) -> bool:
+    def stochastic(self) -> bool:
         """True if it uses the observation's noise, so that seeds differ."""
         return False
 
@@ -46,6 +46,23 @@ class Policy(ABC):
     @abstractmethod
     def config(self) -> dict[str, Any]:
         """The settings that, with weights if any, make the policy again."""
+
+    @classmethod
+    @abstractmethod
+    def from_config(cls, values: Mapping[str, Any], where: str) -> Self:
+        """The policy of these settings; a learned one comes with fresh weights.
+
+        Args:
+            where: they are from, for refusals.
+
+        Raises:
+            UnmaskError: an unknown setting, with the nearest one; a bad value.
+        """
+
+    @classmethod
+    @abstractmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The settings that need not be given."""
 
     def place(self, device: torch.device) -> None:  # noqa: B027 (a rule has nothing to move)
         """Move weights, if any, to where the observations are."""
@@ -67,16 +84,19 @@ class Policy(ABC):
         save_policy_folder(folder, {"type": self.type_name, **self.config()}, self.weights(), card)
 
 
-class LearnedPolicy(Policy):
-    """A policy whose network gives each position a logit, and whose action is drawn from a distribution over sets."""
+class StochasticPolicy(Policy):
+    """A policy that gives each position a logit, and whose action is drawn from a distribution over sets."""
 
     @property
-    def draws(self) -> bool:
+    def stochastic(self) -> bool:
         return True
 
     @abstractmethod
     def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
-        """One logit a position: the larger, the likelier it is revealed. The noise is for `actions`, not for this."""
+        """One logit per position: the larger, the likelier it is revealed. The noise is for `actions`, not for this.
+
+        The one entrance of a network: roll-outs act by it, and training learns by it.
+        """
 
     @property
     @abstractmethod
@@ -88,12 +108,58 @@ class LearnedPolicy(Policy):
             return self.actions.sample(self.logits(observation), observation.selectable, observation.noise) > 0
 
 
-class Rule(Policy):
-    """A policy without weights; decorated with `rule`, its fields are its config.
+class PolicySettings(Settings):
+    """What makes a network, weights aside."""
 
-    Its file and one line in `auto.py` make it known to the command line, configs and evaluation; see
-    `confidence_threshold.py`.
+    def for_model(self, hidden_size: int | None) -> Self:
+        """With what depends on the dLLM filled in where it was left open, such as the width of its hidden states."""
+        return self
+
+
+class LearnedPolicy(StochasticPolicy, nn.Module):
+    """A network with weights that training changes. Another network is one file: its settings, needs and logits.
+
+    Attributes:
+        settings: what makes the network again, weights aside; an instance of `Config`.
     """
+
+    Config: ClassVar[type[PolicySettings]]
+    settings: Any
+
+    def config(self) -> dict[str, Any]:
+        return dict(self.settings.model_dump())
+
+    @classmethod
+    def from_config(cls, values: Mapping[str, Any], where: str) -> Self:
+        return cls(build(cls.Config, values, where=where, known=set(cls.Config.model_fields)))
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        fields = cls.Config.model_fields
+        return {name: field.default for name, field in fields.items() if not field.is_required()}
+
+    def place(self, device: torch.device) -> None:
+        self.to(device)
+
+    def weights(self) -> dict[str, Tensor]:
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
+
+    def load_weights(self, weights: Mapping[str, Tensor], where: str) -> None:
+        load_strictly(self, weights, where)
+        self.eval()
+
+
+class Rule(Policy):
+    """A policy without weights; decorated with `rule`, its fields are its config. See `confidence_threshold.py`."""
+
+    @classmethod
+    def from_config(cls, values: Mapping[str, Any], where: str) -> Self:
+        return build(cls, values, where=where, known={field.name for field in dataclasses.fields(cls)})  # type: ignore[arg-type]
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+        return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
 
     def config(self) -> dict[str, Any]:
         fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}  # type: ignore[arg-type]
@@ -126,36 +192,3 @@ def rule(cls: type[T]) -> type[T]:
 
     made.__init__ = __init__
     return cast("type[T]", made)
-
-
-def _as_policy(value: Any) -> Any:
-    from unmask.policies.auto import load_policy  # a policy of any type, which that module knows
-
-    return value if isinstance(value, Policy) else load_policy(value)
-
-
-AnyPolicy = Annotated[Policy, BeforeValidator(_as_policy)]
-"""A field that holds a policy, given as one or as anything that `load_policy` reads."""
-
-
-class Wrapper(Rule):
-    """A rule around another policy, its field `policy`; what it does not change goes through."""
-
-    policy: AnyPolicy
-
-    @property
-    def draws(self) -> bool:
-        return self.policy.draws
-
-    @property
-    def needs(self) -> Needs:
-        return self.policy.needs
-
-    def place(self, device: torch.device) -> None:
-        self.policy.place(device)
-
-    def weights(self) -> dict[str, Tensor] | None:
-        return self.policy.weights()
-
-    def load_weights(self, weights: Mapping[str, Tensor], where: str) -> None:
-        self.policy.load_weights(weights, where)

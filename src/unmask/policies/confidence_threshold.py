@@ -8,9 +8,9 @@ from annotated_types import Ge, Le
 from jaxtyping import Bool
 from torch import Tensor
 
+from unmask.observation import Observation
 from unmask.policies.base import Rule, rule
 from unmask.policies.ranking import surest
-from unmask.types import Observation
 
 
 @rule

@@ -9,10 +9,10 @@ from annotated_types import Ge
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from unmask.observation import Needs, Observation
 from unmask.policies.base import Rule, rule
 from unmask.policies.ranking import TIE_DECIMALS, ranking
 from unmask.policies.top_2_margin import margin
-from unmask.types import Needs, Observation
 
 
 @rule

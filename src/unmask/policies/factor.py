@@ -9,9 +9,9 @@ from annotated_types import Gt
 from jaxtyping import Bool
 from torch import Tensor
 
+from unmask.observation import Observation
 from unmask.policies.base import Rule, rule
 from unmask.policies.ranking import TIE_DECIMALS, ranking
-from unmask.types import Observation
 
 
 @rule

@@ -10,9 +10,9 @@ from annotated_types import Ge, MinLen
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from unmask.observation import Observation
 from unmask.policies.base import Rule, rule
 from unmask.policies.ranking import surest
-from unmask.types import Observation
 
 
 @rule

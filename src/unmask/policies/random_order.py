@@ -8,9 +8,9 @@ from annotated_types import Ge
 from jaxtyping import Bool
 from torch import Tensor
 
+from unmask.observation import Observation
 from unmask.policies.base import Rule, rule
 from unmask.policies.ranking import largest
-from unmask.types import Observation
 
 
 @rule
@@ -25,7 +25,7 @@ class RandomOrder(Rule):
     k: Annotated[int, Ge(1)] = 1
 
     @property
-    def draws(self) -> bool:
+    def stochastic(self) -> bool:
         return True
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:

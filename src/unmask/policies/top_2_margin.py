@@ -8,9 +8,9 @@ from annotated_types import Ge, Le
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from unmask.observation import Needs, Observation
 from unmask.policies.base import Rule, rule
 from unmask.policies.ranking import surest
-from unmask.types import Needs, Observation
 
 
 def margin(observation: Observation) -> Float[Tensor, "b l"]:

@@ -5,9 +5,7 @@ Tensor names are those of the released checkpoints without their `base_policy.` 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +15,12 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from unmask.errors import UnmaskError
-from unmask.hub import load_strictly
+from unmask.observation import Needs, Observation
 from unmask.policies.actions import DPLS, Actions, Bernoulli
-from unmask.policies.base import LearnedPolicy
-from unmask.settings import Settings
-from unmask.types import Needs, Observation
+from unmask.policies.base import LearnedPolicy, PolicySettings
 
 
-class TransformerConfig(Settings):
+class TransformerConfig(PolicySettings):
     """Shape of the network and how it draws.
 
     Attributes:
@@ -56,7 +52,6 @@ class TransformerConfig(Settings):
     force_progress: bool = True
 
     def for_model(self, hidden_size: int | None) -> TransformerConfig:
-        """With the width of a dLLM's hidden states, where they are read and it was left open."""
         open_ = self.reads == "hidden_states" and self.hidden_size is None
         return self.model_copy(update={"hidden_size": hidden_size}) if open_ else self
 
@@ -69,13 +64,15 @@ class TransformerConfig(Settings):
         return self
 
 
-class TransformerPolicy(LearnedPolicy, nn.Module):
+class TransformerPolicy(LearnedPolicy):
     """Confidences, mask flags and step fraction in, one logit a position out.
 
     It sees the whole region and acts on the selectable positions.
     """
 
     type_name: ClassVar[str] = "transformer"
+    Config: ClassVar[type[PolicySettings]] = TransformerConfig
+    settings: TransformerConfig
 
     def __init__(self, config: TransformerConfig | None = None) -> None:
         nn.Module.__init__(self)
@@ -104,14 +101,26 @@ class TransformerPolicy(LearnedPolicy, nn.Module):
     def actions(self) -> Actions:
         return DPLS() if self.settings.actions == "dpls" else Bernoulli(self.settings.force_progress)
 
-    def features(self, observation: Observation) -> Float[Tensor, "b l k"]:
-        """What it reads of each position: confidences or hidden states.
-
+    def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
+        """
         Raises:
             UnmaskError: hidden states of another width than it was trained on.
         """
+        x = self._read(observation)
+        # A row has two conditions only, one for revealed and one for masked positions: modulate those, then spread.
+        condition = x.new_zeros(len(x), 2, self.settings.width)
+        if self.settings.use_mask:
+            condition = condition + self.mask_embedding.weight
+        if self.settings.use_time:
+            condition = condition + self.time_mlp(self._time_features(observation.step_fraction))[:, None]
+        for block in self.transformer_blocks:
+            x = block(x, condition, observation.masked)
+        return self.output_proj(self.final_norm(x))[..., 0]
+
+    def _read(self, observation: Observation) -> Float[Tensor, "b l w"]:
+        """Confidences or hidden states, projected."""
         if self.settings.reads == "confidence":
-            return observation.confidence[..., : self.settings.top_k]
+            return self.confidence_proj(observation.confidence[..., : self.settings.top_k])
         assert observation.hidden_states is not None
         width = observation.hidden_states.shape[-1]
         if width != self.settings.hidden_size:
@@ -119,45 +128,7 @@ class TransformerPolicy(LearnedPolicy, nn.Module):
                 f"The policy reads hidden states of width {self.settings.hidden_size}, and the dLLM's have {width}: "
                 "use it with the dLLM that it was trained on, or a policy that reads confidences."
             )
-        return observation.hidden_states.float()
-
-    def forward(
-        self, features: Float[Tensor, "b l k"], masked: Bool[Tensor, "b l"], step_fraction: Float[Tensor, " b"]
-    ) -> Float[Tensor, "b l"]:
-        """Logits of revealing each position."""
-        x = self.confidence_proj(features) if self.settings.reads == "confidence" else self.hidden_proj(features)
-        # A row has two conditions only, one for revealed and one for masked positions: modulate those, then spread.
-        condition = x.new_zeros(len(x), 2, self.settings.width)
-        if self.settings.use_mask:
-            condition = condition + self.mask_embedding.weight
-        if self.settings.use_time:
-            condition = condition + self.time_mlp(self._time_features(step_fraction))[:, None]
-        for block in self.transformer_blocks:
-            x = block(x, condition, masked)
-        return self.output_proj(self.final_norm(x))[..., 0]
-
-    def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
-        """`forward` on an observation."""
-        return self(self.features(observation), observation.masked, observation.step_fraction)
-
-    def drawing(self, **changes: Any) -> TransformerPolicy:
-        """The same network, weights shared, with other settings for the draw (`force_progress`)."""
-        other = copy.copy(self)
-        other.settings = TransformerConfig(**{**self.settings.model_dump(), **changes})
-        return other
-
-    def place(self, device: torch.device) -> None:
-        self.to(device)
-
-    def config(self) -> dict[str, Any]:
-        return self.settings.model_dump()
-
-    def weights(self) -> dict[str, Tensor]:
-        return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-
-    def load_weights(self, weights: Mapping[str, Tensor], where: str) -> None:
-        load_strictly(self, weights, where)
-        self.eval()
+        return self.hidden_proj(observation.hidden_states.float())
 
     def _time_features(self, step_fraction: Float[Tensor, " b"]) -> Float[Tensor, "b w"]:
         half = self.settings.width // 2

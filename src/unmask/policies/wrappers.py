@@ -5,18 +5,52 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt
 from jaxtyping import Bool, Float
+from pydantic import BeforeValidator
 from torch import Tensor
 
 from unmask.errors import UnmaskError
+from unmask.observation import Observation
 from unmask.policies.actions import Actions, Bernoulli, Likeliest
-from unmask.policies.base import AnyPolicy, LearnedPolicy, Wrapper, rule
+from unmask.policies.auto import load_policy
+from unmask.policies.base import Policy, Rule, StochasticPolicy, rule
 from unmask.policies.ranking import surest
-from unmask.types import Observation
+
+
+def _as_policy(value: Any) -> Any:
+    return value if isinstance(value, Policy) else load_policy(value)
+
+
+AnyPolicy = Annotated[Policy, BeforeValidator(_as_policy)]
+"""A field that holds a policy, given as one or as anything that `load_policy` reads."""
+
+
+class Wrapper(Rule):
+    """A rule around another policy, its field `policy`; what it does not change goes through."""
+
+    policy: AnyPolicy
+
+    @property
+    def stochastic(self) -> bool:
+        return self.policy.stochastic
+
+    @property
+    def needs(self) -> Needs:
+        return self.policy.needs
+
+    def place(self, device: torch.device) -> None:
+        self.policy.place(device)
+
+    def weights(self) -> dict[str, Tensor] | None:
+        return self.policy.weights()
+
+    def load_weights(self, weights: Mapping[str, Tensor], where: str) -> None:
+        self.policy.load_weights(weights, where)
 
 
 @rule
@@ -55,20 +89,20 @@ class MaxReveal(Wrapper):
         return surest(observation.confidence[..., 0], chosen, self.n)
 
 
-class LogitWrapper(Wrapper, LearnedPolicy):
+class LogitWrapper(Wrapper, StochasticPolicy):
     """A change of a learned policy's logits; its own way of drawing stays."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.policy, LearnedPolicy):
+        if not isinstance(self.policy, StochasticPolicy):
             raise UnmaskError(
                 f"{self.type_name} changes the logits of a learned policy, and {self.policy.type_name!r} has none: "
                 "wrap a learned policy, or change the rule's own settings."
             )
 
     @property
-    def inner(self) -> LearnedPolicy:
+    def inner(self) -> StochasticPolicy:
         """The learned policy."""
-        assert isinstance(self.policy, LearnedPolicy)
+        assert isinstance(self.policy, StochasticPolicy)
         return self.policy
 
     @property
@@ -84,7 +118,7 @@ class Mode(LogitWrapper):
     policy: AnyPolicy
 
     @property
-    def draws(self) -> bool:
+    def stochastic(self) -> bool:
         return False
 
     def logits(self, observation: Observation) -> Float[Tensor, "b l"]:

@@ -20,10 +20,10 @@ from unmask.policies.auto import load_policy
 from unmask.policies.grids import grid
 from unmask.policies.transformer import TransformerPolicy
 from unmask.rl.experts import as_seen
+from unmask.rl.processes import Processes, Stop, never
 from unmask.rl.prompts import Prompt
 from unmask.rl.rewards import Reward
 from unmask.rl.rollout import Trajectories, judged, roll_out
-from unmask.rl.team import Stop, Team, never
 from unmask.tasks.base import Task
 
 BEST = "best:"
@@ -62,7 +62,7 @@ def best_demonstration(
     *,
     gen_length: int,
     batch_size: int,
-    team: Team,
+    team: Processes,
     on_cell: Callable[[int, int], None] | None = None,
     stop: Stop = never,
 ) -> tuple[Demonstration, int] | None:
@@ -128,7 +128,7 @@ def lesson(
     block_length: int,
     batch_size: int,
     seed: int,
-    team: Team,
+    team: Processes,
     on_ended: Callable[[int, int], None] | None = None,
 ) -> Lesson:
     """The steps of a rule's trajectories, as a policy that decodes with `block_length` would see them.
@@ -187,7 +187,7 @@ def clone(
     batch_size: int,
     lr: float,
     seed: int,
-    team: Team | None = None,
+    team: Processes | None = None,
     on_update: Callable[[int, float], None] | None = None,
     stop: Stop = never,
 ) -> bool:
@@ -198,7 +198,7 @@ def clone(
         batch_size: recorded steps a batch, of all processes.
         on_update: called with the number of updates done and the loss.
     """
-    team = team or Team()
+    team = team or Processes()
     actions = policy.drawing(force_progress=False).actions
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(policy.parameters(), lr)

@@ -5,29 +5,31 @@
     while env.live.any():
         seen, reward, terminated, truncated = env.step(policy.select(seen))
 
-It runs the same `observe`, `write`, `transition` and `ended` as `unmask.generate`, so that what is learnt here is what
-decodes there. `unmask.integrations.gym` shows it as a Gymnasium environment.
+It is a face of `unmask.decoding.session.Session`, as `unmask.generate` is: what is learnt here is what decodes there.
+`unmask.integrations.gym` shows it as a Gymnasium environment.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unmask.decoding.blocks import AdaptiveBlocks, make_blocks, parse_block_length
-from unmask.decoding.source import begin, check_prompts, encode_example
-from unmask.decoding.step import BUDGET, RUNNING, Observed, ended, observe, transition, write
+from unmask.decoding.options import DecodeConfig, decode_config
+from unmask.decoding.results import Ended
+from unmask.decoding.session import Session
+from unmask.decoding.source import check_prompts, encode_example
+from unmask.decoding.step import BUDGET, refuse_nan
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.noise import row_keys
-from unmask.rl.rewards import Outcome, Reward, load_reward
+from unmask.observation import Needs, Observation
+from unmask.rl.rewards import Outcome, Reward, judge, load_reward
 from unmask.tasks.base import Example, Task
-from unmask.types import DecodingState, Needs, Observation
 
 
 class Transition(NamedTuple):
@@ -37,7 +39,7 @@ class Transition(NamedTuple):
         observation: what the policy sees next; rows that have ended show their last confidences, what they left masked,
             and nothing selectable.
         reward: 0 until a row ends.
-        terminated: the row has ended because nothing is masked.
+        terminated: the row has ended because nothing is masked, or its text and EOS stand (`stop_at_eos`).
         truncated: the row has ended because its step budget was spent with masks left.
     """
 
@@ -53,10 +55,10 @@ class DecodingEnv:
     An episode that has ended stays as it is and costs nothing, until `begin` puts a new one into its row.
 
     Args:
-        block_length: as in `unmask.generate`; None is full diffusion.
+        config: how to decode; by default as the paper counts, to the last position.
         reward: of an episode's outcome; the multiplicative one with alpha 1 by default.
-        max_steps: step budget of an episode, gen_length by default.
         needs: what the observation must hold.
+        options: fields of `DecodeConfig` such as block_length, max_steps or suppress_eos; they override `config`.
 
     Attributes:
         live: (n,) rows whose episode has not ended.
@@ -68,12 +70,11 @@ class DecodingEnv:
         self,
         model: MaskedDiffusionModel,
         task: Task,
+        config: DecodeConfig | None = None,
         *,
-        gen_length: int | None = None,
-        block_length: int | str | AdaptiveBlocks | None = None,
         reward: Reward | None = None,
-        max_steps: int | None = None,
         needs: Needs | None = None,
+        **options: Any,
     ) -> None:
         if not task.verifiable:
             raise UnmaskError(
@@ -81,26 +82,31 @@ class DecodingEnv:
             )
         self.model = model
         self.task = task
-        self.gen_length = gen_length or task.gen_length
+        config = decode_config(config or DecodeConfig(stop_at_eos=False), options)
+        self.options = config.resolve(model, task)
+        self.gen_length, self.max_steps = self.options.gen_length, self.options.max_steps
         self.needs = needs or Needs(positions="region")
         self.reward = reward or load_reward("multiplicative", 1.0)
-        self.max_steps = self.gen_length if max_steps is None else max_steps
-        self._blocks = make_blocks(parse_block_length(block_length), self.gen_length, model)
-        self._state: DecodingState | None = None
-        self._seen: Observed | None = None
+        self._session: Session | None = None
         self._shown: Observation | None = None
+        self._fresh = False  # what is shown is the last pass
 
     def reset(self, examples: Sequence[Example], *, seed: int = 0) -> Observation:
-        """Start one episode for each example.
+        """Start an episode in each of n rows.
 
         Args:
-            seed: of the noise in observations; each episode from here on has a stream of its own.
+            seed: of drawn tokens and of the noise in observations; each episode from here on has a stream of its own.
+
+        Returns:
+            What the policy sees first.
 
         Raises:
             UnmaskError: no example, or a prompt too long for the dLLM.
         """
         n = len(examples)
-        self._state, self._shown, self._examples = None, None, list(examples)
+        repeats = len({example.prompt for example in examples}) < n
+        self._session = Session(self.model, self.needs, self.options, share=repeats)
+        self._shown, self._examples = None, list(examples)
         self.live = torch.zeros(n, dtype=torch.bool)
         self.nfe = torch.zeros(n, dtype=torch.long)
         self.correct = torch.zeros(n, dtype=torch.bool)
@@ -113,10 +119,10 @@ class DecodingEnv:
         """Start new episodes in rows whose last one has ended; call `observe` for what they show.
 
         Raises:
-            UnmaskError: a row is still live, or a prompt is too long.
+            UnmaskError: a row's episode has not ended, or a prompt is too long.
         """
         prompts = [encode_example(self.model, example) for example in examples]
-        check_prompts(self.model, prompts, self.gen_length, 1, self.max_steps)
+        check_prompts(self.model, prompts, self.gen_length)
         for row, example in zip(rows, examples, strict=True):
             if self.live[row]:
                 raise UnmaskError(f"The episode in row {row} has not ended: step until it has, or reset.")
@@ -124,20 +130,30 @@ class DecodingEnv:
             self.live[row], self.nfe[row] = True, 0
         keys = row_keys(self._seed, torch.arange(self._episodes, self._episodes + len(rows)))
         self._episodes += len(rows)
-        fresh = begin(self.model, prompts, self.gen_length, rows=list(rows), keys=keys)
-        self._state = self._state.join(fresh, self.model.pad_id) if self._state is not None else fresh
-        self._seen = None
+        self._running.add(prompts, list(rows), keys)
+        self._fresh = False
 
-    @torch.no_grad()
+    @property
+    def _running(self) -> Session:
+        if self._session is None:
+            raise UnmaskError("The environment has no episodes: reset it first.")
+        return self._session
+
     def observe(self) -> Observation:
-        """One forward pass of the live rows: what the policy sees, one row an episode."""
-        if self._state is None or not len(self._state):
+        """One forward pass of the active rows: what the policy sees, one row per episode.
+
+        Raises:
+            UnmaskError: all episodes have ended, or the dLLM's logits are NaN.
+        """
+        session = self._running
+        if not len(session):
             raise UnmaskError("All episodes have ended: reset, or begin new ones.")
-        if self._seen is None:
-            self._seen = observe(self.model, self._state, self.needs, self._blocks)
-            self._show(self._seen.state, self._seen.observation)
-        assert self._shown is not None
-        return self._shown
+        if not self._fresh:
+            seen = session.observe().only(self.needs)
+            refuse_nan(bool(seen.confidence.isnan().any()), f"dLLM {self.model.name!r}")
+            self._show(session.rows, seen)
+            self._fresh = True
+        return self.shown
 
     @property
     def shown(self) -> Observation:
@@ -150,7 +166,6 @@ class DecodingEnv:
         reward, terminated, truncated = self.act(action)
         return Transition(self.observe() if self.live.any() else self.shown, reward, terminated, truncated)
 
-    @torch.no_grad()
     def act(self, action: Bool[Tensor, "n l"]) -> tuple[Tensor, Tensor, Tensor]:
         """Reveal the chosen positions that are selectable; others are ignored. No forward pass.
 
@@ -158,41 +173,37 @@ class DecodingEnv:
             reward, terminated, truncated, as in `Transition`.
         """
         self.observe()
-        seen = self._seen
-        assert seen is not None
         if tuple(action.shape) != (len(self.live), self.gen_length):
             raise UnmaskError(
                 f"The action has shape {tuple(action.shape)}: give one boolean for each of {len(self.live)} rows and "
                 f"{self.gen_length} positions."
             )
-        chosen = action.to(self.model.device)[seen.state.row] & seen.observation.selectable
-        state = transition(seen.state, write(self.model, seen, chosen, 0.0), chosen)
+        session, rows = self._running, self._running.rows
+        seen = session.observe().only(self.needs)
+        chosen = action.to(self.model.device)[rows] & seen.selectable
+        ended = session.reveal(chosen.long())
+        steps = (seen.step_fraction * self.gen_length).round() + 1
         after = replace(
-            seen.observation,
-            masked=state.masked,
-            selectable=torch.zeros_like(state.masked),
-            step_fraction=state.step.to(torch.float32) / self.gen_length,
+            seen,
+            masked=seen.masked & ~chosen,
+            selectable=torch.zeros_like(seen.masked),
+            step_fraction=steps / self.gen_length,
         )
-        self._show(state, after)
-        why = ended(state, self.model.eos_ids, self.max_steps, stop_at_eos=False).cpu()
-        over = why != RUNNING
-        rows = state.row.cpu()
-        self.nfe[rows] = state.step.cpu()
+        self._show(rows, after)
+        self._fresh = False
+        self.nfe[rows.cpu()] += 1
         reward = torch.zeros(len(self.live))
         terminated, truncated = torch.zeros_like(self.live), torch.zeros_like(self.live)
-        if over.any():
-            gone = rows[over]
-            self.live[gone] = False
-            terminated[gone], truncated[gone] = why[over] != BUDGET, why[over] == BUDGET
-            outcome = self._judge(state.take(over.to(state.row.device)), gone, ~truncated[gone])
-            reward[gone] = self.reward(outcome).cpu().float()
-            state = state.take(~over.to(state.row.device)).trim()
-        self._state, self._seen = state, None
+        if ended is not None:
+            over, spent = ended.row.cpu(), torch.tensor(ended.why) == BUDGET
+            self.live[over] = False
+            terminated[over], truncated[over] = ~spent, spent
+            reward[over] = self.reward(self._judge(ended, over, ~spent)).cpu().float()
         return reward, terminated, truncated
 
-    def _show(self, state: DecodingState, seen: Observation) -> None:
-        """Put the live rows in their places."""
-        n, rows = len(self.live), state.row
+    def _show(self, rows: Int[Tensor, " b"], seen: Observation) -> None:
+        """Put the active rows in their places."""
+        n = len(self.live)
         last = vars(self._shown) if self._shown is not None else {}
         self._shown = replace(
             seen,
@@ -205,12 +216,11 @@ class DecodingEnv:
             },
         )
 
-    def _judge(self, gone: DecodingState, rows: Int[Tensor, " r"], complete: Bool[Tensor, " r"]) -> Outcome:
+    def _judge(self, ended: Ended, rows: Int[Tensor, " r"], complete: Bool[Tensor, " r"]) -> Outcome:
         examples = [self._examples[row] for row in rows.tolist()]
-        texts = [self.model.text(row) for row in gone.region.tolist()]
-        verified = self.task.verify_all(examples, texts)
-        correct = torch.tensor(verified) & complete
+        texts = [self.model.text(row) for row in ended.tokens.tolist()]
+        outcome = judge(self.task, examples, texts, ended.nfe.cpu(), complete, self.gen_length)
         for row, text in zip(rows.tolist(), texts, strict=True):
             self.texts[row] = text
-        self.correct[rows] = correct
-        return Outcome(examples, texts, correct, gone.step.cpu(), self.gen_length)
+        self.correct[rows] = outcome.correct
+        return outcome

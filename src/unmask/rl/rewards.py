@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unmask.errors import UnmaskError, nearest
 from unmask.settings import function_of
-from unmask.tasks.base import Example
+from unmask.tasks.base import Example, Task, verdicts
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,23 @@ class Outcome:
         """The task of each episode of a mixture, and whether it is correct; nothing for one task."""
         pairs = zip(self.examples, self.correct.tolist(), strict=True)
         return [(example.task, right) for example, right in pairs if example.task]
+
+
+def judge(
+    task: Task,
+    examples: Sequence[Example],
+    texts: Sequence[str],
+    nfe: Int[Tensor, " r"],
+    complete: Bool[Tensor, " r"],
+    gen_length: int,
+) -> Outcome:
+    """What the task's verifier says of episodes.
+
+    Args:
+        complete: False where the step budget was spent with masks left: such an answer is wrong.
+    """
+    verified = verdicts(task, examples, texts, complete.tolist())
+    return Outcome(examples, texts, torch.tensor(verified, device=nfe.device), nfe, gen_length)
 
 
 def correct_by_task(pairs: Iterable[tuple[str, bool]]) -> dict[str, float]:

@@ -6,88 +6,102 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 from unmask.decoding.decode import decode
-from unmask.decoding.results import Decoded
-from unmask.decoding.step import one_of_each
+from unmask.decoding.options import DecodeConfig
+from unmask.decoding.passes import deduplicate
+from unmask.decoding.results import Generation
+from unmask.decoding.state import Step
 from unmask.models.base import MaskedDiffusionModel
+from unmask.observation import Needs, Observation
 from unmask.policies.base import Policy
-from unmask.rl.rewards import Outcome
+from unmask.rl.rewards import Outcome, judge
 from unmask.tasks.base import Example, Task
-from unmask.types import Needs, Observation, Step
-
-Features = Callable[[Observation], Tensor]
 
 
 @dataclass(frozen=True)
-class Trajectories:
-    """All steps of r roll-outs, packed (s steps, region length l, k features a position).
+class Steps:
+    """All steps of r roll-outs, packed (s of them).
 
     Attributes:
-        features: what the policy reads of each position, confidences as a rule.
+        observation: what the learning policy sees, a row per step; its noise is dropped.
         picks: what was revealed, and in which order (`unmask.policies.actions`).
         rollout: the roll-out of each step, from 0.
     """
 
-    features: Float[Tensor, "s l k"]
-    masked: Bool[Tensor, "s l"]
-    selectable: Bool[Tensor, "s l"]
-    step_fraction: Float[Tensor, " s"]
+    observation: Observation
     picks: Int[Tensor, "s l"]
     rollout: Int[Tensor, " s"]
 
-    def take(self, index: Tensor) -> Trajectories:
+    def take(self, index: Tensor) -> Steps:
         """The steps named by indices or by a boolean mask."""
-        return Trajectories(*(tensor[index] for tensor in vars(self).values()))
+        values = {name: value[index] for name, value in _told(self.observation).items()}
+        return Steps(_without_noise(values), self.picks[index], self.rollout[index])
 
-    def distinct(self) -> tuple[Trajectories, Int[Tensor, " s"]]:
-        """One step of each set that a policy cannot tell apart, and which of them each step is.
+    def distinct(self) -> tuple[Observation, Int[Tensor, " s"]]:
+        """One observation of each set that a policy cannot tell apart, and the index in them of each step's.
 
-        The roll-outs of a group start alike and part one by one: a sure policy's share most of their steps.
+        The roll-outs of a group start alike and part one by one: a confident policy's share most of their steps. Hidden
+        states are left as they are: sorting them would cost more than it saves.
         """
-        look = torch.cat([self.features.flatten(1), self.masked.float(), self.step_fraction[:, None]], dim=1)
-        rows, of = one_of_each(look, torch.zeros_like(self.rollout, dtype=torch.bool))
-        return self.take(rows), of
+        seen = self.observation
+        if seen.hidden_states is not None:
+            return seen, torch.arange(len(self), device=self.rollout.device)
+        told = [seen.confidence.flatten(1), seen.masked, seen.step_fraction[:, None], seen.selectable]
+        told += [values.flatten(1) for values in (seen.entropy, seen.kl) if values is not None]
+        same = deduplicate(torch.cat([values.float() for values in told], dim=1))
+        return seen.take(same.rows), same.of
 
-    def join(self, other: Trajectories) -> Trajectories:
-        """These steps, then those of other roll-outs, which are numbered as they stand."""
-        return Trajectories(*(torch.cat(pair) for pair in zip(vars(self).values(), vars(other).values(), strict=True)))
-
-    def numbered(self, places: Int[Tensor, " r"]) -> Trajectories:
-        """Roll-out i under the number places[i]."""
-        return replace(self, rollout=places[self.rollout])
+    def numbered(self, numbers: Int[Tensor, " r"]) -> Steps:
+        """Roll-out i under the number numbers[i]."""
+        return replace(self, rollout=numbers[self.rollout])
 
     def __len__(self) -> int:
         return len(self.rollout)
 
 
-class Recorder:
-    """A decode callback that keeps what a learned policy would read, and what was done."""
+def joined(parts: Sequence[Steps]) -> Steps:
+    """The steps of several sets of roll-outs, which are numbered as they stand."""
+    seen = [_told(part.observation) for part in parts]
+    return Steps(
+        _without_noise({name: torch.cat([values[name] for values in seen]) for name in seen[0]}),
+        torch.cat([part.picks for part in parts]),
+        torch.cat([part.rollout for part in parts]),
+    )
 
-    def __init__(self, features: Features) -> None:
-        self.steps: list[tuple[Tensor, ...]] = []
-        self.features = features
+
+def _told(observation: Observation) -> dict[str, Tensor]:
+    return {name: value for name, value in vars(observation).items() if value is not None and name != "noise"}
+
+
+def _without_noise(values: dict[str, Tensor]) -> Observation:
+    """An observation whose noise takes no memory: learning needs none."""
+    masked = values["masked"]
+    return Observation(**values, noise=torch.zeros((), device=masked.device).expand(masked.shape))
+
+
+class Recorder:
+    """A decode callback that keeps what a learning policy sees, and what was done.
+
+    Args:
+        needs: of the policy that is to learn from the steps; the one that acts may be another.
+    """
+
+    def __init__(self, needs: Needs) -> None:
+        self._needs = needs
+        self._parts: list[Steps] = []
+        self._step: list[Tensor] = []
 
     def __call__(self, step: Step) -> None:
-        seen, before = step.observation, step.before
-        self.steps.append(
-            (
-                self.features(seen),
-                seen.masked,
-                seen.selectable,
-                seen.step_fraction,
-                step.picks.to(torch.int16),
-                before.row,
-                before.step,
-            )
-        )
+        seen = step.observation.only(self._needs)
+        self._parts.append(Steps(_without_noise(_told(seen)), step.picks.to(torch.int16), step.before.row))
+        self._step.append(step.before.step)
 
-    def trajectories(self) -> Trajectories:
-        """All steps, by step and then by roll-out: an order that does not hang on which rows were live together."""
-        *recorded, step = (torch.cat(parts) for parts in zip(*self.steps, strict=True))
-        packed = Trajectories(*recorded)
+    def steps(self) -> Steps:
+        """All steps, by step and then by roll-out: an order that does not hang on which rows were active together."""
+        packed, step = joined(self._parts), torch.cat(self._step)
         return packed.take((step * (packed.rollout.max() + 1) + packed.rollout).argsort())
 
 
@@ -95,8 +109,8 @@ class Recorder:
 class Rollouts:
     """r roll-outs: their steps, and how each ended."""
 
-    steps: Trajectories
-    decoded: Decoded
+    steps: Steps
+    out: Generation
     outcome: Outcome
 
 
@@ -105,13 +119,10 @@ def roll_out(
     policy: Policy,
     task: Task,
     examples: Sequence[Example],
+    config: DecodeConfig,
     *,
-    gen_length: int,
-    block_length: int,
-    batch_size: int,
     seed: int,
     needs: Needs,
-    features: Features,
     prompts: Sequence[Sequence[int]],
     streams: Sequence[int] | None = None,
     on_ended: Callable[[int, int], None] | None = None,
@@ -119,34 +130,26 @@ def roll_out(
     """Decode the examples (repeat one to get a group) and record every step.
 
     Args:
-        needs, features: of the policy that is to learn from the steps; the one that acts may be another.
+        config: how to decode.
+        needs: of the policy that is to learn from the steps; the one that acts may be another.
         prompts: token ids of each example's prompt.
-        streams: random stream of each example, its place by default.
+        streams: random stream of each example, its index by default.
         on_ended: as in `unmask.decoding.decode.decode`.
+
+    Returns:
+        The roll-outs, in the order of the examples.
     """
-    recorder = Recorder(features)
-    decoded = decode(
+    recorder = Recorder(needs)
+    out = decode(
         model,
         policy,
         prompts,
-        on_ended,
-        gen_length=gen_length,
-        block_length=block_length,
-        batch_size=batch_size,
+        config,
         seed=seed,
         streams=streams,
-        stop_at_eos=False,  # as the paper counts
         callback=recorder,
         also_observe=needs,
+        on_ended=on_ended,
     )
-    return Rollouts(recorder.trajectories(), decoded, judged(model, task, examples, decoded, gen_length))
-
-
-def judged(
-    model: MaskedDiffusionModel, task: Task, examples: Sequence[Example], decoded: Decoded, gen_length: int
-) -> Outcome:
-    """What the task's verifier says of decoded rows; one that still holds a mask when its budget is spent is wrong."""
-    texts = [model.text(row) for row in decoded.tokens.tolist()]
-    verified = task.verify_all(examples, texts)
-    correct = torch.tensor(verified, device=decoded.nfe.device) & decoded.complete
-    return Outcome(examples, texts, correct, decoded.nfe, gen_length)
+    outcome = judge(task, examples, out.texts, out.nfe, out.complete, config.region(task, model))
+    return Rollouts(recorder.steps(), out, outcome)

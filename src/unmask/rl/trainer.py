@@ -36,11 +36,11 @@ from unmask.rl.clone import best_demonstration, clone, demonstrations, lesson
 from unmask.rl.config import TrainConfig
 from unmask.rl.experts import as_seen
 from unmask.rl.grpo import group_advantages, has_signal, root_mean_square
+from unmask.rl.processes import Processes, Stop, never
 from unmask.rl.prompts import Prompt, draw_prompts, fitting
 from unmask.rl.rewards import correct_by_task, load_reward
 from unmask.rl.rollout import Rollouts, Trajectories, roll_out
 from unmask.rl.run import Metrics, Progress, RunFolder
-from unmask.rl.team import Stop, Team, never
 from unmask.rl.update import Batch, Updater, adamw, learning_rate
 from unmask.rl.watchdog import Watchdog
 from unmask.tasks.base import Task
@@ -84,12 +84,12 @@ class Trainer:
         task: Task,
         validate: Validate,
         log: Callable[[Metrics], None],
-        team: Team | None = None,
+        team: Processes | None = None,
         tell: Callable[[str, int, int], None] = lambda label, done, total: None,
     ) -> None:
         self.tell = tell
         self.config, self.model, self.task = config, model, task
-        self.validate, self.log, self.team = validate, log, team or Team()
+        self.validate, self.log, self.team = validate, log, team or Processes()
         self.gen_length = config.gen_length or task.gen_length
         self.block_length = check_block_length(self.gen_length, config.block_length)
         self.reward = load_reward(config.reward, config.alpha)
@@ -457,6 +457,6 @@ def starting_policy(config: TrainConfig, model: MaskedDiffusionModel) -> Transfo
 
 def _deterministic(spec: str) -> Policy:
     expert = load_policy(spec)
-    if expert.draws:
+    if expert.stochastic:
         raise UnmaskError(f"The expert {spec!r} draws at random, and steering needs likelihood 1: use another rule.")
     return expert

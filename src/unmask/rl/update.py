@@ -14,8 +14,8 @@ from unmask.policies.actions import Actions
 from unmask.policies.transformer import TransformerPolicy
 from unmask.rl.config import TrainConfig
 from unmask.rl.grpo import clipped_loss, is_clipped, step_weights, with_experts
+from unmask.rl.processes import Processes
 from unmask.rl.rollout import Trajectories
-from unmask.rl.team import Team
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Updater:
         config: TrainConfig,
         actions: Actions,
         reference: TransformerPolicy | None,
-        team: Team,
+        team: Processes,
     ) -> None:
         self.policy, self.optimizer, self.config = policy, optimizer, config
         self.actions, self.reference, self.team = actions, reference, team
@@ -202,7 +202,7 @@ class _Sums:
             if len(value):
                 self._largest[name] = max(self._largest.get(name, 0.0), value.max().item())
 
-    def means(self, team: Team) -> dict[str, float]:
+    def means(self, team: Processes) -> dict[str, float]:
         found: dict[str, float] = {}
         everywhere = team.gather([(self._sums, self._largest)])
         for name in {key: None for sums, _ in everywhere for key in sums}:

@@ -87,3 +87,12 @@ def check_split(split: str) -> None:
     """
     if split not in SPLITS:
         raise UnmaskError(f"Unknown split {split!r}: {nearest(split, SPLITS)}")
+
+
+def verdicts(task: Task, examples: Sequence[Example], texts: Sequence[str], complete: Sequence[bool]) -> list[bool]:
+    """What counts as correct, decided here alone: the verifier's verdict, and a completion without masks.
+
+    Args:
+        complete: False where the step budget was spent with masks left: such an answer is wrong, whatever its text.
+    """
+    return [right and whole for right, whole in zip(task.verify_all(examples, texts), complete, strict=True)]

@@ -23,8 +23,8 @@ def never() -> bool:
     return False
 
 
-class Team:
-    """Who else trains.
+class Processes:
+    """The processes that share a job.
 
     Args:
         accelerator: None trains alone.

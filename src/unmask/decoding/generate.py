@@ -1,0 +1,59 @@
+"""`unmask.generate`: prompts in, texts out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from unmask.decoding.decode import decode
+from unmask.decoding.options import DecodeConfig, check_policy_fits, decode_config
+from unmask.decoding.results import Generation
+from unmask.decoding.state import StepCallback
+from unmask.models.base import MaskedDiffusionModel, Message
+from unmask.policies.base import Policy
+
+Prompt = str | Sequence[Message] | Sequence[int]
+
+
+def generate(
+    model: MaskedDiffusionModel,
+    policy: Policy,
+    prompts: Sequence[Prompt] | str,
+    config: DecodeConfig | None = None,
+    *,
+    seed: int = 0,
+    callback: StepCallback | None = None,
+    **options: Any,
+) -> Generation:
+    """Complete prompts with a dLLM, revealing positions as the policy says.
+
+    Args:
+        model: from `unmask.load_model`.
+        policy: from `unmask.load_policy`, or any `unmask.policies.Policy`.
+        prompts: of any lengths, each a text, the messages of a chat (``[{"role": "user", "content": ...}]``, put
+            through the tokenizer's chat template), or token ids.
+        config: how to decode; what policies see is the plain softmax at any token temperature.
+        seed: of tokens drawn and of policies that draw; row i of a call draws from its own streams.
+        callback: called with each `Step`.
+        options: fields of `DecodeConfig`, such as ``gen_length=256, block_length=32``; they override `config`.
+
+    Returns:
+        The completions, in the order of the prompts: ``out.texts``, ``out.nfe``.
+
+    Raises:
+        UnmaskError: no prompt, a prompt too long for the dLLM, a block length that does not divide the region, an
+            unknown option.
+    """
+    check_policy_fits(model, policy)  # before the tokenizer is asked
+    given = [prompts] if isinstance(prompts, str) else list(prompts)
+    tokens = [_tokens_of(model, prompt) for prompt in given]
+    return decode(model, policy, tokens, decode_config(config, options), seed=seed, callback=callback)
+
+
+def _tokens_of(model: MaskedDiffusionModel, prompt: Prompt) -> Sequence[int]:
+    if isinstance(prompt, str):
+        return model.encode(prompt)
+    # A list of messages is a chat, one of numbers is tokens; an empty one is refused with the other empty prompts.
+    if len(prompt) and isinstance(prompt[0], Mapping):
+        return model.encode(cast(Sequence[Message], prompt))
+    return cast(Sequence[int], prompt)

@@ -1,0 +1,109 @@
+"""Every decoding option, once: `DecodeConfig` as a user gives it, `Options` with all defaults filled in and checked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from annotated_types import Ge
+from pydantic import Field
+
+from unmask.decoding.blocks import BlockLength, Blocks, make_blocks
+from unmask.errors import UnmaskError
+from unmask.models.base import MaskedDiffusionModel
+from unmask.policies.base import Policy
+from unmask.settings import Settings, build
+from unmask.tasks.base import Task
+
+LONG, SHORT = 256, 32  # region of a dLLM that has room for four long ones, and of one that has not
+
+
+@dataclass(frozen=True)
+class Options:
+    """`DecodeConfig` with every default filled in, checked against a dLLM; see there."""
+
+    gen_length: int
+    blocks: Blocks
+    batch_size: int
+    temperature: float
+    max_steps: int
+    stop_at_eos: bool
+    suppress_eos: bool
+
+
+class DecodeConfig(Settings):
+    """How to decode, in every face: `unmask.generate`, commands, training, evaluation, the environment."""
+
+    gen_length: Annotated[
+        int | None, Ge(1), Field(description="Region length L (default: the task's; else 256, or 32 for a small dLLM).")
+    ] = None
+    block_length: Annotated[
+        BlockLength,
+        Field(
+            description="Semi-autoregressive block, or adaptive:default=32,threshold=0.3,delimiters=[.] "
+            "(default: full diffusion)."
+        ),
+    ] = None
+    batch_size: Annotated[int, Ge(1), Field(description="Active rows at most.")] = 32
+    temperature: Annotated[
+        float, Ge(0), Field(allow_inf_nan=False, description="Of the tokens; 0 takes the likeliest.")
+    ] = 0.0
+    max_steps: Annotated[
+        int | None, Ge(1), Field(description="Forward passes per prompt at most (default: gen_length).")
+    ] = None
+    stop_at_eos: Annotated[bool, Field(description="End a prompt once its text and the EOS behind it stand.")] = True
+    suppress_eos: Annotated[bool, Field(description="Confidence 0 for EOS behind masked text.")] = False
+
+    def region(self, task: Task | None = None, model: MaskedDiffusionModel | None = None) -> int:
+        """The region length L, in the order: this config's, the task's, what the dLLM has room for."""
+        if self.gen_length is not None:
+            return self.gen_length
+        if task is not None:
+            return task.gen_length
+        roomy = model is not None and (model.max_length is None or model.max_length >= 4 * LONG)
+        return LONG if roomy else SHORT
+
+    def resolve(self, model: MaskedDiffusionModel, task: Task | None = None) -> Options:
+        """Fill in every default.
+
+        Raises:
+            UnmaskError: a block length that does not divide the region; a delimiter that is not one token.
+        """
+        gen_length = self.region(task, model)
+        return Options(
+            gen_length=gen_length,
+            blocks=make_blocks(self.block_length, gen_length, model),
+            batch_size=self.batch_size,
+            temperature=self.temperature,
+            max_steps=gen_length if self.max_steps is None else self.max_steps,
+            stop_at_eos=self.stop_at_eos,
+            suppress_eos=self.suppress_eos,
+        )
+
+
+def decode_config(config: DecodeConfig | None, options: dict[str, Any]) -> DecodeConfig:
+    """A config with options laid over it.
+
+    Raises:
+        UnmaskError: an option that there is not, with the nearest one; a bad value.
+    """
+    if config is not None and not options:
+        return config
+    given = {} if config is None else {name: getattr(config, name) for name in config.model_fields_set}
+    cls = DecodeConfig if config is None else type(config)
+    return build(cls, given | options, where="the decoding options", known=set(cls.model_fields))
+
+
+def check_policy_fits(model: MaskedDiffusionModel, policy: Policy) -> None:
+    """Refuse what is no dLLM or no policy, and a policy that asks for what the dLLM cannot show.
+
+    Raises:
+        UnmaskError: naming what it needs.
+    """
+    if not isinstance(model, MaskedDiffusionModel) or not isinstance(policy, Policy):
+        raise UnmaskError("Pass a dLLM and a policy, as unmask.load_model(...) and unmask.load_policy(...) give them.")
+    if policy.needs.hidden_states and model.hidden_size is None:
+        raise UnmaskError(
+            f"The policy {policy.type_name!r} needs hidden states, and the dLLM {model.name!r} gives none: "
+            "use a policy that reads confidences."
+        )

@@ -1,0 +1,117 @@
+"""One forward pass of the active rows, read where it is wanted; rows that hold the same tokens can share one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor
+
+from unmask.decoding.blocks import Blocks
+from unmask.decoding.readout import read
+from unmask.decoding.state import DecodingState, Memories, Reading
+from unmask.models.base import MaskedDiffusionModel
+from unmask.models.memory import spread
+from unmask.observation import WIDER, Needs
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Sets of rows that are the same.
+
+    Attributes:
+        rows: one row of each set.
+        of: index in `rows` of each row's set.
+    """
+
+    rows: Int[Tensor, " u"]
+    of: Int[Tensor, " b"]
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass gives.
+
+    Attributes:
+        reading: of each row.
+        memory: moved on; no row changed.
+        rows_run: rows the dLLM ran; fewer than there are where rows share passes.
+        hidden: what the head reads at the n positions that were read; None where rows share passes.
+        slot: index of each position in `hidden`, -1 elsewhere.
+        duplicates: rows that no policy can tell apart; None where rows do not share passes.
+    """
+
+    reading: Reading
+    memory: Memories
+    rows_run: int
+    hidden: Float[Tensor, "n h"] | None = None
+    slot: Int[Tensor, "b l"] | None = None
+    duplicates: Duplicates | None = None
+
+
+def run(
+    model: MaskedDiffusionModel, state: DecodingState, needs: Needs, blocks: Blocks, share: bool = False
+) -> Pass:
+    """Ask the dLLM once what it would write, and how confident it is, at the positions the policy needs.
+
+    Args:
+        share: rows that hold the same tokens share one pass, and a row that has not changed since its last one needs
+            none: worth it where prompts are repeated and steps may reveal nothing, as in GRPO's roll-outs.
+    """
+    scope = blocks.scope(state.masked, state.block_end)
+    kept = [memory for memory in (state.memory.model, state.memory.kl) if memory is not None]
+    positions = max([needs.positions, *(memory.positions for memory in kept)], key=WIDER.index)
+    wanted = {"selectable": scope, "masked": state.masked, "region": torch.ones_like(scope)}[positions]
+    return _shared(model, state, wanted, needs) if share and not kept else _plain(model, state, wanted, needs)
+
+
+def _plain(model: MaskedDiffusionModel, state: DecodingState, wanted: Bool[Tensor, "b l"], needs: Needs) -> Pass:
+    """One forward pass of every row, read at the wanted positions."""
+    rows, columns = wanted.nonzero(as_tuple=True)
+    shape = (len(state), state.gen_length)
+    flat = rows * state.tokens.shape[1] + columns + state.prompt_width
+    hidden = model.hidden(state.tokens, state.attention, flat, state.memory.model)
+    kept = {name: memory for name, memory in vars(state.memory).items() if memory is not None}
+    readers = {name: memory.reader(rows, columns, shape) for name, memory in kept.items()}
+    present = {name: reader for name, reader in readers.items() if reader is not None}
+    found = read(model.head, hidden, needs, model.banned_ids, model.vocab_size, list(present.values()))
+    remembered = {
+        name: reader.remember(taken) for (name, reader), taken in zip(present.items(), found.read, strict=True)
+    }
+    reading = Reading(
+        confidence=spread(found.confidence, shape, rows, columns),
+        predicted=spread(found.token, shape, rows, columns),
+        entropy=None if found.entropy is None else spread(found.entropy, shape, rows, columns),
+        hidden_states=spread(hidden, shape, rows, columns) if needs.hidden_states else None,
+    )
+    slot = spread(torch.arange(len(rows), device=rows.device), shape, rows, columns, -1)
+    return Pass(reading, replace(state.memory, **remembered), len(state), hidden, slot)
+
+
+def _shared(model: MaskedDiffusionModel, state: DecodingState, wanted: Bool[Tensor, "b l"], needs: Needs) -> Pass:
+    """`_plain` of one row of each set of equal ones, and of none that has been read as it is."""
+    last = state.memory.reading
+    changed = state.changed if last is not None else torch.ones_like(state.changed)
+    look = torch.cat([state.tokens.masked_fill(~state.attention, -1), state.block_end[:, None]], dim=1)
+    equal = deduplicate(look, changed)
+    unread = changed[equal.rows].nonzero()[:, 0]
+    reading = last and last.take(equal.rows)
+    if len(unread):
+        rows = equal.rows[unread]
+        fresh = _plain(model, replace(state, memory=Memories()).take(rows), wanted[rows], needs).reading
+        reading = reading.put(unread, fresh) if reading else fresh
+    assert reading is not None  # without a last reading every row has changed
+    reading = reading.take(equal.of)
+    same = deduplicate(torch.stack([equal.of, state.step], dim=1), changed)
+    return Pass(reading, Memories(reading=reading), len(unread), duplicates=same)
+
+
+def deduplicate(look: Shaped[Tensor, "b w"], late: Bool[Tensor, " b"] | None = None) -> Duplicates:
+    """Rows that look the same; each set is represented by its first row, preferably one that is not late."""
+    unique, of = look.unique(dim=0, return_inverse=True)
+    order = torch.arange(len(of), device=of.device)
+    if late is not None:
+        order = order + late * len(of)
+    first = torch.full((len(unique),), 2 * len(of), device=of.device).scatter_reduce(0, of, order, "amin")
+    return Duplicates(first % len(of), of)

@@ -1,0 +1,178 @@
+"""The body of the decode loop: rows come, are observed by one forward pass, revealed, and end.
+
+`unmask.generate`, roll-outs, evaluation, the environment and serving are faces of a `Session`; there is no second loop.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from unmask.decoding.options import Options
+from unmask.decoding.passes import Duplicates, Pass, run
+from unmask.decoding.results import Ended
+from unmask.decoding.state import DecodingState, Step, StepCallback, begin
+from unmask.decoding.step import RUNNING, after_eos, ended, hold_back_eos, observation_of, refuse_nan, transition, write
+from unmask.errors import UnmaskError
+from unmask.models.base import MaskedDiffusionModel
+from unmask.noise import uniform
+from unmask.observation import Needs, Observation
+
+
+@dataclass
+class Totals:
+    """What decoding took so far.
+
+    Attributes:
+        model_seconds, policy_seconds: in the dLLM, in the policy (on an accelerator, work still queued counts for who
+            waits for it).
+        passes: forward passes: the NFE of all rows together; rows that share a pass count each.
+        passes_run: rows that the dLLM really ran; a pass that rows share counts once.
+    """
+
+    model_seconds: float = 0.0
+    policy_seconds: float = 0.0
+    passes: int = 0
+    passes_run: int = 0
+
+
+class Session:
+    """Rows that are being decoded. Each is decoded as if it were alone.
+
+    On an accelerator a step waits for the host twice: to index the positions that are read, and to learn who ended;
+    shared passes and drawn tokens wait once more each.
+
+    Args:
+        needs: what observations must hold.
+        share: rows with equal tokens share a forward pass, as in `unmask.decoding.passes.run`.
+        callback: called with each `Step`.
+        totals: counted into; a fresh one by default.
+
+    Attributes:
+        duplicates: of the rows last observed, where rows share passes.
+    """
+
+    def __init__(
+        self,
+        model: MaskedDiffusionModel,
+        needs: Needs,
+        options: Options,
+        *,
+        share: bool = False,
+        callback: StepCallback | None = None,
+        totals: Totals | None = None,
+    ) -> None:
+        self.model, self.needs, self.options = model, needs, options
+        self.totals = totals or Totals()
+        self._share = share and options.temperature == 0  # drawn tokens part rows
+        self._callback = callback
+        self._state: DecodingState | None = None
+        self._pass: Pass | None = None
+        self._observation: Observation | None = None
+        self._since: dict[int, float] = {}
+
+    def __len__(self) -> int:
+        """Active rows."""
+        return 0 if self._state is None else len(self._state)
+
+    @property
+    def rows(self) -> Int[Tensor, " b"]:
+        """The index that each active row was added under, in the order of observations."""
+        return self._active.row
+
+    @property
+    def duplicates(self) -> Duplicates | None:
+        return self._pass.duplicates if self._pass is not None else None
+
+    @property
+    def _active(self) -> DecodingState:
+        if self._state is None:
+            raise UnmaskError("There are no active rows: add prompts first.")
+        return self._state
+
+    def add(self, prompts: Sequence[Sequence[int]], rows: Sequence[int], keys: Int[Tensor, " n"]) -> None:
+        """Begin rows: token ids, an index of the caller's for each, and each one's random stream."""
+        if not prompts:
+            return
+        fresh = begin(
+            self.model,
+            prompts,
+            self.options.gen_length,
+            rows=rows,
+            keys=keys,
+            kl_history=self.needs.kl_history,
+        )
+        self._since |= dict.fromkeys(rows, time.perf_counter())
+        self._state = self._state.join(fresh, self.model.pad_id) if self._state is not None else fresh
+        self._pass = self._observation = None
+
+    @torch.no_grad()
+    def observe(self) -> Observation:
+        """One forward pass of the active rows, unless nothing has changed since the last one."""
+        if self._observation is not None:
+            return self._observation
+        state, options, started = self._active, self.options, time.perf_counter()
+        last = run(self.model, state, self.needs, options.blocks, self._share)
+        reading = last.reading
+        scope = options.blocks.scope(state.masked, state.block_end)
+        block_end = options.blocks.end(state.masked, state.block_end, reading.predicted, reading.confidence[..., 0])
+        selectable = scope & (torch.arange(state.gen_length, device=scope.device) < block_end[:, None])
+        if options.suppress_eos:
+            reading = hold_back_eos(reading, selectable, self.model.eos_ids, self.model.vocab_size)
+        kl = last.memory.kl.kl if last.memory.kl is not None else None
+        noise = uniform(state.key, state.step, state.gen_length)
+        observation = observation_of(reading, state.masked, selectable, state.step, noise, kl)
+        if state.memory.model is not None:  # which may have read more than the policy needs
+            observation = observation.only(self.needs)
+        self._state = replace(state, block_end=block_end, memory=last.memory)
+        self._pass, self._observation = last, observation
+        self.totals.model_seconds += time.perf_counter() - started
+        self.totals.passes += len(state)
+        self.totals.passes_run += last.rows_run
+        return observation
+
+    @torch.no_grad()
+    def reveal(self, picks: Int[Tensor, "b l"]) -> Ended | None:
+        """Reveal what a policy has picked of what `observe` showed.
+
+        Args:
+            picks: above 0 where a position is revealed; only selectable ones may be.
+
+        Returns:
+            The rows that ended, which are no longer active; None if none did.
+
+        Raises:
+            UnmaskError: the dLLM's logits were NaN.
+        """
+        observation, state, last = self.observe(), self._active, self._pass
+        assert last is not None
+        action = picks > 0
+        written = write(self.model, state, last, action, self.options.temperature)
+        if self._callback is not None:
+            self._callback(Step(state, observation, last.reading.predicted, written, action, picks))
+        state = transition(state, written, action)
+        why = ended(state, self.model.eos_ids, self.options.max_steps, self.options.stop_at_eos)
+        # What the host must know comes over in one copy: why each row ended, and whether a confidence is NaN.
+        *codes, nan = torch.cat([why, observation.confidence.isnan().any().long()[None]]).tolist()
+        refuse_nan(bool(nan), f"dLLM {self.model.name!r}")
+        self._state, self._pass, self._observation = state, None, None
+        if all(code == RUNNING for code in codes):
+            return None
+        over = why != RUNNING
+        gone = state.take(over)
+        self._state = state.take(~over).trim() if RUNNING in codes else None
+        rows = gone.row.tolist()
+        now = time.perf_counter()
+        return Ended(
+            row=gone.row,
+            tokens=after_eos(gone.region, self.model.eos_ids) if self.options.stop_at_eos else gone.region,
+            nfe=gone.step,
+            revealed_at=gone.revealed_at,
+            why=[code for code in codes if code != RUNNING],
+            seconds=[now - self._since.pop(row) for row in rows],
+        )

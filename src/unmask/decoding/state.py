@@ -1,0 +1,215 @@
+"""The active rows of the decode loop, and one step as a callback sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unmask.models.base import MaskedDiffusionModel
+from unmask.models.kl_history import KLHistory
+from unmask.models.memory import Memory
+from unmask.observation import Observation
+
+
+@dataclass(frozen=True)
+class Reading(Memory):
+    """What a forward pass said of each row; zero at positions that were not read.
+
+    Attributes:
+        confidence, entropy, hidden_states: as in `Observation`.
+        predicted: the likeliest token.
+    """
+
+    confidence: Float[Tensor, "b l k"]
+    predicted: Int[Tensor, "b l"]
+    entropy: Float[Tensor, "b l"] | None = None
+    hidden_states: Float[Tensor, "b l h"] | None = None
+
+    def take(self, rows: Tensor) -> Reading:
+        return self._each(lambda values, _: values[rows])
+
+    def put(self, rows: Int[Tensor, " n"], fresh: Reading) -> Reading:
+        """These rows replaced."""
+        return self._each(lambda values, new: values.index_copy(0, rows, new), fresh)
+
+    def join(self, n: int) -> Reading:
+        return self._each(lambda values, _: torch.cat([values, values.new_zeros(n, *values.shape[1:])]))
+
+    def _each(self, change: Callable[[Tensor, Tensor], Tensor], other: Reading | None = None) -> Reading:
+        others = vars(other or self)
+        changed = {name: change(value, others[name]) for name, value in vars(self).items() if value is not None}
+        return replace(self, **changed)
+
+
+@dataclass(frozen=True)
+class Memories(Memory):
+    """All that is kept of the active rows from pass to pass; None is not kept.
+
+    Attributes:
+        model: the dLLM's own.
+        kl: for policies that need it.
+        reading: the last pass, where rows share passes.
+    """
+
+    model: Memory | None = None
+    kl: KLHistory | None = None
+    reading: Reading | None = None
+
+    def take(self, rows: Tensor) -> Memories:
+        return self._each(lambda memory: memory.take(rows))
+
+    def join(self, n: int) -> Memories:
+        return self._each(lambda memory: memory.join(n))
+
+    def trim(self, columns: int) -> Memories:
+        return self._each(lambda memory: memory.trim(columns))
+
+    def _each(self, change: Callable[[Memory], Memory]) -> Memories:
+        return replace(self, **{name: change(memory) for name, memory in vars(self).items() if memory is not None})
+
+
+@dataclass(frozen=True)
+class DecodingState:
+    """The active rows: left-padded prompts, each followed by its generation region.
+
+    Attributes:
+        tokens: token ids; the last l columns are the region.
+        attention: True at real tokens, False at the left padding.
+        masked: region positions not revealed yet.
+        revealed_at: step at which each position was revealed, from 0; -1 where it was not yet.
+        block_end: where the row's current block ends, exclusive; 0 before the first.
+        step: decoding steps (forward passes) the row has taken.
+        key: the row's random stream.
+        row: the row's index in the caller's list of prompts.
+        memory: what is kept from pass to pass.
+    """
+
+    tokens: Int[Tensor, "b t"]
+    attention: Bool[Tensor, "b t"]
+    masked: Bool[Tensor, "b l"]
+    revealed_at: Int[Tensor, "b l"]
+    block_end: Int[Tensor, " b"]
+    step: Int[Tensor, " b"]
+    key: Int[Tensor, " b"]
+    row: Int[Tensor, " b"]
+    memory: Memories = field(default_factory=Memories)
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    @property
+    def gen_length(self) -> int:
+        return self.masked.shape[1]
+
+    @property
+    def prompt_width(self) -> int:
+        """Columns before the region: the longest active prompt."""
+        return self.tokens.shape[1] - self.masked.shape[1]
+
+    @property
+    def region(self) -> Int[Tensor, "b l"]:
+        """Token ids of the generation region."""
+        return self.tokens[:, -self.gen_length :]
+
+    @property
+    def changed(self) -> Bool[Tensor, " b"]:
+        """Rows whose last step revealed something, and fresh rows: their last pass says nothing of their tokens."""
+        return (self.revealed_at == self.step[:, None] - 1).any(dim=1)
+
+    def take(self, rows: Tensor) -> DecodingState:
+        """The rows named by a boolean mask or by indices, in that order."""
+        return self._with({name: value[rows] for name, value in self._tensors().items()}, self.memory.take(rows))
+
+    def join(self, fresh: DecodingState, pad_id: int) -> DecodingState:
+        """These rows and fresh ones, left-padded to the longer prompt."""
+        width = max(self.tokens.shape[1], fresh.tokens.shape[1])
+        a, b = self._padded(width, pad_id), fresh._padded(width, pad_id)
+        joined = {name: torch.cat([value, b[name]]) for name, value in a.items()}
+        return self._with(joined, self.memory.join(len(fresh)))
+
+    def trim(self) -> DecodingState:
+        """Without the columns that are padding in every row."""
+        first = int(self.attention.any(dim=0).int().argmax()) if len(self) else 0
+        if not first:
+            return self
+        trimmed = {"tokens": self.tokens[:, first:], "attention": self.attention[:, first:]}
+        return self._with(trimmed, self.memory.trim(first))
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def _padded(self, width: int, pad_id: int) -> dict[str, Tensor]:
+        more = (width - self.tokens.shape[1], 0)
+        tokens, attention = F.pad(self.tokens, more, value=pad_id), F.pad(self.attention, more, value=False)
+        return self._tensors() | {"tokens": tokens, "attention": attention}
+
+    def _with(self, tensors: dict[str, Tensor], memory: Memories) -> DecodingState:
+        return DecodingState(**(self._tensors() | tensors), memory=memory)
+
+
+def begin(
+    model: MaskedDiffusionModel,
+    prompts: Sequence[Sequence[int]],
+    gen_length: int,
+    *,
+    rows: Sequence[int],
+    keys: Int[Tensor, " b"],
+    kl_history: int = 0,
+) -> DecodingState:
+    """Rows at their first step: the prompts left-padded to the longest, each with a region that is all masked.
+
+    Args:
+        kl_history: steps of KL history to keep.
+    """
+    width = max((len(prompt) for prompt in prompts), default=1)
+    pads = [width - len(prompt) for prompt in prompts]
+    filled = [
+        [model.pad_id] * pad + list(prompt) + [model.mask_id] * gen_length
+        for pad, prompt in zip(pads, prompts, strict=True)
+    ]
+    tokens = torch.tensor(filled, dtype=torch.long).view(len(rows), width + gen_length)
+    attention = torch.arange(width + gen_length) >= torch.tensor(pads, dtype=torch.long)[:, None]
+    nothing = torch.zeros(len(rows), dtype=torch.long, device=model.device)
+    return DecodingState(
+        tokens=tokens.to(model.device),
+        attention=attention.to(model.device),
+        masked=torch.ones(len(rows), gen_length, dtype=torch.bool, device=model.device),
+        revealed_at=torch.full((len(rows), gen_length), -1, device=model.device),
+        block_end=nothing,
+        step=nothing,
+        key=keys.to(model.device),
+        row=torch.tensor(rows, dtype=torch.long, device=model.device),
+        memory=Memories(
+            model=model.memory(len(rows)),
+            kl=KLHistory.begin(len(rows), gen_length, kl_history, model.device) if kl_history else None,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the decode loop, as a callback sees it.
+
+    Attributes:
+        before: the active rows when the policy was asked.
+        observation: what was computed for the policy.
+        predicted: the dLLM's likeliest token at each region position that was read.
+        written: the token each revealed position takes (as `predicted` at token temperature 0).
+        action: positions the policy revealed.
+        picks: the same with the order of picking, as in `unmask.policies.actions`.
+    """
+
+    before: DecodingState
+    observation: Observation
+    predicted: Int[Tensor, "b l"]
+    written: Int[Tensor, "b l"]
+    action: Bool[Tensor, "b l"]
+    picks: Int[Tensor, "b l"]
+
+
+StepCallback = Callable[[Step], None]
