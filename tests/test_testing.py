@@ -7,11 +7,11 @@ from transformers import BertConfig, BertForMaskedLM
 from tests.conftest import make_tiny
 from unmask.errors import UnmaskError
 from unmask.models.masked_lm import MaskedLM
+from unmask.observation import Needs
 from unmask.policies import ConfidenceThreshold, Policy, largest
 from unmask.pretrain import build_tokenizer
 from unmask.tasks.auto import load_task
 from unmask.testing import check_model, check_policy
-from unmask.observation import Needs
 
 
 class Good(Policy):

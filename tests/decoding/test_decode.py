@@ -14,6 +14,7 @@ from tests.conftest import make_tiny
 from unmask.decoding.blocks import AdaptiveBlocks, check_block_length, selectable
 from unmask.decoding.decode import decode, generate, stream
 from unmask.errors import UnmaskError
+from unmask.observation import Needs
 from unmask.policies import (
     KLASS,
     ConfidenceThreshold,
@@ -31,7 +32,6 @@ from unmask.policies import (
     largest,
     load_policy,
 )
-from unmask.observation import Needs
 
 TINY = make_tiny()
 prompts_of_any_length = st.lists(

@@ -8,13 +8,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, train
 from transformers import PreTrainedTokenizerFast
 
 from unmask.decoding.decode import generate
+from unmask.decoding.state import Step
 from unmask.decoding.trajectory import Recorder, words_of
 from unmask.models.auto import load_model
 from unmask.models.masked_lm import MaskedLM
 from unmask.policies import ConfidenceThreshold, RandomOrder, load_policy
 from unmask.pretrain import PretrainConfig, build_network
 from unmask.tasks.auto import load_task
-from unmask.decoding.state import Step
 
 SPECIAL = {"pad_token": "<pad>", "eos_token": "<eos>", "mask_token": "<mask>"}
 TEXTS = ["What is 12 * 7? It's 84.", "naïve café, 東京 🙂🙃 — don't", "red blue gold green, the answer is hall."]

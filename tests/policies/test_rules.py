@@ -10,6 +10,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from unmask.errors import UnmaskError
+from unmask.observation import Observation
 from unmask.policies import (
     KLASS,
     BetaScaling,
@@ -32,7 +33,6 @@ from unmask.policies import (
 )
 from unmask.policies.auto import TYPES
 from unmask.testing import check_policy
-from unmask.observation import Observation
 
 
 def seen(confidence, selectable=None, noise=None, **extra):

@@ -8,9 +8,9 @@ from unmask.errors import UnmaskError
 from unmask.policies import TransformerPolicy
 from unmask.policies.grids import GRIDS, grid
 from unmask.rl.clone import Demonstration, best_demonstration, clone, demonstrations, lesson
+from unmask.rl.processes import Processes
 from unmask.rl.prompts import fitting
 from unmask.rl.rewards import load_reward
-from unmask.rl.processes import Processes
 
 
 def prompts_of(tiny, task, n):

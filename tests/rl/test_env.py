@@ -5,11 +5,11 @@ import torch
 
 from unmask.decoding.decode import decode
 from unmask.errors import UnmaskError
+from unmask.observation import Needs
 from unmask.policies import ConfidenceThreshold, TransformerPolicy
 from unmask.rl.env import DecodingEnv
 from unmask.rl.rewards import load_reward
 from unmask.tasks.auto import load_task
-from unmask.observation import Needs
 
 
 def play(env, policy, examples, seed=0):
