@@ -1,16 +1,12 @@
 """Strict saving and loading of policy folders: config.json, model.safetensors, README.md.
 
-Nothing is unpickled, and nothing half-written is left behind: files are written beside their place and renamed.
+Nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,61 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unmask.errors import UnmaskError
+from unmask.files import written_whole
 
 ASSETS = Path(__file__).parent / "assets"
-
-
-@contextmanager
-def written_whole(folder: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder` that takes its place when the block ends well, and vanishes when not."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield draft
-        draft.chmod(0o755)
-        for file in draft.rglob("*"):
-            if file.is_file():
-                _sync(file)
-        old = draft.with_name(draft.name + ".old")
-        if folder.exists():
-            folder.rename(old)
-        try:
-            draft.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-        _sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """To the disk: what has its name must survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as lines of JSON."""
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def save_policy_folder(

@@ -28,7 +28,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormConfig, RobertaPreLayerNormForMaskedLM
 
 from unmask.errors import UnmaskError
-from unmask.hub import write_text, written_whole
+from unmask.files import write_text, written_whole
 from unmask.settings import Settings
 from unmask.tasks.auto import load_task
 from unmask.tasks.worked import WorkedTask, check_styles

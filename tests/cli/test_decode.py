@@ -49,7 +49,7 @@ def test_a_file_becomes_a_file_in_its_order(capsys, tmp_path, tiny_folder):
 
 
 def test_stdin_becomes_stdout(capsys, monkeypatch, tiny_folder):
-    monkeypatch.setattr(sys, "stdin", io.StringIO('{"question": "hall: red?"}\n'))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"question": "hall: red?"}\n')))
     code, out, _ = run(capsys, "decode", "--input", "-", "--column", "question", "--model", tiny_folder, *RULE)
     assert code == 0
     assert json.loads(out)["prompt"] == "hall: red?"

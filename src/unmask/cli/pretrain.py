@@ -15,7 +15,7 @@ from unmask.evaluation.cells import Region, tuned
 from unmask.evaluation.evaluate import evaluate
 from unmask.evaluation.summaries import Summary, best, summarise
 from unmask.evaluation.tables import setting, table
-from unmask.hub import write_text
+from unmask.files import write_text
 from unmask.models.auto import load_model
 from unmask.pretrain import PretrainConfig, PretrainProgress
 from unmask.pretrain import pretrain as pretrain_dllm

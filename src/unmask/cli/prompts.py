@@ -14,7 +14,7 @@ from unmask.decoding.decode import DecodeOptions, stream
 from unmask.decoding.results import Completion
 from unmask.decoding.source import check_prompt
 from unmask.errors import UnmaskError, nearest
-from unmask.hub import jsonl, write_text
+from unmask.files import jsonl, read_jsonl, write_text
 from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.policies.base import Policy
 from unmask.types import Step
@@ -39,24 +39,13 @@ def from_arguments(prompts: Sequence[str]) -> Prompts:
 
 def read_prompts(path: str, column: str) -> Prompts:
     """Read JSONL. A line that cannot be used is remembered; the others are decoded."""
-    name = "stdin" if path == "-" else path
-    if path == "-":
-        text = sys.stdin.read()
-    else:
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise UnmaskError(f"No input file at {path}: give a JSONL file, or - for stdin.") from None
-        except UnicodeDecodeError as e:
-            raise UnmaskError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}): save it as UTF-8.") from None
-    found = Prompts(name, {}, column, {})
-    for i, line in enumerate(text.splitlines()):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as e:
-            found.bad[i] = f"is not JSON ({e.msg} at column {e.colno})"
+    found = Prompts("stdin" if path == "-" else path, {}, column, {})
+    if path != "-" and not Path(path).exists():
+        raise UnmaskError(f"No input file at {path}: give a JSONL file, or - for stdin.")
+    for line in read_jsonl(sys.stdin.buffer if path == "-" else path):
+        i, row = line.number - 1, line.value
+        if line.problem:
+            found.bad[i] = line.problem
             continue
         row = {column: row} if isinstance(row, str) else row
         if not isinstance(row, dict):
@@ -67,7 +56,7 @@ def read_prompts(path: str, column: str) -> Prompts:
         else:
             found.rows[i] = row
     if not found.rows and not found.bad:
-        raise UnmaskError(f"{name} holds no prompt: give one JSON object a line, with its text under {column!r}.")
+        raise UnmaskError(f"{found.name} holds no prompt: give one JSON object a line, with its text under {column!r}.")
     return found
 
 

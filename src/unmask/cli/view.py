@@ -22,7 +22,7 @@ from unmask.decoding.decode import DecodeOptions, stream
 from unmask.decoding.source import encode_example
 from unmask.decoding.trajectory import Recorder
 from unmask.errors import UnmaskError
-from unmask.hub import write_text
+from unmask.files import write_text
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.config import ModelConfig
 from unmask.policies.auto import DEFAULT_POLICY, load_policy

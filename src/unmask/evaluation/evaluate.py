@@ -18,7 +18,7 @@ from unmask.decoding.results import Completion, Decoded, Ended
 from unmask.decoding.source import encode_example
 from unmask.decoding.trajectory import Recorder
 from unmask.evaluation.cells import Cell
-from unmask.hub import jsonl, write_text
+from unmask.files import jsonl, write_text
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
 from unmask.tasks.base import Example, Task

@@ -15,7 +15,7 @@ from typing import Any
 from unmask.errors import UnmaskError
 from unmask.evaluation.cells import Cell, key_of_cell
 from unmask.evaluation.evaluate import Row
-from unmask.hub import jsonl, write_text
+from unmask.files import jsonl, write_text
 
 Key = tuple[str, int, int]
 

@@ -27,7 +27,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from unmask.errors import UnmaskError
-from unmask.hub import load_strictly, read_config, read_weights, write_text, written_whole
+from unmask.files import write_text, written_whole
+from unmask.hub import load_strictly, read_config, read_weights
 from unmask.policies.transformer import TransformerPolicy
 from unmask.rl.config import TrainConfig
 

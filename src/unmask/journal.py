@@ -1,0 +1,163 @@
+"""Work that can be stopped and gone on with: rows kept as they are made, the settings they began with, and one writer.
+
+A `Journal` is a JSONL file that grows. A kill may cut its last line short, and nothing else: that line is left out, and
+its row is made again. `check_begun` refuses to go on with other settings. A `Claim` keeps a second process out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import weakref
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from unmask.errors import UnmaskError
+from unmask.files import jsonl, read_jsonl, write_text
+
+if sys.platform != "win32":
+    import fcntl
+
+
+class Journal:
+    """Rows in a JSONL file, there as soon as they are made."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add whole lines."""
+        with self.path.open("a", encoding="utf-8", newline="\n") as file:
+            file.write(jsonl(rows))
+
+    def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Write the whole file anew, or leave it as it is."""
+        write_text(self.path, jsonl(rows))
+
+    def rows(self) -> list[Any]:
+        """What is there, without a last line that a kill cut short; nothing if there is no file.
+
+        Raises:
+            UnmaskError: another line is broken.
+        """
+        found = []
+        for line in read_jsonl(self.path) if self.path.exists() else ():
+            if line.problem and not line.cut:
+                raise UnmaskError(f"{self.path}, line {line.number}, {line.problem}: delete the line.")
+            if not line.problem:
+                found.append(line.value)
+        return found
+
+    def mend(self) -> None:
+        """Remove a last line that a kill cut short from the file, so that rows can be added."""
+        if not self.path.exists():
+            return
+        with self.path.open("r+b") as file:
+            content = file.read()
+            whole = content.rfind(b"\n") + 1
+            if not content[whole:].strip():
+                return
+            if next(iter(read_jsonl([content[whole:]]))).cut:
+                file.truncate(whole)
+            else:
+                file.write(b"\n")
+
+
+def check_begun(
+    where: str | Path,
+    before: Mapping[str, Any],
+    wanted: Mapping[str, Any],
+    flag: str,
+    *,
+    free: Collection[str] = (),
+    way_out: str = "",
+) -> None:
+    """See that work goes on with the settings that it began with.
+
+    Args:
+        where: the file or folder, for the message.
+        before: the settings that it holds, read from JSON.
+        wanted: those of now.
+        flag: of the command line, which names another place.
+        free: settings that may differ.
+        way_out: a third remedy, if there is one.
+
+    Raises:
+        UnmaskError: naming every setting that differs.
+    """
+    now = json.loads(json.dumps(dict(wanted)))
+    keys = [key for key in {**now, **before} if key not in free]
+    changed = [
+        f"{key} = {before.get(key)!r}, not {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)
+    ]
+    if changed:
+        remedies = f"resume with the same settings, {'or ' if not way_out else ''}give another {flag}"
+        remedies += f", or {way_out}" if way_out else ""
+        raise UnmaskError(f"{where} was begun with {'; '.join(changed)}: {remedies}.")
+
+
+class Claim:
+    """The right of this process to write a folder or file, held until `release`, or until nobody holds the object.
+
+    The operating system takes it back when the process ends, however it ends. A process may hold several for one place.
+
+    Args:
+        where: the folder or file, for the message.
+        lock: a file that only holds the claim; folders for it are made. It goes with the claim; after a crash it may
+            stay, and means nothing.
+        flag: of the command line, which names another place.
+
+    Raises:
+        UnmaskError: another process has a claim.
+    """
+
+    _held: dict[Path, tuple[int, int]] = {}  # lock file -> (its descriptor, claims of this process)
+
+    def __init__(self, where: str | Path, lock: Path, flag: str) -> None:
+        self._where, self._flag = where, flag
+        lock = lock.absolute()
+        made = [folder for folder in lock.parents if not folder.exists()]
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle, claims = self._held[lock] if lock in self._held else (self._open(lock), 0)
+        self._held[lock] = handle, claims + 1
+        self.release = weakref.finalize(self, _release, lock, made, os.getpid())
+
+    def _open(self, lock: Path) -> int:
+        while True:
+            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                # Of the process, not of the descriptor: what it forks does not inherit this lock and outlive it.
+                if sys.platform != "win32":
+                    fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                holder = os.read(handle, 1000).decode("utf-8", "replace")
+                os.close(handle)
+                raise UnmaskError(
+                    f"Another process{f' ({holder})' if holder else ''} is writing {self._where}: wait until it ends, "
+                    f"stop it, or give another {self._flag}."
+                ) from None
+            if lock.exists() and os.path.sameopenfile(handle, handle) and _same(handle, lock):
+                break
+            os.close(handle)  # it was removed by the one that held it
+        os.truncate(handle, 0)
+        os.write(handle, f"{os.getpid()} on {socket.gethostname()}".encode())
+        return handle
+
+
+def _release(lock: Path, made: list[Path], process: int) -> None:
+    if process != os.getpid():  # a fork of the one that holds it
+        return
+    handle, claims = Claim._held.pop(lock)
+    if claims > 1:
+        Claim._held[lock] = handle, claims - 1
+        return
+    lock.unlink(missing_ok=True)
+    os.close(handle)
+    for folder in made:  # those in which nothing was written after all
+        try:
+            folder.rmdir()
+        except OSError:
+            return
