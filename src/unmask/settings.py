@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
@@ -70,6 +71,18 @@ def function_of(name: str, what: str) -> Callable[..., Any]:
     if not callable(function):
         raise UnmaskError(f"The {what} {name!r} is no function: give module.function.")
     return function
+
+
+def parse_spec(spec: str) -> dict[str, Any]:
+    """``type:key=value,key=[1,2]`` as a mapping; pydantic reads the values."""
+    type_name, _, settings = spec.strip().partition(":")
+    values: dict[str, Any] = {"type": type_name.strip()}
+    for pair in re.split(r",(?![^\[]*\])", settings) if settings else ():
+        key, _, value = (part.strip() for part in pair.partition("="))
+        if not (key and value):
+            raise UnmaskError(f"Cannot read the policy {spec.strip()!r}: write it as type:key=value,key=value.")
+        values[key] = [item for item in value[1:-1].split(",") if item.strip()] if value.startswith("[") else value
+    return values
 
 
 def load_settings(cls: type[S], path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> S:

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
-from unmask.policies.auto import parse_spec
-from unmask.settings import Settings, build, refusal
+from unmask.settings import Settings, build, parse_spec, refusal
 
 
 class AdaptiveBlocks(Settings):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from unmask.hub import find_policy_folder, read_config, read_weights
 from unmask.policies.base import Policy
 from unmask.policies.released import from_released, is_released
 from unmask.policies.transformer import TransformerConfig, TransformerPolicy
-from unmask.settings import build
+from unmask.settings import build, parse_spec
 
 TYPES = {
     "beta_scaling": "unmask.policies.wrappers:BetaScaling",
@@ -127,15 +126,3 @@ def defaults(type_name: str) -> dict[str, Any]:
 def _class_of(type_name: str) -> Any:
     module, _, class_name = TYPES[type_name].partition(":")
     return getattr(importlib.import_module(module), class_name)
-
-
-def parse_spec(spec: str) -> dict[str, Any]:
-    """``type:key=value,key=[1,2]`` as a mapping; pydantic reads the values."""
-    type_name, _, settings = spec.strip().partition(":")
-    values: dict[str, Any] = {"type": type_name.strip()}
-    for pair in re.split(r",(?![^\[]*\])", settings) if settings else ():
-        key, _, value = (part.strip() for part in pair.partition("="))
-        if not (key and value):
-            raise UnmaskError(f"Cannot read the policy {spec.strip()!r}: write it as type:key=value,key=value.")
-        values[key] = [item for item in value[1:-1].split(",") if item.strip()] if value.startswith("[") else value
-    return values
