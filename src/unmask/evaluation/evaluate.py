@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from unmask.decoding.blocks import parse_block_length
 from unmask.decoding.decode import decode
@@ -21,6 +17,7 @@ from unmask.evaluation.cells import Cell
 from unmask.files import jsonl, write_text
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
+from unmask.provenance import hardware, versions
 from unmask.tasks.base import Example, Task
 from unmask.types import Step
 
@@ -64,7 +61,7 @@ def evaluate(
         "task": task.name,
         "split": split,
         **asdict(cell),
-        "versions": {name: version(name) for name in ("unmask", "torch", "transformers")},
+        "versions": versions(),
         "hardware": hardware(model.device),
         **(context or {}),
     }
@@ -170,12 +167,6 @@ class _Collector:
             return {}
         trajectory = asdict(self._recorder.trajectory(self._model, example.prompt, one))
         return {"gold": example.answer, "trajectory": {key: trajectory[key] for key in TRAJECTORY}}
-
-
-def hardware(device: torch.device) -> str:
-    """What ran it: another kind may round otherwise."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads" if device.type == "cpu" else name
 
 
 def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
