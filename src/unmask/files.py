@@ -108,7 +108,7 @@ def read_jsonl(source: str | Path | Iterable[bytes]) -> Iterator[Line]:
 
 def _lines(file: Iterable[bytes]) -> Iterator[Line]:
     for number, raw in enumerate(file, start=1):
-        line = raw.removeprefix(BOM) if number == 1 else raw
+        line = (raw.removeprefix(BOM) if number == 1 else raw).rstrip(b"\r\n")
         if not line.strip():
             continue
         try:

@@ -6,12 +6,14 @@ its row is made again. `check_begun` refuses to go on with other settings. A `Cl
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
 import sys
 import weakref
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -90,9 +92,7 @@ def check_begun(
     """
     now = json.loads(json.dumps(dict(wanted)))
     keys = [key for key in {**now, **before} if key not in free]
-    changed = [
-        f"{key} = {before.get(key)!r}, not {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)
-    ]
+    changed = [f"{key} = {before.get(key)!r}, not {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)]
     if changed:
         remedies = f"resume with the same settings, {'or ' if not way_out else ''}give another {flag}"
         remedies += f", or {way_out}" if way_out else ""
@@ -101,6 +101,8 @@ def check_begun(
 
 class Claim:
     """The right of this process to write a folder or file, held until `release`, or until nobody holds the object.
+
+    As a context manager, to the end of the block.
 
     The operating system takes it back when the process ends, however it ends. A process may hold several for one place.
 
@@ -114,50 +116,62 @@ class Claim:
         UnmaskError: another process has a claim.
     """
 
-    _held: dict[Path, tuple[int, int]] = {}  # lock file -> (its descriptor, claims of this process)
-
     def __init__(self, where: str | Path, lock: Path, flag: str) -> None:
-        self._where, self._flag = where, flag
         lock = lock.absolute()
         made = [folder for folder in lock.parents if not folder.exists()]
         lock.parent.mkdir(parents=True, exist_ok=True)
-        handle, claims = self._held[lock] if lock in self._held else (self._open(lock), 0)
-        self._held[lock] = handle, claims + 1
+        handle, claims = _held[lock] if lock in _held else (_locked(where, lock, flag), 0)
+        _held[lock] = handle, claims + 1
         self.release = weakref.finalize(self, _release, lock, made, os.getpid())
 
-    def _open(self, lock: Path) -> int:
-        while True:
-            handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
-            try:
-                # Of the process, not of the descriptor: what it forks does not inherit this lock and outlive it.
-                if sys.platform != "win32":
-                    fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+    def __enter__(self) -> Claim:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.release()
+
+
+_held: dict[Path, tuple[int, int]] = {}  # lock file -> its descriptor, and how many claims this process has on it
+
+
+def _locked(where: str | Path, lock: Path, flag: str) -> int:
+    """The descriptor of a lock file that this process has locked."""
+    while True:
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+        try:
+            # Of this process alone, by POSIX: what it forks cannot keep the lock after its end.
+            if sys.platform != "win32":
+                fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            if e.errno in (errno.EACCES, errno.EAGAIN):
                 holder = os.read(handle, 1000).decode("utf-8", "replace")
                 os.close(handle)
                 raise UnmaskError(
-                    f"Another process{f' ({holder})' if holder else ''} is writing {self._where}: wait until it ends, "
-                    f"stop it, or give another {self._flag}."
+                    f"Another process{f' ({holder})' if holder else ''} is writing {where}: wait until it ends, stop "
+                    f"it, or give another {flag}."
                 ) from None
-            if lock.exists() and os.path.sameopenfile(handle, handle) and _same(handle, lock):
-                break
-            os.close(handle)  # it was removed by the one that held it
-        os.truncate(handle, 0)
-        os.write(handle, f"{os.getpid()} on {socket.gethostname()}".encode())
-        return handle
+            # A file system without locks: nothing is held, as if there were one process.
+        try:
+            there = os.path.samestat(os.fstat(handle), lock.stat())
+        except FileNotFoundError:
+            there = False
+        if there:
+            os.truncate(handle, 0)
+            os.write(handle, f"pid {os.getpid()} on {socket.gethostname()}".encode())
+            return handle
+        os.close(handle)  # the one that held it has removed it meanwhile
 
 
 def _release(lock: Path, made: list[Path], process: int) -> None:
     if process != os.getpid():  # a fork of the one that holds it
         return
-    handle, claims = Claim._held.pop(lock)
+    handle, claims = _held.pop(lock)
     if claims > 1:
-        Claim._held[lock] = handle, claims - 1
+        _held[lock] = handle, claims - 1
         return
-    lock.unlink(missing_ok=True)
+    with suppress(OSError):
+        lock.unlink()
     os.close(handle)
-    for folder in made:  # those in which nothing was written after all
-        try:
+    with suppress(OSError):
+        for folder in made:  # unless something was written into it
             folder.rmdir()
-        except OSError:
-            return
