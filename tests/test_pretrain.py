@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
-from unmask.errors import UnmaskError
+from unmask.errors import Stopped, UnmaskError
 from unmask.models.auto import load_model
 from unmask.pretrain import (
     PretrainConfig,
@@ -79,16 +79,19 @@ def test_the_curriculum_grows_the_problems():
 
 
 def test_a_resumed_pretraining_equals_an_uninterrupted_one(tmp_path):
-    assert pretrain(small(tmp_path / "whole")) is not None
+    assert pretrain(small(tmp_path / "whole")) > 0
     stops = iter([False, False, True])
     cut = small(tmp_path / "cut")
-    assert pretrain(cut, stop=lambda: next(stops)) is None
+    with pytest.raises(Stopped, match="Stopped after step 3 of 6; go on with --resume."):
+        pretrain(cut, stop=lambda: next(stops))
     assert not (tmp_path / "cut").exists()
-    assert pretrain(cut, resume=True) is not None
+    kinds = {file.suffix for file in (tmp_path / "cut.checkpoint").iterdir()}
+    assert kinds == {".json", ".safetensors"}, "nothing is pickled"
+    assert pretrain(cut, resume=True) > 0
     whole = load_file(tmp_path / "whole" / "model.safetensors")
     resumed = load_file(tmp_path / "cut" / "model.safetensors")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
-    assert not (tmp_path / "cut.checkpoint.pt").exists()
+    assert {file.name for file in tmp_path.iterdir()} == {"whole", "cut"}, "nothing is left beside them"
 
 
 def test_the_folder_is_standard(tmp_path):
@@ -109,8 +112,20 @@ def test_bad_recipes_are_refused(tmp_path):
     with pytest.raises(UnmaskError, match="Unknown answer style 'fulll': did you mean 'full'"):
         pretrain(small(tmp_path / "m", styles={"fulll": 1.0}))
     stops = iter([True])
-    pretrain(small(tmp_path / "m"), stop=lambda: next(stops))
+    with pytest.raises(Stopped):
+        pretrain(small(tmp_path / "m"), stop=lambda: next(stops))
     with pytest.raises(UnmaskError, match="or its checkpoint exists: pass --resume"):
         pretrain(small(tmp_path / "m"))
-    with pytest.raises(UnmaskError, match="was made with another 'lr'"):
+    with pytest.raises(UnmaskError, match="checkpoint was begun with lr = 0.001, not 0.1: resume with the"):
         pretrain(small(tmp_path / "m", lr=0.1), resume=True)
+
+
+@pytest.mark.parametrize("name", ["optimizer.safetensors", "progress.json", "model.safetensors"])
+def test_a_damaged_checkpoint_is_refused(tmp_path, name):
+    stops = iter([True])
+    with pytest.raises(Stopped):
+        pretrain(small(tmp_path / "m"), stop=lambda: next(stops))
+    file = tmp_path / "m.checkpoint" / name
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with pytest.raises(UnmaskError, match=r"The checkpoint .*m.checkpoint is damaged .*: delete it and start again."):
+        pretrain(small(tmp_path / "m"), resume=True)

@@ -1,4 +1,4 @@
-"""The one error of the house: bad input, told in one sentence that says what to do."""
+"""What is raised: bad input, told in one sentence that says what to do, and a stop that was asked for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterable
 
 class UnmaskError(ValueError):
     """Bad input. The message is one clear sentence with the remedy; the command line exits with 2."""
+
+
+class Stopped(Exception):  # noqa: N818 (nothing is wrong)
+    """The user asked to stop (Ctrl-C): what is done is kept. The message says where it is, and how to go on."""
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

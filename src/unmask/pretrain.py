@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Annotated
 
 import torch
@@ -23,12 +23,16 @@ import torch.nn.functional as F
 from annotated_types import Ge, Gt, Le
 from jaxtyping import Bool, Float, Int
 from pydantic import Field
+from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormConfig, RobertaPreLayerNormForMaskedLM
 
-from unmask.errors import UnmaskError
-from unmask.hub import write_text, written_whole
+from unmask.checkpoint import read_checkpoint, weights_of, write_checkpoint
+from unmask.errors import Stopped, UnmaskError
+from unmask.files import write_text, written_whole
+from unmask.hub import read_config
+from unmask.journal import Claim, check_begun
 from unmask.settings import Settings
 from unmask.tasks.auto import load_task
 from unmask.tasks.worked import WorkedTask, check_styles
@@ -198,35 +202,34 @@ def pretrain(
     resume: bool = False,
     on_step: Callable[[PretrainProgress], None] | None = None,
     stop: Callable[[], bool] = lambda: False,
-) -> float | None:
+) -> float:
     """Train a dLLM and write it to `config.output` as a standard Hugging Face folder.
 
     Args:
         resume: go on from the checkpoint beside the output folder.
-        stop: asked after each step; True saves a checkpoint and returns None.
+        stop: asked after each step; True saves a checkpoint and ends with `Stopped`.
 
     Returns:
-        Seconds spent in all, over all resumed parts; None if stopped before the end.
+        Seconds spent in all, over all resumed parts.
 
     Raises:
-        UnmaskError: a task that has no worked solutions, a checkpoint of another recipe, an output that exists.
+        UnmaskError: a task that has no worked solutions, a checkpoint of another recipe, an output that exists, or
+            that another process writes.
+        Stopped: before the last step.
     """
-    check_styles(config.styles)
-    tasks = _worked_tasks(config)
-    tokenizer = build_tokenizer(tasks)
-    network = build_network(config, tokenizer).train()
-    optimizer = torch.optim.AdamW(network.parameters(), config.lr, (0.9, 0.98), weight_decay=config.weight_decay)
-    checkpoint = Path(f"{config.output}.checkpoint.pt")
+    training = _Training(config)
+    output, checkpoint = Path(config.output), Path(f"{config.output}.checkpoint")
+    claim = Claim(output, output.with_name(f".{output.name}.lock"), "--output")
     if resume:
-        first, spent = _restore(checkpoint, config, network, optimizer)
-    elif Path(config.output).exists() or checkpoint.exists():
+        first, spent = training.restore(checkpoint)
+    elif output.exists() or checkpoint.exists():
         raise UnmaskError(f"{config.output} or its checkpoint exists: pass --resume to go on, or another --output.")
     else:
         first, spent = 0, 0.0
 
     start = time.perf_counter() - spent
     for step in range(first, config.steps):
-        loss = _train_step(config, tasks, tokenizer, network, optimizer, step)
+        loss = training.step(step)
         if not math.isfinite(loss):
             raise UnmaskError(f"The loss became {loss} at step {step}: lower --lr and start again.")
         seconds = time.perf_counter() - start
@@ -234,14 +237,12 @@ def pretrain(
             on_step(PretrainProgress(step + 1, config.steps, loss, seconds))
         stopping = stop()
         if stopping or (step + 1) % config.save_every == 0:
-            _checkpoint(checkpoint, config, network, optimizer, step + 1, seconds)
+            training.save(checkpoint, step + 1, seconds)
         if stopping and step + 1 < config.steps:
-            return None
-    with written_whole(config.output) as folder:
-        network.eval().save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        write_text(folder / "pretrain.json", config.model_dump_json(indent=2) + "\n")
-    checkpoint.unlink(missing_ok=True)
+            raise Stopped(f"Stopped after step {step + 1} of {config.steps}; go on with --resume.")
+    training.write(output)
+    shutil.rmtree(checkpoint, ignore_errors=True)
+    claim.release()
     return time.perf_counter() - start
 
 
@@ -255,73 +256,59 @@ def _worked_tasks(config: PretrainConfig) -> list[WorkedTask]:
     return tasks
 
 
-def _train_step(
-    config: PretrainConfig,
-    tasks: Sequence[WorkedTask],
-    tokenizer: PreTrainedTokenizerFast,
-    network: RobertaPreLayerNormForMaskedLM,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-) -> float:
-    tokens, length = draw_batch(config, tasks, tokenizer, step)
-    masked, ratio = draw_mask(len(tokens), length, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
-    target = tokens[:, -length:]
-    inputs = torch.cat([tokens[:, :-length], torch.where(masked, tokenizer.mask_token_id, target)], dim=1)
-    device = network.device
-    attention = (inputs != tokenizer.pad_token_id).long().to(device)
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate(config, step)
-    with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-        logits = network(input_ids=inputs.to(device), attention_mask=attention).logits[:, -length:]
-    loss = diffusion_loss(logits, target.to(device), masked.to(device), ratio.to(device))
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    optimizer.step()
-    return loss.item()
+class _Training:
+    """What is trained, and on what."""
 
-
-def _checkpoint(
-    path: Path,
-    config: PretrainConfig,
-    network: RobertaPreLayerNormForMaskedLM,
-    optimizer: torch.optim.Optimizer,
-    step: int,
-    seconds: float,
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.draft")
-    torch.save(
-        {
-            "network": network.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "step": step,
-            "seconds": seconds,
-            "config": config.model_dump_json(),
-        },
-        draft,
-    )
-    draft.replace(path)
-
-
-def _restore(
-    path: Path,
-    config: PretrainConfig,
-    network: RobertaPreLayerNormForMaskedLM,
-    optimizer: torch.optim.Optimizer,
-) -> tuple[int, float]:
-    if not path.exists():
-        raise UnmaskError(f"No checkpoint at {path}: start without --resume.")
-    try:
-        saved = torch.load(path, weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as e:
-        raise UnmaskError(f"{path} is damaged ({str(e).splitlines()[0]}): delete it and start again.") from None
-    ours, theirs = config.model_dump(), PretrainConfig(**json.loads(saved["config"])).model_dump()
-    changed = [key for key in ours if ours[key] != theirs[key] and key != "save_every"]
-    if changed:
-        raise UnmaskError(
-            f"{path} was made with another {changed[0]!r} ({theirs[changed[0]]}): resume with the same one."
+    def __init__(self, config: PretrainConfig) -> None:
+        check_styles(config.styles)
+        self.config, self.tasks = config, _worked_tasks(config)
+        self.tokenizer = build_tokenizer(self.tasks)
+        self.network = build_network(config, self.tokenizer).train()
+        self.optimizer = torch.optim.AdamW(
+            self.network.parameters(), config.lr, (0.9, 0.98), weight_decay=config.weight_decay
         )
-    network.load_state_dict(saved["network"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return saved["step"], saved["seconds"]
+
+    def step(self, step: int) -> float:
+        """Take an optimiser step; returns the loss."""
+        config, network = self.config, self.network
+        tokens, length = draw_batch(config, self.tasks, self.tokenizer, step)
+        masked, ratio = draw_mask(len(tokens), length, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
+        target = tokens[:, -length:]
+        inputs = torch.cat([tokens[:, :-length], torch.where(masked, self.tokenizer.mask_token_id, target)], dim=1)
+        device = network.device
+        attention = (inputs != self.tokenizer.pad_token_id).long().to(device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            logits = network(input_ids=inputs.to(device), attention_mask=attention).logits[:, -length:]
+        loss = diffusion_loss(logits, target.to(device), masked.to(device), ratio.to(device))
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+        self.optimizer.step()
+        return loss.item()
+
+    def save(self, path: Path, step: int, seconds: float) -> None:
+        with written_whole(path) as draft:
+            save_file(weights_of(self.network), draft / "model.safetensors")
+            write_checkpoint(draft, self.network, self.optimizer, {"step": step, "seconds": seconds})
+            write_text(draft / "config.json", self.config.model_dump_json(indent=2) + "\n")
+
+    def restore(self, path: Path) -> tuple[int, float]:
+        """Steps done and seconds spent."""
+        if not path.exists():
+            raise UnmaskError(f"No checkpoint at {path}: start without --resume.")
+        wanted = json.loads(self.config.model_dump_json())
+        check_begun(path, read_config(path), wanted, "--output", free=("output", "save_every"))
+        try:
+            progress = read_checkpoint(path, self.network, self.optimizer, path / "model.safetensors")
+            return int(progress["step"]), float(progress["seconds"])
+        except (UnmaskError, KeyError, TypeError) as e:
+            raise UnmaskError(f"The checkpoint {path} is damaged ({e}): delete it and start again.") from None
+
+    def write(self, output: Path) -> None:
+        """The dLLM as a standard folder."""
+        with written_whole(output) as folder:
+            self.network.eval().save_pretrained(folder)
+            self.tokenizer.save_pretrained(folder)
+            write_text(folder / "pretrain.json", self.config.model_dump_json(indent=2) + "\n")

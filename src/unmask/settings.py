@@ -73,6 +73,18 @@ def function_of(name: str, what: str) -> Callable[..., Any]:
     return function
 
 
+def parse_spec(spec: str) -> dict[str, Any]:
+    """``type:key=value,key=[1,2]`` as a mapping; pydantic reads the values."""
+    type_name, _, settings = spec.strip().partition(":")
+    values: dict[str, Any] = {"type": type_name.strip()}
+    for pair in re.split(r",(?![^\[]*\])", settings) if settings else ():
+        key, _, value = (part.strip() for part in pair.partition("="))
+        if not (key and value):
+            raise UnmaskError(f"Cannot read the policy {spec.strip()!r}: write it as type:key=value,key=value.")
+        values[key] = [item for item in value[1:-1].split(",") if item.strip()] if value.startswith("[") else value
+    return values
+
+
 def load_settings(cls: type[S], path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> S:
     """Read a TOML file into `cls` and lay the flags given on the command line over it.
 
@@ -110,15 +122,3 @@ def _laid_over(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
         merged[key] = _laid_over(merged[key], value) if both else value
     return merged
-
-
-def parse_spec(spec: str) -> dict[str, Any]:
-    """``type:key=value,key=[1,2]`` as a mapping; pydantic reads the values."""
-    type_name, _, settings = spec.strip().partition(":")
-    values: dict[str, Any] = {"type": type_name.strip()}
-    for pair in re.split(r",(?![^\[]*\])", settings) if settings else ():
-        key, _, value = (part.strip() for part in pair.partition("="))
-        if not (key and value):
-            raise UnmaskError(f"Cannot read the policy {spec.strip()!r}: write it as type:key=value,key=value.")
-        values[key] = [item for item in value[1:-1].split(",") if item.strip()] if value.startswith("[") else value
-    return values

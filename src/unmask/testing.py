@@ -33,9 +33,9 @@ def check_policy(policy: Policy, *, batches: int = 20, seed: int = 0, hidden_siz
     """Check a policy on random batches.
 
     It must give a boolean for each position; decide each row by itself, whatever the batch and its order; leave the
-    observation as it was and decide the same twice; heed the noise only if it is `stochastic`; reveal something in every row
-    that has something selectable; and come back the same from its config (and, if its type is known to `load_policy`,
-    from a saved folder).
+    observation as it was and decide the same twice; heed the noise only if it is `stochastic`; reveal something in
+    every row that has something selectable; and come back the same from its config (and, if its type is known to
+    `load_policy`, from a saved folder).
 
     Args:
         hidden_size: width of the hidden states shown to a policy that needs them.
@@ -104,7 +104,8 @@ def _check_batch(policy: Policy, seen: Observation, generator: torch.Generator) 
     )
     if not policy.stochastic:
         other = replace(seen, noise=1 - seen.noise)
-        _demand(_select(policy, other).equal(chosen), policy, "uses observation.noise: let its property stochastic be True")
+        same = _select(policy, other).equal(chosen)
+        _demand(same, policy, "uses observation.noise: let its property stochastic be True")
     moved = chosen.any(dim=1) | ~seen.selectable.any(dim=1)
     _demand(
         bool(moved.all()),

@@ -13,6 +13,8 @@ import torch
 
 from tests.cli.test_cli import run
 from tests.conftest import make_tiny
+from tests.test_journal import holding
+from unmask.provenance import versions
 
 RULE = ["--policy", "random_order:k=2", "--gen-length", 8]
 
@@ -44,12 +46,12 @@ def test_a_file_becomes_a_file_in_its_order(capsys, tmp_path, tiny_folder):
         assert len(row["tokens"]) == 8
         assert row["settings"]["policy"] == {"type": "random_order", "k": 2}
         assert row["settings"]["seed"] == 3
-        assert set(row["settings"]["versions"]) == {"unmask", "torch", "transformers"}
+        assert row["settings"]["versions"] == versions()
     assert not (tmp_path / "new" / "out.jsonl.part").exists()
 
 
 def test_stdin_becomes_stdout(capsys, monkeypatch, tiny_folder):
-    monkeypatch.setattr(sys, "stdin", io.StringIO('{"question": "hall: red?"}\n'))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"question": "hall: red?"}\n')))
     code, out, _ = run(capsys, "decode", "--input", "-", "--column", "question", "--model", tiny_folder, *RULE)
     assert code == 0
     assert json.loads(out)["prompt"] == "hall: red?"
@@ -137,6 +139,41 @@ def test_bad_settings_leave_nothing_behind(capsys, tmp_path, tiny_folder):
     assert "--steps shows prompts given as arguments" in err
 
 
+def test_separators_of_unicode_do_not_break_rows(capsys, tmp_path, tiny_folder):
+    """As `json.dumps(..., ensure_ascii=False)` writes texts: str.splitlines() would cut them."""
+    prompts = ["hall: red\u2028blue?", "attic: gold\x85green?", "hall: red\u2029gold?"]
+    source = tmp_path / "in.jsonl"
+    text = "".join(json.dumps({"prompt": prompt}, ensure_ascii=False) + "\r\n" for prompt in prompts)
+    source.write_bytes(b"\xef\xbb\xbf" + text.encode())
+    output = tmp_path / "out.jsonl"
+    assert run(capsys, "decode", "--input", source, "--output", output, "--model", tiny_folder, *RULE)[0] == 0
+    assert [(row["index"], row["prompt"]) for row in lines(output)] == list(enumerate(prompts))
+
+
+def test_a_broken_part_is_not_written_over(capsys, tmp_path, tiny_folder):
+    source = write(tmp_path / "in.jsonl", {"prompt": "hall: red?"})
+    part = write(tmp_path / "out.jsonl.part", "my notes", "{}")
+    argv = ["decode", "--input", source, "--output", tmp_path / "out.jsonl", "--model", tiny_folder, *RULE, "--resume"]
+    code, _, err = run(capsys, *argv)
+    assert code == 2
+    assert "out.jsonl.part is no output of unmask decode: give another --output." in err
+    assert part.read_text() == "my notes\n{}\n"
+
+
+def test_a_second_process_is_kept_out(capsys, tmp_path, tiny_folder):
+    source = write(tmp_path / "in.jsonl", {"prompt": "hall: red?"})
+    output = tmp_path / "out.jsonl"
+    argv = ["decode", "--input", source, "--output", output, "--model", tiny_folder, *RULE]
+    with holding(tmp_path / ".out.jsonl.lock") as other:
+        for more in ([], ["--resume"]):
+            code, _, err = run(capsys, *argv, *more)
+            assert code == 2
+            assert f"Another process (pid {other.pid} on " in err
+            assert f"is writing {output}: wait until it ends, stop it, or give another --output." in err
+            assert not output.exists()
+    assert run(capsys, *argv)[0] == 0
+
+
 def test_an_empty_file_and_one_that_is_not_text_are_refused(capsys, tmp_path, tiny_folder):
     code, _, err = run(capsys, "decode", "--input", write(tmp_path / "in.jsonl"), "--model", tiny_folder, *RULE)
     assert code == 2
@@ -184,7 +221,7 @@ def test_nan_logits_lose_nothing_that_was_done(capsys, tmp_path):
     head.weight, head.bias = (torch.nn.Parameter(p.detach().clone()) for p in (head.weight, head.bias))
     model.network.config.tie_word_embeddings = False
     with torch.no_grad():
-        model.network.base_model.embeddings.word_embeddings.weight[word] = torch.nan
+        model.network.base_model.embeddings.word_embeddings.weight[word] = 3e38  # finite: it can be loaded
     model.network.save_pretrained(tmp_path / "m")
     model.tokenizer.save_pretrained(tmp_path / "m")
     prompts = ["hall: red red?", "hall: blue blue?", "hall: gold?"]

@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.rl.test_trainer import checkpoint, config, told, trainer, weights
+from tests.test_journal import holding
 from unmask.errors import UnmaskError
 from unmask.rl.run import RunFolder, read_metrics
 
@@ -41,7 +42,7 @@ def test_a_damaged_checkpoint_is_refused(tiny, tmp_path, name):
 
 def test_nothing_in_a_run_folder_is_a_pickle(tiny, tmp_path):
     trainer(tiny, tmp_path / "run", iterations=1).run()
-    kinds = {file.suffix for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    kinds = {file.suffix for file in (tmp_path / "run").rglob("*") if file.is_file() and file.name != ".lock"}
     assert kinds == {".json", ".jsonl", ".safetensors"}
 
 
@@ -62,6 +63,24 @@ def test_a_best_policy_that_was_lost_comes_back(tiny, tmp_path):
     assert trainer(tiny, tmp_path / "run", iterations=1).run(resume=True) is not None
 
 
+def test_a_second_process_is_kept_out(tiny, tmp_path):
+    sentence = "Another process .pid .* is writing .*run: wait until it ends, stop it, or give another --run."
+    with holding(tmp_path / "run" / ".lock"), pytest.raises(UnmaskError, match=sentence):
+        trainer(tiny, tmp_path / "run", iterations=1).run()
+    trainer(tiny, tmp_path / "run", iterations=1).run()
+    with holding(tmp_path / "run" / ".lock"), pytest.raises(UnmaskError, match="Another process"):
+        trainer(tiny, tmp_path / "run", iterations=1).run(resume=True)
+    assert trainer(tiny, tmp_path / "run", iterations=1).run(resume=True) is not None
+
+
+def test_only_the_main_process_claims_the_folder(tiny, tmp_path):
+    trainer(tiny, tmp_path / "run", iterations=1).run()
+    other = trainer(tiny, tmp_path / "run", iterations=1)
+    with holding(tmp_path / "run" / ".lock"):  # the main process of the same launch
+        folder = RunFolder(tmp_path / "run", main=False)
+        assert folder.restore(other.policy, other.optimizer, other.config).iteration == 1
+
+
 def test_a_line_cut_short_is_left_out(tmp_path):
     (tmp_path / "m.jsonl").write_text('{"iteration": 1}\n{"iteration": 2}\n{"iter')
     assert read_metrics(tmp_path / "m.jsonl") == [{"iteration": 1}, {"iteration": 2}]
@@ -69,6 +88,9 @@ def test_a_line_cut_short_is_left_out(tmp_path):
     folder.metrics = tmp_path / "m.jsonl"
     folder.forget_after(1)
     assert read_metrics(folder.metrics) == [{"iteration": 1}]
+    folder.metrics.write_text('{"iteration": 1}\n{"iter\n{"iteration": 3}\n')
+    with pytest.raises(UnmaskError, match="m.jsonl, line 2, is not JSON .*: delete the line."):
+        read_metrics(folder.metrics)
 
 
 def test_a_disk_that_fills_leaves_the_last_checkpoint_as_it_was(tiny, tmp_path):

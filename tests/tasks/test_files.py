@@ -109,9 +109,9 @@ def test_parquet(tmp_path):
         ('{"prompt": "a"}', "row 1: no column 'answer' .it has: prompt.: rename or add it"),
         ('{"answer": "a"}', "row 1: no column 'prompt'"),
         ('{"prompt": "a", "answer": "b"}\n[1]', "row 2: not a JSON object"),
-        ('{"prompt": "a", "answer": "b"}\n\n{"prompt": ', "row 3: not valid JSON"),
-        ('{"prompt": ' + "9" * 5000 + "}", "row 1: not valid JSON"),
-        ("[" * 100_000, "row 1: not valid JSON"),
+        ('{"prompt": "a", "answer": "b"}\n\n{"prompt": ', "row 3, is not JSON"),
+        ('{"prompt": ' + "9" * 5000 + "}", "row 1, is not JSON"),
+        ("[" * 100_000, "row 1, is not JSON"),
         ('{"prompt": null, "answer": "b"}', "row 1: column 'prompt' is empty: fill it or leave the row out"),
         ('{"prompt": ["a"], "answer": "b"}', "row 1: the prompt is a list: give text"),
         ("", "holds no rows: give one JSON object a line"),
@@ -128,7 +128,7 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
     with pytest.raises(UnmaskError, match="Cannot read the task file .*none.jsonl .there is none."):
         load_task(str(tmp_path / "none.jsonl"))
     (tmp_path / "t.jsonl").write_bytes(b"\xff\xfe")
-    with pytest.raises(UnmaskError, match="Cannot read the task file"):
+    with pytest.raises(UnmaskError, match="row 1, is not UTF-8 text .* write one object a line"):
         load_task(str(tmp_path / "t.jsonl"))
     with pytest.raises(UnmaskError, match="by a name that ends in .jsonl or .parquet"):
         load_task("gsm8k", path=str(tmp_path / "t.csv"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +18,7 @@ from unmask.models.base import MaskedDiffusionModel
 from unmask.models.config import ModelConfig
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy
+from unmask.provenance import versions
 
 LONG, SHORT = 256, 32  # positions to generate unless told
 
@@ -119,7 +119,7 @@ def decode(
             **{name: value for name, value in options.items() if name != "batch_size"},
             "block_length": block_length,  # as the user wrote it
             "policy_name": policy,
-            "versions": {name: version(name) for name in ("unmask", "torch", "transformers")},
+            "versions": versions(),
         }
         decode_all(model, rule, source, chat, options, settings, output)
 

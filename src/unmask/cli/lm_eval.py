@@ -15,7 +15,7 @@ from rich.table import Table
 
 from unmask.cli.console import Ticker, console, errors, ticking
 from unmask.errors import UnmaskError
-from unmask.hub import write_text
+from unmask.files import write_text
 from unmask.models.config import ModelConfig
 
 

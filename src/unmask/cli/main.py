@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from unmask import __version__
-from unmask.errors import UnmaskError
+from unmask.errors import Stopped, UnmaskError
 from unmask.settings import explain
 
 app = App(
@@ -136,6 +136,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     except CycloptsError as e:
         cause = e.__cause__
         _refuse(explain(cause) if isinstance(cause, ValidationError) else str(e))
+    except Stopped as e:
+        Console(stderr=True).print(str(e), markup=False, highlight=False, soft_wrap=True)
+        sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
 

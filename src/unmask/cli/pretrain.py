@@ -11,11 +11,12 @@ from transformers import AutoModelForMaskedLM
 
 from unmask.cli.common import ConfigFile, DryRun, Resume
 from unmask.cli.console import Stop, console, duration, ticking
+from unmask.errors import Stopped
 from unmask.evaluation.cells import Region, tuned
 from unmask.evaluation.evaluate import evaluate
 from unmask.evaluation.summaries import Summary, best, summarise
 from unmask.evaluation.tables import setting, table
-from unmask.hub import write_text
+from unmask.files import write_text
 from unmask.models.auto import load_model
 from unmask.pretrain import PretrainConfig, PretrainProgress
 from unmask.pretrain import pretrain as pretrain_dllm
@@ -59,10 +60,11 @@ def pretrain(
             smooth = progress.loss if not smooth else 0.99 * smooth + 0.01 * progress.loss
             tick(progress.step, f"loss {smooth:.4f}")
 
-        seconds = pretrain_dllm(resolved, resume=resume, on_step=on_step, stop=stop)
-    if seconds is None:
-        console.print("Stopped; go on with --resume.")
-        return
+        try:
+            seconds = pretrain_dllm(resolved, resume=resume, on_step=on_step, stop=stop)
+        except Stopped as e:
+            console.print(str(e), highlight=False)
+            return
     write_card(resolved, seconds, test_prompts)
     console.print(f"{resolved.output} is ready after {duration(seconds)} of training; its README.md has the numbers.")
 

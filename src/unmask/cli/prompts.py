@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from unmask.decoding.results import Completion
 from unmask.decoding.source import check_prompt
 from unmask.decoding.state import Step
 from unmask.errors import UnmaskError, nearest
-from unmask.hub import jsonl, write_text
+from unmask.files import jsonl, read_jsonl, write_text
+from unmask.journal import Claim, Journal, check_begun
 from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.policies.base import Policy
 
@@ -39,24 +40,13 @@ def from_arguments(prompts: Sequence[str]) -> Prompts:
 
 def read_prompts(path: str, column: str) -> Prompts:
     """Read JSONL. A line that cannot be used is remembered; the others are decoded."""
-    name = "stdin" if path == "-" else path
-    if path == "-":
-        text = sys.stdin.read()
-    else:
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise UnmaskError(f"No input file at {path}: give a JSONL file, or - for stdin.") from None
-        except UnicodeDecodeError as e:
-            raise UnmaskError(f"{path} is not UTF-8 text ({e.reason} at byte {e.start}): save it as UTF-8.") from None
-    found = Prompts(name, {}, column, {})
-    for i, line in enumerate(text.splitlines()):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as e:
-            found.bad[i] = f"is not JSON ({e.msg} at column {e.colno})"
+    found = Prompts("stdin" if path == "-" else path, {}, column, {})
+    if path != "-" and not Path(path).exists():
+        raise UnmaskError(f"No input file at {path}: give a JSONL file, or - for stdin.")
+    for line in read_jsonl(sys.stdin.buffer if path == "-" else path):
+        i, row = line.number - 1, line.value
+        if line.problem:
+            found.bad[i] = line.problem
             continue
         row = {column: row} if isinstance(row, str) else row
         if not isinstance(row, dict):
@@ -67,7 +57,7 @@ def read_prompts(path: str, column: str) -> Prompts:
         else:
             found.rows[i] = row
     if not found.rows and not found.bad:
-        raise UnmaskError(f"{name} holds no prompt: give one JSON object a line, with its text under {column!r}.")
+        raise UnmaskError(f"{found.name} holds no prompt: give one JSON object a line, with its text under {column!r}.")
     return found
 
 
@@ -84,14 +74,15 @@ def refuse_to_overwrite(output: Path) -> None:
     """Keep what an earlier run left.
 
     Raises:
-        UnmaskError: naming the file.
+        UnmaskError: naming the file, or the process that writes it.
     """
-    if output.exists():
-        raise UnmaskError(f"{output} exists: pass --resume to add what it lacks, or another --output.")
-    if _part(output).exists():
-        raise UnmaskError(
-            f"{_part(output)} holds what a stopped run has finished: pass --resume to go on, or delete it."
-        )
+    with _claimed(output):  # else "--resume" would be a bad advice
+        if output.exists():
+            raise UnmaskError(f"{output} exists: pass --resume to add what it lacks, or another --output.")
+        if _part(output).exists():
+            raise UnmaskError(
+                f"{_part(output)} holds what a stopped run has finished: pass --resume to go on, or delete it."
+            )
 
 
 def decode_all(
@@ -112,15 +103,16 @@ def decode_all(
         except UnmaskError as e:
             tokens.pop(i, None)
             source.bad[i] = f"cannot be decoded ({str(e).rstrip('.')})"
-    part = _part(output) if output else None
-    done = _finished(output, part, source, settings)
-    waiting = [i for i in tokens if i not in done]
-    if waiting:
-        _decode_waiting(model, policy, source, tokens, done, waiting, options, settings, part)
-    if output and part:
-        write_text(output, jsonl(done[i] for i in sorted(done)))
-        part.unlink(missing_ok=True)
-        errors.print(f"{len(done)} prompts in {output}.", highlight=False, soft_wrap=True)
+    with _claimed(output) if output else nullcontext():
+        part = _part(output) if output else None
+        done = _finished(output, part, source, settings)
+        waiting = [i for i in tokens if i not in done]
+        if waiting:
+            _decode_waiting(model, policy, source, tokens, done, waiting, options, settings, part)
+        if output and part:
+            write_text(output, jsonl(done[i] for i in sorted(done)))
+            part.unlink(missing_ok=True)
+            errors.print(f"{len(done)} prompts in {output}.", highlight=False, soft_wrap=True)
     if source.bad:
         raise UnmaskError(_complaint(source, output))
 
@@ -145,7 +137,7 @@ def _decode_waiting(
         options = {**options, "callback": leave, "streams": waiting}
         completions = stream(model, policy, [tokens[i] for i in waiting], **options)  # checks the options
         if part:
-            write_text(part, jsonl(done.values()))
+            Journal(part).replace(done.values())
         try:
             for count, completion in enumerate(completions, 1):
                 index = waiting[completion.index]
@@ -169,14 +161,16 @@ def _part(output: Path) -> Path:
     return output.with_name(output.name + ".part")
 
 
+def _claimed(output: Path) -> Claim:
+    return Claim(output, output.with_name(f".{output.name}.lock"), "--output")
+
+
 def _append(row: Row, part: Path | None) -> None:
-    line = jsonl([row])
     if part is None:
-        sys.stdout.write(line)
+        sys.stdout.write(jsonl([row]))
         sys.stdout.flush()
-        return
-    with part.open("a", encoding="utf-8") as file:
-        file.write(line)
+    else:
+        Journal(part).append([row])
 
 
 def _finished(output: Path | None, part: Path | None, source: Prompts, settings: Mapping[str, Any]) -> dict[int, Row]:
@@ -189,24 +183,17 @@ def _finished(output: Path | None, part: Path | None, source: Prompts, settings:
         return {}
     done: dict[int, Row] = {}
     for path in (output, part):
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        for line in read_jsonl(path) if path.exists() else ():
+            if line.cut and path == part:  # by a kill: it is decoded again
+                break
             try:
-                row = json.loads(line)
-                done[row["index"]] = row
-                row["settings"]
-            except (json.JSONDecodeError, KeyError, TypeError):
-                if path == output:
-                    raise UnmaskError(f"{output} is no output of unmask decode: give another --output.") from None
-                continue  # cut short by a kill: it is decoded again
-    wanted = json.loads(json.dumps(settings))
+                index, _, _ = (line.value[key] for key in ("index", "prompt", "settings"))
+                done[index] = line.value
+            except (KeyError, TypeError):
+                raise UnmaskError(f"{path} is no output of unmask decode: give another --output.") from None
     for index, row in done.items():
-        for key, value in wanted.items():
-            if row.get("settings", {}).get(key) != value:
-                raise UnmaskError(
-                    f"{output} was begun with {key} = {row.get('settings', {}).get(key)!r}, not {value!r}: "
-                    "resume with the same settings, or give another --output."
-                )
-        if index in source.rows and row.get("prompt") != source.rows[index][source.column]:
+        check_begun(output, row["settings"], settings, "--output")
+        if index in source.rows and row["prompt"] != source.rows[index][source.column]:
             raise UnmaskError(
                 f"{output} was begun with another prompt on line {index + 1} of {source.name}: give another --output."
             )

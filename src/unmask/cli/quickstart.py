@@ -24,7 +24,7 @@ from unmask.evaluation.intervals import Interval
 from unmask.evaluation.pareto import paired_difference
 from unmask.evaluation.summaries import Summary, best, frontier, outcomes, summarise
 from unmask.evaluation.tables import blocks, setting, table
-from unmask.hub import write_text
+from unmask.files import write_text
 from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy

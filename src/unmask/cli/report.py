@@ -17,7 +17,7 @@ from unmask.errors import UnmaskError
 from unmask.evaluation.findings import Findings, TrainingCurve, Transferred
 from unmask.evaluation.gather import findings, read_results
 from unmask.evaluation.summaries import summarise
-from unmask.hub import write_text
+from unmask.files import write_text
 from unmask.rl.run import read_metrics
 
 MEASURED = ("reward", "correct", "nfe", "entropy", "signal")

@@ -16,7 +16,7 @@ from unmask.cli.common import ConfigFile, DryRun, Resume, validator
 from unmask.cli.console import Stop, Ticker, console, errors, ticking
 from unmask.decoding.blocks import check_block_length
 from unmask.errors import UnmaskError
-from unmask.hub import write_text
+from unmask.files import write_text
 from unmask.models.auto import dtype_of, parameter_count
 from unmask.rl.config import CloneConfig, TrainConfig
 from unmask.rl.plan import plan

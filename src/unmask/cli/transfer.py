@@ -23,7 +23,7 @@ from unmask.evaluation.evaluate import Row
 from unmask.evaluation.findings import Transferred
 from unmask.evaluation.pareto import Outcomes, paired_difference
 from unmask.evaluation.summaries import outcomes, summary
-from unmask.hub import write_text
+from unmask.files import write_text
 from unmask.models.config import ModelConfig
 from unmask.settings import Settings, load_settings
 from unmask.tasks.base import Task

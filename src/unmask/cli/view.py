@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -22,11 +21,12 @@ from unmask.decoding.decode import DecodeOptions, stream
 from unmask.decoding.source import encode_example
 from unmask.decoding.trajectory import Recorder
 from unmask.errors import UnmaskError
-from unmask.hub import write_text
+from unmask.files import write_text
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.config import ModelConfig
 from unmask.policies.auto import DEFAULT_POLICY, load_policy
 from unmask.policies.base import Policy
+from unmask.provenance import hardware, versions
 from unmask.tasks.base import Example, Split, Task
 from unmask.tasks.config import TaskConfig
 
@@ -210,7 +210,6 @@ def _one_line(text: str, most: int = 200) -> str:
 
 
 def _write_page(path: Path, model: MaskedDiffusionModel, asked: Asked, wanted: ViewConfig, runs: Sequence[Run]) -> None:
-    from unmask.evaluation.evaluate import hardware
     from unmask.evaluation.findings import Findings, Shown
     from unmask.evaluation.page import render
 
@@ -221,7 +220,7 @@ def _write_page(path: Path, model: MaskedDiffusionModel, asked: Asked, wanted: V
         "generation": f"{gen_length} positions, "
         + (f"block length {wanted.block_length}" if wanted.block_length else "full diffusion"),
         "seed": str(wanted.seed),
-        "versions": ", ".join(f"{name} {version(name)}" for name in ("unmask", "torch", "transformers")),
+        "versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
         "hardware": hardware(model.device),
     }
     if asked.task is not None:

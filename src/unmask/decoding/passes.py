@@ -50,9 +50,7 @@ class Pass:
     duplicates: Duplicates | None = None
 
 
-def run(
-    model: MaskedDiffusionModel, state: DecodingState, needs: Needs, blocks: Blocks, share: bool = False
-) -> Pass:
+def run(model: MaskedDiffusionModel, state: DecodingState, needs: Needs, blocks: Blocks, share: bool = False) -> Pass:
     """Ask the dLLM once what it would write, and how confident it is, at the positions the policy needs.
 
     Args:

@@ -58,7 +58,8 @@ def see(
     """
     if (logits is None) == (probabilities is None):
         raise UnmaskError("Give either logits or the top-k probabilities of each position.")
-    absent = [name for name, wanted in (("hidden states", needs.hidden_states), ("KL history", needs.kl_history)) if wanted]
+    kinds = {"hidden states": needs.hidden_states, "the KL history": needs.kl_history}
+    absent = [name for name, wanted in kinds.items() if wanted]
     if absent or (logits is None and needs.entropy and entropy is None):
         missing = absent[0] if absent else "entropies"
         raise UnmaskError(f"The policy needs {missing}, which were not given: use a policy that reads confidences.")
@@ -82,9 +83,12 @@ def see(
 def _read_all(logits: Float[Tensor, "b l v"], needs: Needs, banned: Int[Tensor, " m"]) -> Reading:
     b, length, vocabulary = logits.shape
     found = read(torch.clone, logits.flatten(0, 1), needs, banned, vocabulary)
-    rows, columns = (index.flatten() for index in torch.meshgrid(
-        torch.arange(b, device=logits.device), torch.arange(length, device=logits.device), indexing="ij"
-    ))
+    rows, columns = (
+        index.flatten()
+        for index in torch.meshgrid(
+            torch.arange(b, device=logits.device), torch.arange(length, device=logits.device), indexing="ij"
+        )
+    )
     shape = (b, length)
     return Reading(
         spread(found.confidence, shape, rows, columns),

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import platform
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from unmask.decoding.decode import stream
 from unmask.decoding.options import DecodeConfig
@@ -20,9 +16,10 @@ from unmask.decoding.source import encode_example
 from unmask.decoding.state import Step
 from unmask.decoding.trajectory import Recorder
 from unmask.evaluation.cells import Cell
-from unmask.hub import jsonl, write_text
+from unmask.files import jsonl, write_text
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
+from unmask.provenance import hardware, versions
 from unmask.tasks.base import Example, Task, verdicts
 
 Row = dict[str, Any]
@@ -65,7 +62,7 @@ def evaluate(
         "task": task.name,
         "split": split,
         **asdict(cell),
-        "versions": {name: version(name) for name in ("unmask", "torch", "transformers")},
+        "versions": versions(),
         "hardware": hardware(model.device),
         **(context or {}),
     }
@@ -145,9 +142,7 @@ class _Collector:
         """Verify what waits, and hand it on."""
         ended, self._waiting = self._waiting, []
         examples = [self._examples[self._places[one.index]] for one in ended]
-        right = verdicts(
-            self._task, examples, [one.text for one in ended], [one.ended != "budget" for one in ended]
-        )
+        right = verdicts(self._task, examples, [one.text for one in ended], [one.ended != "budget" for one in ended])
         made = [self._row(*each) for each in zip(ended, examples, right, strict=True)]
         self.rows += made
         if self._on_rows is not None and made:
@@ -176,12 +171,6 @@ class _Collector:
             return {}
         trajectory = asdict(self._recorder.trajectory(self._model, example.prompt, one))
         return {"gold": example.answer, "trajectory": {key: trajectory[key] for key in TRAJECTORY}}
-
-
-def hardware(device: torch.device) -> str:
-    """What ran it: another kind may round otherwise."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.machine()
-    return f"{name}, {torch.get_num_threads()} threads" if device.type == "cpu" else name
 
 
 def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:

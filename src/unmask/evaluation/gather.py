@@ -38,7 +38,7 @@ def read_results(folders: Iterable[str | Path]) -> list[tuple[Cell, list[Row]]]:
         path = folder / "rows.jsonl"
         if not path.exists():
             raise UnmaskError(f"{folder} has no rows.jsonl: end its evaluation with --resume first.")
-        rows, _ = read_rows(path)
+        rows = read_rows(path)
         if not rows:
             raise UnmaskError(f"{path} holds no rows: evaluate anew.")
         first = first or (folder, rows[0])

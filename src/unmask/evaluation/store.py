@@ -15,7 +15,8 @@ from typing import Any
 from unmask.errors import UnmaskError
 from unmask.evaluation.cells import Cell, key_of_cell
 from unmask.evaluation.evaluate import Row
-from unmask.hub import jsonl, write_text
+from unmask.files import jsonl, read_jsonl, write_text
+from unmask.journal import Claim, Journal, check_begun
 
 Key = tuple[str, int, int]
 
@@ -30,22 +31,22 @@ class RowStore:
 
     Raises:
         UnmaskError: there are rows and `resume` is False; there is nothing to resume; they have something else in
-            common; a row is broken.
+            common; a row is broken; another process (of another launch) writes to the folder.
     """
 
     def __init__(self, folder: str | Path, shared: Mapping[str, Any], *, resume: bool = False, rank: int = 0) -> None:
         self.path = Path(folder)
         self._config = self.path / "config.json"
-        self._part = self.path / f"rows.{rank}.jsonl"
-        begun = self._config.exists() or (self.path / "rows.jsonl").exists()
-        if begun and not resume:
-            raise UnmaskError(f"{folder} holds results: pass --resume to add what is missing, or another --output.")
+        self._part = Journal(self.path / f"rows.{rank}.jsonl")
         if resume and not self._config.exists():
             raise UnmaskError(f"Nothing to resume in {folder}: start without --resume.")
+        self._claim = Claim(folder, self.path / ".lock", "--output") if rank == 0 else None
+        if not resume and (self._config.exists() or (self.path / "rows.jsonl").exists()):
+            raise UnmaskError(f"{folder} holds results: pass --resume to add what is missing, or another --output.")
         if resume:
-            self._compare(shared)
+            check_begun(folder, json.loads(self._config.read_text(encoding="utf-8")), shared, "--output")
+            self._part.mend()
         elif rank == 0:
-            self.path.mkdir(parents=True, exist_ok=True)
             write_text(self._config, json.dumps(shared, indent=2) + "\n")
         self._rows: dict[str, dict[tuple[int, int], Row]] = {}  # cell -> (seed, prompt) -> row
         if resume:
@@ -57,8 +58,7 @@ class RowStore:
 
     def append(self, rows: Sequence[Row]) -> None:
         """Keep rows at once."""
-        with self._part.open("a", encoding="utf-8") as file:
-            file.write(jsonl(rows))
+        self._part.append(rows)
         self._take(rows)
 
     def of(self, cell: Cell, seeds: Sequence[int], prompts: int) -> list[Row]:
@@ -93,48 +93,36 @@ class RowStore:
         """All rows. The last line of a part may be cut short, by a kill: that row is made again."""
         whole = self.path / "rows.jsonl"
         for path in [*([whole] if whole.exists() else []), *self._parts()]:
-            rows, cut = read_rows(path, may_be_cut=path != whole)
-            if cut and path == self._part:
-                write_text(path, jsonl(rows))
-            yield rows
-
-    def _compare(self, shared: Mapping[str, Any]) -> None:
-        before = json.loads(self._config.read_text(encoding="utf-8"))
-        wanted = json.loads(json.dumps(shared))
-        for key in sorted({*before, *wanted}):
-            if before.get(key) != wanted.get(key):
-                raise UnmaskError(
-                    f"{self.path} was begun with {key} = {before.get(key)!r}, not {wanted.get(key)!r}: resume with the "
-                    "same settings, or give another --output."
-                )
+            yield read_rows(path, may_be_cut=path != whole)
 
 
-def read_rows(path: Path, *, may_be_cut: bool = False) -> tuple[list[Row], bool]:
-    """Rows of a file, and whether its last line was cut short and left out.
+def read_rows(path: Path, *, may_be_cut: bool = False) -> list[Row]:
+    """Rows of a file.
+
+    Args:
+        may_be_cut: leave out a last line that was cut short.
 
     Raises:
         UnmaskError: naming the line: it is no row, or a row that stood there before.
     """
     rows: dict[Key, Row] = {}
-    text = path.read_text(encoding="utf-8")
-    written = text.splitlines(keepends=True)
-    for number, line in enumerate(written, start=1):
+    for line in read_jsonl(path):
+        if line.cut and may_be_cut:
+            break
         try:
-            row = json.loads(line)
-            key = key_of(row)
-        except (ValueError, KeyError, TypeError):
-            if may_be_cut and number == len(written) and not line.endswith("\n"):
-                return list(rows.values()), True
+            key = key_of(line.value)
+        except (KeyError, TypeError):
             raise UnmaskError(
-                f"{path}, line {number}, is no row of an evaluation (cut short, or of another version): delete the "
-                "line and resume, or evaluate anew."
+                f"{path}, line {line.number}, is no row of an evaluation (cut short, or of another version): delete "
+                "the line and resume, or evaluate anew."
             ) from None
         if key in rows:
             raise UnmaskError(
-                f"{path}, line {number}, is a second row of prompt {key[2]} and seed {key[1]} in its cell: delete one."
+                f"{path}, line {line.number}, is a second row of prompt {key[2]} and seed {key[1]} in its cell: delete "
+                "one."
             )
-        rows[key] = row
-    return list(rows.values()), False
+        rows[key] = line.value
+    return list(rows.values())
 
 
 def key_of(row: Mapping[str, Any]) -> Key:

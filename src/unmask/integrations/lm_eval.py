@@ -20,7 +20,6 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -40,6 +39,7 @@ from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy
+from unmask.provenance import versions
 
 DEFAULT_GEN_LENGTH = 256  # the harness's own default of max_gen_toks
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first given counts
@@ -202,7 +202,7 @@ class UnmaskLM(LM):  # type: ignore[misc]
                 "block_length": self._block_length,
                 "temperature": self._temperature,
                 **self._options,
-                "versions": {name: version(name) for name in ("unmask", "torch", "transformers")},
+                "versions": versions(),
                 **_means(self.spent),
                 "tasks": {str(name): _means([one for one in self.spent if one.task == name]) for name in names},
             }

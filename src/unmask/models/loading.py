@@ -13,10 +13,16 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from unmask.errors import UnmaskError
+from unmask.hub import is_finite
 
 Loader = Callable[..., Any]  # a from_pretrained
 # What from_pretrained raises for what a user can mend.
 REFUSALS = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, SafetensorError)
+
+# Published tensors that no dLLM needs: buffers that follow from the config, and heads of BERT's other objectives.
+HARMLESS = re.compile(
+    r"(^|\.)((inv_freq|position_ids|token_type_ids)$|(pooler|seq_relationship|sop_classifier|mask_predictions)\.)"
+)
 
 
 class Names:
@@ -89,7 +95,8 @@ def load_network(
         options: of from_pretrained; ``device`` moves the network where no ``device_map`` is given.
 
     Raises:
-        UnmaskError: it cannot be read; a tensor is missing or has another shape than config.json says.
+        UnmaskError: it cannot be read; a tensor is missing, has another shape than config.json says or no place in the
+            architecture, or holds NaN or infinity.
     """
     options = dict(options)
     device = options.pop("device")
@@ -104,8 +111,13 @@ def load_network(
         )
     named = names.published if names else str
     _refuse_mismatched(name, [(named(key), was, wanted) for key, was, wanted in found["mismatched_keys"]])
-    _refuse_missing(name, sorted(map(named, found["missing_keys"])), sorted(map(named, found["unexpected_keys"])))
-    if "device_map" in options or getattr(network, "quantization_method", None) is not None:
+    unexpected = sorted(map(named, found["unexpected_keys"]))
+    _refuse_missing(name, sorted(map(named, found["missing_keys"])), unexpected)
+    quantized = getattr(network, "quantization_method", None) is not None
+    if not quantized:  # else its tensors are not the published ones
+        _refuse_unexpected(name, [key for key in unexpected if not HARMLESS.search(key)])
+        _refuse_broken(name, network, named)
+    if "device_map" in options or quantized:
         return network
     with refused(name):
         return network.to(torch.device(device))
@@ -128,3 +140,21 @@ def _refuse_missing(name: str, missing: Sequence[str], unexpected: Sequence[str]
         raise UnmaskError(
             f"The weights of {name!r} lack {missing[0]!r}{more}{instead}:{head} download all of its files again."
         )
+
+
+def _refuse_unexpected(name: str, unexpected: Sequence[str]) -> None:
+    if unexpected:
+        more = f" and {len(unexpected) - 1} more tensors" if len(unexpected) > 1 else ""
+        raise UnmaskError(
+            f"The weights of {name!r} hold {unexpected[0]!r}{more}, for which its config.json has no place: config and "
+            "weights are of different dLLMs; download both again."
+        )
+
+
+def _refuse_broken(name: str, network: PreTrainedModel, named: Callable[[str], str]) -> None:
+    for key, tensor in network.named_parameters():
+        if not tensor.is_meta and not is_finite(tensor.detach()):  # meta: left on the disk by device_map
+            raise UnmaskError(
+                f"The tensor {named(key)!r} of {name!r} holds NaN or infinity: download it again, or take an earlier "
+                "checkpoint."
+            )

@@ -42,9 +42,7 @@ class Memory(ABC):
         """What the network takes in place of token ids alone."""
         return {"input_ids": tokens}
 
-    def reader(
-        self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"], shape: tuple[int, int]
-    ) -> Reader | None:
+    def reader(self, rows: Int[Tensor, " n"], columns: Int[Tensor, " n"], shape: tuple[int, int]) -> Reader | None:
         """What reads the coming pass at these positions of the (b, l) region; None if it needs nothing of it."""
         return None
 

@@ -15,7 +15,7 @@ from pydantic import BeforeValidator
 from torch import Tensor
 
 from unmask.errors import UnmaskError
-from unmask.observation import Observation
+from unmask.observation import Needs, Observation
 from unmask.policies.actions import Actions, Bernoulli, Likeliest
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy, Rule, StochasticPolicy, rule

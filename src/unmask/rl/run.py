@@ -14,21 +14,20 @@ in the data follow from the seed and the iteration.
 from __future__ import annotations
 
 import json
-import platform
 import shutil
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
-from torch import Tensor
 
+from unmask.checkpoint import read_checkpoint, write_checkpoint
 from unmask.errors import UnmaskError
-from unmask.hub import load_strictly, read_config, read_weights, write_text, written_whole
+from unmask.files import write_text, written_whole
+from unmask.hub import read_config
+from unmask.journal import Claim, Journal, check_begun
 from unmask.policies.transformer import TransformerPolicy
+from unmask.provenance import versions
 from unmask.rl.config import TrainConfig
 
 Metrics = dict[str, Any]
@@ -57,18 +56,26 @@ class Progress:
 
 
 class RunFolder:
-    """Where a run is kept."""
+    """Where a run is kept.
 
-    def __init__(self, path: str | Path) -> None:
+    Args:
+        main: this is the process that writes. It claims the folder when it starts or resumes the run, and holds it
+            until this object goes.
+    """
+
+    def __init__(self, path: str | Path, *, main: bool = True) -> None:
         self.path = Path(path)
         self.metrics = self.path / "metrics.jsonl"
+        self._main = main
+        self._claim: Claim | None = None
 
     def start(self, config: TrainConfig) -> None:
         """Begin a new run.
 
         Raises:
-            UnmaskError: there is one already.
+            UnmaskError: there is one already, or another process is at it.
         """
+        self._claim_it()
         if (self.path / "config.json").exists():
             raise UnmaskError(f"The run folder {self.path} exists: pass --resume to go on, or another --run.")
         write_text(self.metrics, "")
@@ -76,15 +83,12 @@ class RunFolder:
 
     def describe(self, config: TrainConfig) -> None:
         """Write config and versions."""
-        names = ("unmask", "torch", "transformers", "accelerate", "safetensors")
-        versions = {"python": platform.python_version(), **{name: version(name) for name in names}}
-        write_text(self.path / "versions.json", json.dumps(versions, indent=2) + "\n")
+        write_text(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
         write_text(self.path / "config.json", config.model_dump_json(indent=2) + "\n")
 
     def write(self, metrics: Metrics) -> None:
         """Add a line of metrics."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+        Journal(self.metrics).append([metrics])
 
     def save(self, policy: TransformerPolicy, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
         """Write a checkpoint, whole or not at all, then remove the one before."""
@@ -94,8 +98,7 @@ class RunFolder:
             policy.save(draft / "policy")
             if (self.path / "best").exists():
                 shutil.copytree(self.path / "best", draft / "best")
-            save_file(_moments(policy, optimizer), draft / "optimizer.safetensors")
-            (draft / "progress.json").write_text(json.dumps(asdict(progress)) + "\n", encoding="utf-8")
+            write_checkpoint(draft, policy, optimizer, asdict(progress))
         for folder in before:
             shutil.rmtree(folder)
 
@@ -108,26 +111,25 @@ class RunFolder:
             config: must be that of the run; None takes any.
 
         Raises:
-            UnmaskError: there is no run, its config is another, or the checkpoint is damaged.
+            UnmaskError: there is no run, its config is another, the checkpoint is damaged, or another process is at it.
         """
         if not (self.path / "config.json").exists():
             raise UnmaskError(f"Nothing to resume in {self.path}: start without --resume.")
+        self._claim_it()
         if config is not None:
-            self._check(config)
+            wanted = json.loads(config.model_dump_json())
+            way_out = "pass --allow-changes to go on with the new ones"
+            check_begun(self.path, read_config(self.path), wanted, "--run", free=FREE, way_out=way_out)
         folders = self._checkpoints()
         if not folders:
             return None
         last = folders[-1]
         try:
-            progress = Progress(**json.loads((last / "progress.json").read_text(encoding="utf-8")))
-            weights = last / "policy" / "model.safetensors"
-            load_strictly(policy, read_weights(weights), str(weights))
-            _set_moments(policy, optimizer, read_weights(last / "optimizer.safetensors"))
-        except (UnmaskError, json.JSONDecodeError, UnicodeDecodeError, TypeError, KeyError, OSError) as e:
+            return Progress(**read_checkpoint(last, policy, optimizer, last / "policy" / "model.safetensors"))
+        except (UnmaskError, TypeError) as e:  # TypeError: a progress of other fields
             best = self.path / "best"
             rest = f", or use the best policy so far in {best}" if best.exists() else ""
             raise UnmaskError(f"The checkpoint {last} is damaged ({e}): start another --run{rest}.") from None
-        return progress
 
     def restore_best(self) -> None:
         """Put the checkpoint's best policy back: the one outside may be newer, or lost."""
@@ -136,24 +138,14 @@ class RunFolder:
             with written_whole(self.path / "best") as draft:
                 shutil.copytree(kept, draft, dirs_exist_ok=True)
 
-    def _check(self, config: TrainConfig) -> None:
-        saved = read_config(self.path)
-        asked = json.loads(config.model_dump_json())
-        changed = [
-            f"{key} = {saved.get(key)!r}, not {value!r}"
-            for key, value in asked.items()
-            if key not in FREE and saved.get(key) != value
-        ]
-        if changed:
-            raise UnmaskError(
-                f"{self.path} was started with {'; '.join(changed)}: resume with the same settings, start another "
-                "--run, or pass --allow-changes to go on with the new ones."
-            )
-
     def forget_after(self, iteration: int) -> None:
         """Drop metrics of later iterations, which will come again."""
         kept = [line for line in read_metrics(self.metrics) if line["iteration"] <= iteration]
-        write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
+        Journal(self.metrics).replace(kept)
+
+    def _claim_it(self) -> None:
+        if self._main and self._claim is None:
+            self._claim = Claim(self.path, self.path / ".lock", "--run")
 
     def _checkpoints(self) -> list[Path]:
         found = [folder for folder in self.path.glob("checkpoint-*") if folder.name.partition("-")[2].isdigit()]
@@ -162,31 +154,4 @@ class RunFolder:
 
 def read_metrics(path: Path) -> list[Metrics]:
     """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    found = []
-    for line in lines:
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return found
-
-
-def _moments(policy: TransformerPolicy, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's state, one tensor a parameter and moment."""
-    names: dict[Tensor, str] = {parameter: name for name, parameter in policy.named_parameters()}
-    return {
-        f"{names[parameter]}/{moment}": value.detach().cpu().contiguous()
-        for parameter, state in optimizer.state.items()
-        for moment, value in state.items()
-    }
-
-
-def _set_moments(policy: TransformerPolicy, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]) -> None:
-    optimizer.state.clear()
-    parameters = dict(policy.named_parameters())
-    for key, value in moments.items():
-        name, _, moment = key.rpartition("/")
-        parameter = parameters[name]
-        place = "cpu" if moment == "step" else parameter.device
-        optimizer.state[parameter][moment] = value.to(place)
+    return Journal(path).rows()

@@ -103,7 +103,7 @@ class Trainer:
             for expert in config.experts
         ]
         self._divisor(config.clone_block_length, "clone_block_length")
-        self.folder = RunFolder(config.run)
+        self.folder = RunFolder(config.run, main=self.team.main)
         torch.manual_seed(config.seed)
         self.policy = starting_policy(config, model)
         self.actor = self.policy.drawing(force_progress=config.force_progress)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import UnmaskError, nearest
+from unmask.files import read_jsonl
 
 FILES = (".jsonl", ".parquet")
 HEAVY = ("trials",)  # of KodCode: other models' attempts, gigabytes that nothing here reads
@@ -164,21 +164,12 @@ def _hash(prompt: str) -> int:
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except (OSError, UnicodeDecodeError) as e:
-        raise UnmaskError(f"Cannot read the task file {path} ({e}): give a JSONL file.") from None
-    for i, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            told = getattr(e, "msg", e)
-            raise UnmaskError(f"{path}, row {i}: not valid JSON ({told}): write one object a line.") from None
-        if not isinstance(values, dict):
-            raise UnmaskError(f"{path}, row {i}: not a JSON object: write one object a line.")
-        yield Row(values, f"{path}, row {i}")
+    for line in read_jsonl(path):
+        if line.problem:
+            raise UnmaskError(f"{path}, row {line.number}, {line.problem}: write one object a line.")
+        if not isinstance(line.value, dict):
+            raise UnmaskError(f"{path}, row {line.number}: not a JSON object: write one object a line.")
+        yield Row(line.value, f"{path}, row {line.number}")
 
 
 def _parquet(path: Path) -> Iterator[Row]:
