@@ -9,6 +9,12 @@ from torch import nn
 
 from unmask.checkpoint import load_moments, moments, read_checkpoint, weights_of, write_checkpoint
 from unmask.errors import UnmaskError
+from unmask.hub import read_weights
+
+
+def read_back(folder, module, optimizer):
+    path = folder / "model.safetensors"
+    return read_checkpoint(folder, module, optimizer, read_weights(path), path)
 
 
 class Tied(nn.Module):
@@ -54,7 +60,7 @@ def test_a_resumed_training_equals_an_uninterrupted_one(tmp_path, at):
     assert set(load_file(tmp_path / "c" / "model.safetensors")) == set(cut.state_dict()) - {"second.weight"}
     resumed, optimizer = training()
     steps(resumed, optimizer, 0, 2)  # what was there goes
-    progress = read_checkpoint(tmp_path / "c", resumed, optimizer, tmp_path / "c" / "model.safetensors")
+    progress = read_back(tmp_path / "c", resumed, optimizer)
     assert progress == {"step": at, "counts": {"a": 1}}
     assert resumed.second.weight is resumed.first.weight
     steps(resumed, optimizer, at, 5)
@@ -117,7 +123,7 @@ def test_damaged_files_are_refused(tmp_path, file, content, message):
     if content is not None:
         (tmp_path / "c" / file).write_bytes(content)
     with pytest.raises(UnmaskError, match=message):
-        read_checkpoint(tmp_path / "c", module, optimizer, tmp_path / "c" / "model.safetensors")
+        read_back(tmp_path / "c", module, optimizer)
 
 
 @pytest.mark.parametrize(
@@ -135,4 +141,4 @@ def test_weights_that_do_not_fit_are_refused_by_name(tmp_path, name, value, mess
     weights.pop(name, None)
     save_file(weights | ({} if value is None else {name: value}), tmp_path / "c" / "model.safetensors")
     with pytest.raises(UnmaskError, match=message):
-        read_checkpoint(tmp_path / "c", module, optimizer, tmp_path / "c" / "model.safetensors")
+        read_back(tmp_path / "c", module, optimizer)

@@ -30,11 +30,14 @@ def write_checkpoint(
     (folder / "progress.json").write_text(json.dumps(dict(progress)) + "\n", encoding="utf-8")
 
 
-def read_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, weights: Path) -> dict[str, Any]:
+def read_checkpoint(
+    folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer, saved: Mapping[str, Tensor], weights: Path
+) -> dict[str, Any]:
     """Put weights and moments back in place.
 
     Args:
-        weights: the file that holds the module's weights.
+        saved: the module's weights.
+        weights: the file they were read from, for messages.
 
     Returns:
         The progress.
@@ -49,7 +52,6 @@ def read_checkpoint(folder: Path, module: nn.Module, optimizer: torch.optim.Opti
         raise UnmaskError(f"{path} is not readable JSON ({e}): use another checkpoint.") from None
     if not isinstance(progress, dict):
         raise UnmaskError(f"{path} must hold a JSON object: use another checkpoint.")
-    saved = read_weights(weights)
     load_strictly(module, {name: saved[first] for name, first in _tied(module).items() if first in saved}, str(weights))
     unknown = sorted(saved.keys() - _tied(module).values())
     if unknown:

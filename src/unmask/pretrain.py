@@ -31,7 +31,7 @@ from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormConfig, Rob
 from unmask.checkpoint import read_checkpoint, weights_of, write_checkpoint
 from unmask.errors import Stopped, UnmaskError
 from unmask.files import write_text, written_whole
-from unmask.hub import read_config
+from unmask.hub import read_config, read_weights
 from unmask.journal import Claim, check_begun
 from unmask.settings import Settings
 from unmask.tasks.auto import load_task
@@ -301,7 +301,8 @@ class _Training:
         wanted = json.loads(self.config.model_dump_json())
         check_begun(path, read_config(path), wanted, "--output", free=("output", "save_every"))
         try:
-            progress = read_checkpoint(path, self.network, self.optimizer, path / "model.safetensors")
+            weights = path / "model.safetensors"
+            progress = read_checkpoint(path, self.network, self.optimizer, read_weights(weights), weights)
             return int(progress["step"]), float(progress["seconds"])
         except (UnmaskError, KeyError, TypeError) as e:
             raise UnmaskError(f"The checkpoint {path} is damaged ({e}): delete it and start again.") from None

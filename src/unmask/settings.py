@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
@@ -18,8 +18,13 @@ T = TypeVar("T")
 
 
 class Settings(BaseModel):
-    """Base of every config: frozen, and no key passes unread."""
+    """Base of every config: frozen, and no key passes unread.
 
+    Attributes:
+        closed: its keys are its fields; False where some are settings of another class.
+    """
+
+    closed: ClassVar[bool] = True
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -32,13 +37,25 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str, known: set[str
     Raises:
         UnmaskError: an unknown key (with the nearest known one) or a value of the wrong kind, naming it.
     """
-    for key in values:
-        if key not in known:
-            raise UnmaskError(f"Unknown key {key!r} in {where}: {nearest(key, known)}")
+    refuse_unknown(values, known, where)
+    for name, field in getattr(cls, "model_fields", {}).items():
+        table, inner = values.get(name), field.annotation
+        if isinstance(table, Mapping) and isinstance(inner, type) and issubclass(inner, Settings) and inner.closed:
+            refuse_unknown(table, {*inner.model_fields, "name"}, f"[{name}] of {where}")
     try:
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as e:
         raise refusal(e, f"Bad value in {where}") from None
+
+
+def refuse_unknown(values: Iterable[str], known: set[str], where: str) -> None:
+    """
+    Raises:
+        UnmaskError: a key that is not known, with the nearest known one.
+    """
+    for key in values:
+        if key not in known:
+            raise UnmaskError(f"Unknown key {key!r} in {where}: {nearest(key, known)}")
 
 
 def refusal(error: ValidationError, where: str) -> UnmaskError:

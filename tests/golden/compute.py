@@ -52,21 +52,30 @@ POLICIES = (
 TRAIN = (
     "--iterations",
     "3",
-    "--prompts",
+    "--algorithm.prompts",
     "4",
-    "--group-size",
+    "--algorithm.group-size",
     "4",
     "--train-examples",
     "40",
-    "--update-batch-size",
+    "--algorithm.update-batch-size",
     "64",
 )
-CLONE = ("--clone-examples", "12", "--clone-updates", "6", "--clone-batch-size", "32")
-VALIDATION = ("--validation-prompts", "8", "--validate-every", "2", "--min-signal", "0", "--lr", "2e-4")
-EXPERT = ("--experts", "confidence_threshold:threshold=0.9 @ 8")
-DPLS = ("--policy.actions", "dpls", "--kl-weight", "0.05", "--entropy-weight", "0.01", "--block-length", "16")
+CLONE = ("--clone.examples", "12", "--clone.updates", "6", "--clone.batch-size", "32")
+VALIDATION = ("--validation-prompts", "8", "--validate-every", "2", "--algorithm.min-signal", "0", "--lr", "2e-4")
+EXPERT = ("--algorithm.experts", "confidence_threshold:threshold=0.9 @ 8")
+DPLS = (
+    "--policy.actions",
+    "dpls",
+    "--algorithm.kl-weight",
+    "0.05",
+    "--algorithm.entropy-weight",
+    "0.01",
+    "--block-length",
+    "16",
+)
 TRAININGS: dict[str, tuple[str, ...]] = {
-    "grpo-expert": ("train", *TRAIN, *VALIDATION, *EXPERT, "--clone-from", "none", "--force-progress"),
+    "grpo-expert": ("train", *TRAIN, *VALIDATION, *EXPERT, "--clone-from", "none", "--algorithm.force-progress"),
     "dpls": ("train", *TRAIN, *VALIDATION, *CLONE, *DPLS),
     "hidden": ("train", *TRAIN, *VALIDATION, *CLONE, "--policy.reads", "hidden_states", "--block-length", "8"),
     "clone": ("clone", *CLONE, "--validation-prompts", "8", "--clone-from", "best:top_k_confidence"),

@@ -50,7 +50,7 @@ app.command(
 app.command(
     "unmask.cli.train:train",
     name="train",
-    help="Train an unmasking policy with GRPO.\n\n"
+    help="Train an unmasking policy with reinforcement learning.\n\n"
     "The run folder gets config.json, versions.json, metrics.jsonl, the cloned policy (start/), the best one on "
     "validation prompts (best/) and the last checkpoint. Ctrl-C saves and stops; --resume goes on. "
     "--dry-run says what it would cost.\n\n"

@@ -78,6 +78,10 @@ class Blocks(ABC):
     """Where each row's current block ends. A row whose block has no mask left goes on to its next one."""
 
     @abstractmethod
+    def learnt(self, masked: Bool[Tensor, "b l"], selectable: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+        """What a policy in these blocks could select where another policy, in blocks of its own, could `selectable`."""
+
+    @abstractmethod
     def fewest(self, gen_length: int) -> int:
         """Steps that a row takes at least: its number of blocks, if each ends as late as it can."""
 
@@ -102,11 +106,14 @@ class FixedBlocks(Blocks):
 
     length: int
 
+    def learnt(self, masked: Bool[Tensor, "b l"], selectable: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+        return masked & (_positions(masked) < self._end(masked)[:, None])
+
     def fewest(self, gen_length: int) -> int:
         return gen_length // self.length
 
     def scope(self, masked: Bool[Tensor, "b l"], block_end: Int[Tensor, " b"]) -> Bool[Tensor, "b l"]:
-        return masked & (_positions(masked) < self._end(masked)[:, None])
+        return self.learnt(masked, masked)
 
     def end(
         self,
@@ -129,6 +136,9 @@ class DelimitedBlocks(Blocks):
     delimiters: Int[Tensor, " d"]
     threshold: float
     window: int
+
+    def learnt(self, masked: Bool[Tensor, "b l"], selectable: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+        return selectable  # where they end depends on what the dLLM said: both decode in the same blocks
 
     def fewest(self, gen_length: int) -> int:
         return -(-gen_length // max(self.window, self.default))
@@ -198,12 +208,6 @@ def check_block_length(gen_length: int, block_length: int | None) -> int:
             f"block_length {block_length} does not divide gen_length {gen_length}: use a divisor such as {near}."
         )
     return block_length
-
-
-def selectable(masked: Bool[Tensor, "b l"], block_length: int) -> Bool[Tensor, "b l"]:
-    """Masked positions of each row's current block: the leftmost block that still has a mask."""
-    blocks = FixedBlocks(block_length)
-    return blocks.scope(masked, torch.zeros_like(masked[:, 0], dtype=torch.long))
 
 
 def _positions(masked: Bool[Tensor, "b l"]) -> Int[Tensor, " l"]:

@@ -16,7 +16,7 @@ from unmask.decoding.state import StepCallback
 from unmask.decoding.step import decide
 from unmask.models.base import MaskedDiffusionModel
 from unmask.observation import Needs
-from unmask.policies.base import Policy
+from unmask.policies.base import Policy, StochasticPolicy
 
 
 def decode(
@@ -89,7 +89,8 @@ def _loop(session: Session, policy: Policy, source: Source) -> Iterator[Ended]:
     while len(session):
         observation = session.observe()
         started = time.perf_counter()
-        picks = decide(policy, observation, session.duplicates)
+        duplicates = session.duplicates() if isinstance(policy, StochasticPolicy) else None
+        picks = decide(policy, observation, duplicates)
         session.totals.policy_seconds += time.perf_counter() - started
         ended = session.reveal(picks)
         if ended is not None:

@@ -39,7 +39,7 @@ class Pass:
         rows_run: rows the dLLM ran; fewer than there are where rows share passes.
         hidden: what the head reads at the n positions that were read; None where rows share passes.
         slot: index of each position in `hidden`, -1 elsewhere.
-        duplicates: rows that no policy can tell apart; None where rows do not share passes.
+        equal: rows that hold the same tokens; None where rows do not share passes.
     """
 
     reading: Reading
@@ -47,7 +47,7 @@ class Pass:
     rows_run: int
     hidden: Float[Tensor, "n h"] | None = None
     slot: Int[Tensor, "b l"] | None = None
-    duplicates: Duplicates | None = None
+    equal: Duplicates | None = None
 
 
 def run(model: MaskedDiffusionModel, state: DecodingState, needs: Needs, blocks: Blocks, share: bool = False) -> Pass:
@@ -101,8 +101,7 @@ def _shared(model: MaskedDiffusionModel, state: DecodingState, wanted: Bool[Tens
         reading = reading.put(unread, fresh) if reading else fresh
     assert reading is not None  # without a last reading every row has changed
     reading = reading.take(equal.of)
-    same = deduplicate(torch.stack([equal.of, state.step], dim=1), changed)
-    return Pass(reading, Memories(reading=reading), len(unread), duplicates=same)
+    return Pass(reading, Memories(reading=reading), len(unread), equal=equal)
 
 
 def deduplicate(look: Shaped[Tensor, "b w"], late: Bool[Tensor, " b"] | None = None) -> Duplicates:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,7 +14,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from unmask.decoding.options import Options
-from unmask.decoding.passes import Duplicates, Pass, run
+from unmask.decoding.passes import Duplicates, Pass, deduplicate, run
 from unmask.decoding.results import Ended
 from unmask.decoding.state import DecodingState, Step, StepCallback, begin
 from unmask.decoding.step import RUNNING, after_eos, ended, hold_back_eos, observation_of, refuse_nan, transition, write
@@ -44,8 +44,9 @@ class Totals:
 class Session:
     """Rows that are being decoded. Each is decoded as if it were alone.
 
-    On an accelerator a step waits for the host twice: to index the positions that are read, and to learn who ended;
-    shared passes and drawn tokens wait once more each.
+    On an accelerator the host waits for a step twice: to index the positions that are read, and to learn who ended
+    (transformers' masks wait once more). Shared passes and drawn tokens, and steps in which rows end, wait more often:
+    `tests/device` holds the counts.
 
     Args:
         needs: what observations must hold.
@@ -53,8 +54,6 @@ class Session:
         callback: called with each `Step`.
         totals: counted into; a fresh one by default.
 
-    Attributes:
-        duplicates: of the rows last observed, where rows share passes.
     """
 
     def __init__(
@@ -85,9 +84,11 @@ class Session:
         """The index that each active row was added under, in the order of observations."""
         return self._active.row
 
-    @property
     def duplicates(self) -> Duplicates | None:
-        return self._pass.duplicates if self._pass is not None else None
+        """Rows last observed that no policy can tell apart; None where rows do not share passes."""
+        if self._pass is None or self._pass.equal is None:
+            return None
+        return deduplicate(torch.stack([self._pass.equal.of, self._active.step], dim=1))
 
     @property
     def _active(self) -> DecodingState:
@@ -163,9 +164,10 @@ class Session:
         self._state, self._pass, self._observation = state, None, None
         if all(code == RUNNING for code in codes):
             return None
-        over = why != RUNNING
-        gone = state.take(over)
-        self._state = state.take(~over).trim() if RUNNING in codes else None
+        # Indices from the host: a mask would be counted anew, by a wait, for each of the state's tensors.
+        gone = state.take(_indices(codes, lambda code: code != RUNNING, state))
+        left = _indices(codes, lambda code: code == RUNNING, state)
+        self._state = state.take(left).trim() if len(left) else None
         rows = gone.row.tolist()
         now = time.perf_counter()
         return Ended(
@@ -176,3 +178,7 @@ class Session:
             why=[code for code in codes if code != RUNNING],
             seconds=[now - self._since.pop(row) for row in rows],
         )
+
+
+def _indices(codes: Sequence[int], wanted: Callable[[int], bool], state: DecodingState) -> Int[Tensor, " n"]:
+    return torch.tensor([i for i, code in enumerate(codes) if wanted(code)], dtype=torch.long).to(state.row.device)

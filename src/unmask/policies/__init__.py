@@ -14,7 +14,7 @@ from unmask.policies.rising_threshold import RisingThreshold
 from unmask.policies.top_2_margin import MarginThreshold, MarginTopK
 from unmask.policies.top_k_confidence import TopKConfidence
 from unmask.policies.transformer import TransformerConfig, TransformerPolicy
-from unmask.policies.wrappers import BetaScaling, MaxReveal, MinReveal, Mode, Temperature, Wrapper
+from unmask.policies.wrappers import BetaScaling, MaxReveal, MinReveal, Mode, Plain, Temperature, Wrapper
 
 __all__ = [
     "DPLS",
@@ -32,6 +32,7 @@ __all__ = [
     "MaxReveal",
     "MinReveal",
     "Mode",
+    "Plain",
     "Policy",
     "PolicySettings",
     "RandomOrder",

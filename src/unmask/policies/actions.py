@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,13 @@ NEVER = -1e9  # logit of what cannot be picked; finite, so that gradients stay s
 
 
 class Actions(ABC):
-    """A distribution over the sets of selectable positions of a row."""
+    """A distribution over the sets of selectable positions of a row.
+
+    Attributes:
+        ordered: its likelihoods depend on the order of picking.
+    """
+
+    ordered: ClassVar[bool] = False
 
     @abstractmethod
     def sample(
@@ -143,6 +150,8 @@ class DPLS(Actions):
     The first pick ~ softmax(logits) over selectable positions, so that a step always reveals something; each further
     one ~ softmax over the remaining positions and STOP, whose logit is 0. The likelihood is that of the ordered picks.
     """
+
+    ordered: ClassVar[bool] = True
 
     def sample(
         self, logits: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"], noise: Float[Tensor, "b l"]

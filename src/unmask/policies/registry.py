@@ -21,6 +21,7 @@ TYPES = {
     "max_reveal": "unmask.policies.wrappers:MaxReveal",
     "min_reveal": "unmask.policies.wrappers:MinReveal",
     "mode": "unmask.policies.wrappers:Mode",
+    "plain": "unmask.policies.wrappers:Plain",
     "random_order": "unmask.policies.random_order:RandomOrder",
     "rising_threshold": "unmask.policies.rising_threshold:RisingThreshold",
     "temperature": "unmask.policies.wrappers:Temperature",

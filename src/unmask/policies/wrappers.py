@@ -130,6 +130,26 @@ class Mode(LogitWrapper):
 
 
 @rule
+class Plain(LogitWrapper):
+    """Draw as training's roll-outs do, where a step may reveal nothing, instead of as evaluation does.
+
+    Args:
+        force_progress: reveal the largest logit where a row draws nothing.
+    """
+
+    type_name: ClassVar[str] = "plain"
+    policy: AnyPolicy
+    force_progress: bool = False
+
+    def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
+        return self.inner.logits(observation)
+
+    @property
+    def actions(self) -> Actions:
+        return self.inner.actions.drawn(self.force_progress)
+
+
+@rule
 class Temperature(LogitWrapper):
     """Divide the logits by tau: below 1 surer, above 1 more random (arXiv 2512.09106, section 3).
 

@@ -7,15 +7,15 @@ from typing import Any
 
 AT_ONCE = (
     "Collapsed: for {n} iterations every roll-out has revealed each block in one step. "
-    "Lower alpha or lr, or hold on to the start with kl_weight."
+    "Lower alpha or lr, or raise kl_weight, the penalty for leaving the initial policy."
 )
 BUDGET = (
     "Collapsed: for {n} iterations every roll-out has spent its whole step budget. "
-    "Lower lr, raise alpha, or start from a clone (clone_from)."
+    "Lower lr, raise alpha, or start from a clone (clone.rule)."
 )
 WRONG = (
     "No signal: for {n} iterations no step was taken, and no roll-out is right. "
-    "Start from a clone (clone_from), add experts, or use shorter blocks or an easier task."
+    "Start from a clone (clone.rule), add experts, or use shorter blocks or an easier task."
 )
 EQUAL = (
     "No signal: for {n} iterations no step was taken, and all roll-outs of a prompt earn the same. "
@@ -23,15 +23,15 @@ EQUAL = (
 )
 LITTLE = (
     "Little signal: for {n} iterations no step was taken, as too few groups had roll-outs that earn differently. "
-    "Lower min_signal, add experts, or start from a clone (clone_from)."
+    "Lower min_signal, add experts, or start from a clone (clone.rule)."
 )
 
 
-class Watchdog:
+class CollapseDetector:
     """Counts iterations in a row in which nothing can be learnt.
 
     Args:
-        patience: how many are too many; 0 never barks.
+        patience: how many are too many; 0 never triggers.
         fewest, most: steps that a roll-out can take: its number of blocks, and its budget.
 
     Attributes:
@@ -44,11 +44,11 @@ class Watchdog:
         self.counts = {"at once": 0, "budget": 0, "still": 0}
 
     @property
-    def barked(self) -> bool:
+    def triggered(self) -> bool:
         """It has lasted: a run that is resumed there would only stop again."""
         return self.patience > 0 and max(self.counts.values()) >= self.patience
 
-    def see(self, metrics: Mapping[str, Any]) -> str | None:
+    def update(self, metrics: Mapping[str, Any]) -> str | None:
         """What is wrong and what to try, once it has lasted."""
         stands = WRONG if metrics["correct"] == 0 else EQUAL if metrics["signal"] == 0 else LITTLE
         found = {
@@ -56,9 +56,9 @@ class Watchdog:
             "budget": (metrics["nfe_min"] >= self.most, BUDGET),
             "still": (not metrics["updated"], stands),
         }
-        barks = None
+        sentences = []
         for kind, (holds, sentence) in found.items():
             self.counts[kind] = self.counts[kind] + 1 if holds else 0
             if self.patience and self.counts[kind] >= self.patience:
-                barks = barks or sentence.format(n=self.counts[kind])
-        return barks
+                sentences.append(sentence.format(n=self.counts[kind]))
+        return sentences[0] if sentences else None

@@ -1,45 +1,61 @@
-"""Settings of a training run."""
+"""Settings of a training run, a table each: model, task, decode, policy, clone, algorithm, run.
+
+[model]
+name = "GSAI-ML/LLaDA-8B-Instruct"
+[decode]
+block_length = 32
+[algorithm]
+name = "grpo"
+alpha = 3.0
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from annotated_types import Ge, Gt, Le
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from annotated_types import Ge, Gt
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
+from unmask.decoding.blocks import BlockLength
+from unmask.decoding.options import DecodeConfig
+from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
-from unmask.policies.transformer import TransformerConfig
-from unmask.rl.grpo import Normalisation, Scaling
-from unmask.settings import Settings
+from unmask.policies.base import LearnedPolicy, PolicySettings
+from unmask.policies.registry import class_of
+from unmask.rl.algorithms.auto import load_algorithm
+from unmask.rl.algorithms.base import Algorithm, AlgorithmSettings
+from unmask.settings import Settings, build
 from unmask.tasks.config import TaskConfig
 
-
-class Expert(Settings):
-    """A deterministic policy that joins each group (expert steering).
-
-    Attributes:
-        policy: as `unmask.load_policy` reads it.
-        block_length: the expert's own; the task's by default.
-    """
-
-    policy: str = "confidence_threshold:threshold=0.9"
-    block_length: Annotated[int, Ge(1)] | None = None
+DEFAULT_NETWORK, DEFAULT_ALGORITHM = "transformer", "grpo"
 
 
-def _expert(value: Any) -> Any:
-    """``policy @ block_length`` is short for both."""
-    if not isinstance(value, str):
+def named(key: str) -> Any:
+    """A validator of a table whose main entry is called ``name`` in files; alone, it may stand for the table."""
+
+    def rename(value: Any) -> Any:
+        if isinstance(value, str):
+            return {key: value}
+        if isinstance(value, Mapping) and "name" in value:
+            return {key if name == "name" else name: entry for name, entry in value.items()}
         return value
-    policy, at, length = value.rpartition("@")
-    return {"policy": policy.strip(), "block_length": length} if at else {"policy": value}
+
+    return BeforeValidator(rename)
 
 
-class CloneConfig(ModelConfig, TaskConfig):
-    """Behaviour cloning: what `unmask clone` does, and how `unmask train` starts."""
+class TrainDecodeConfig(DecodeConfig):
+    """How roll-outs and validations decode: by default to the last position, as the paper counts."""
 
-    run: Annotated[str, Field(description="Run folder: config, metrics, checkpoints.")] = "runs/policy"
-    gen_length: Annotated[int | None, Ge(1), Field(description="Region length L (default: the task's).")] = None
-    block_length: Annotated[int | None, Ge(1), Field(description="Block length (default: L, full diffusion).")] = None
+    batch_size: Annotated[int, Ge(1), Field(description="Active rows of a roll-out at most, in each process.")] = 256
+    stop_at_eos: Annotated[bool, Field(description="End a roll-out at its EOS (off: NFE as in the paper).")] = False
+
+
+class TrainTaskConfig(TaskConfig):
+    """The task, and which of its prompts."""
+
+    train_examples: Annotated[int, Ge(1), Field(description="Training prompts to draw from.")] = 2000
+    validation_prompts: Annotated[int, Ge(1), Field(description="Prompts for choosing the checkpoint.")] = 256
     max_prompt_length: Annotated[
         int | None, Ge(1), Field(description="Tokens of a prompt at most (default: what the dLLM has room for).")
     ] = None
@@ -47,100 +63,142 @@ class CloneConfig(ModelConfig, TaskConfig):
         Literal["refuse", "skip", "truncate"],
         Field(description="What to do with longer ones; truncate keeps their end."),
     ] = "refuse"
-    policy: Annotated[TransformerConfig, Field(description="Shape of the policy.")] = TransformerConfig()
+
+
+class PolicyConfig(Settings):
+    """The network to train; what else stands in the table are its own settings.
+
+    Attributes:
+        network: settings of the type's class, `LearnedPolicy.Config`.
+    """
+
+    closed: ClassVar[bool] = False
+    type: Annotated[str, Field(description="Network: a learned policy's type name.")] = DEFAULT_NETWORK
     init: Annotated[
         str | None,
-        Field(description="Start from this policy; nothing is cloned then unless clone_from is set, too."),
+        Field(description="Start from this policy; nothing is cloned then unless clone.rule is set, too."),
     ] = None
-    clone_from: Annotated[
-        str | None,
-        Field(
-            description="Rule to clone first; best:confidence_threshold picks the best cell of its grid; 'none' starts "
-            "from scratch, as the paper does."
-        ),
-    ] = "confidence_threshold:threshold=0.9"
-    clone_block_length: Annotated[int | None, Ge(1), Field(description="Its block length (default: the task's).")] = (
-        None
-    )
-    clone_keep: Annotated[Literal["correct", "all"], Field(description="Trajectories to clone.")] = "correct"
-    clone_examples: Annotated[int, Ge(1), Field(description="Prompts to clone from.")] = 256
-    clone_updates: Annotated[int, Ge(1), Field(description="Optimiser steps of the cloning.")] = 150
-    clone_batch_size: Annotated[int, Ge(1), Field(description="Recorded steps a cloning batch.")] = 128
-    clone_lr: Annotated[float, Gt(0), Field(description="Learning rate of the cloning.")] = 1e-3
-    alpha: Annotated[float, Ge(0), Field(description="Weight of speed in the reward.")] = 1.0
-    reward: Annotated[
-        str, Field(description="multiplicative, additive, correctness, or your own as module.function.")
-    ] = "multiplicative"
-    batch_size: Annotated[int, Ge(1), Field(description="Live rows of a roll-out at most, in each process.")] = 256
-    validation_prompts: Annotated[int, Ge(1), Field(description="Prompts for choosing the checkpoint.")] = 256
-    seed: Annotated[int, Field(description="Seed of weights, prompts and actions.")] = 0
-    trackers: Annotated[
-        tuple[Literal["tensorboard", "wandb", "trackio"], ...], Field(description="Also log there.")
-    ] = ()
+    network: PolicySettings
 
     @model_validator(mode="before")
     @classmethod
-    def _keeps_what_it_starts_from(cls, values: Any) -> Any:
-        """A policy that was trained is cloned over only if the user says so."""
-        if isinstance(values, dict) and values.get("init") is not None:
-            return {"clone_from": "none", **values}
-        return values
+    def _read(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or isinstance(values.get("network"), PolicySettings):
+            return values
+        own = dict(values)
+        kept = {name: own.pop(name) for name in ("type", "init") if name in own}
+        found = class_of(str(kept.get("type", DEFAULT_NETWORK)), "[policy]")
+        if not issubclass(found, LearnedPolicy):
+            raise UnmaskError(f"type = {kept['type']!r} in [policy] is a rule, which has no weights to train.")
+        return {**kept, "network": build(found.Config, own, where="[policy]", known=set(found.Config.model_fields))}
+
+    def flat(self) -> dict[str, Any]:
+        """As the table of a file."""
+        return {"type": self.type, "init": self.init, **self.network.model_dump(mode="json")}
+
+    def fresh(self, hidden_size: int | None) -> LearnedPolicy:
+        """The network with new weights, for a dLLM with hidden states of this width."""
+        found = class_of(self.type)
+        assert issubclass(found, LearnedPolicy)
+        return found(self.network.for_model(hidden_size))
 
     @property
-    def clones(self) -> bool:
-        """True if training starts by cloning a rule."""
-        return self.clone_from not in (None, "", "none")
+    def chosen(self) -> bool:
+        """The user has said something of the network, its start aside."""
+        return bool(self.network.model_fields_set) or "type" in self.model_fields_set
 
 
-class TrainConfig(CloneConfig):
-    """A training run: warm start, then GRPO."""
+class CloneConfig(Settings):
+    """Behaviour cloning: how training starts."""
 
-    iterations: Annotated[int, Ge(0), Field(description="GRPO iterations.")] = 90
-    prompts: Annotated[int, Ge(1), Field(description="Prompts an iteration, of all processes (paper: 16).")] = 8
-    group_size: Annotated[int, Field(description="Roll-outs a prompt (G).")] = 8
-    train_examples: Annotated[int, Ge(1), Field(description="Training prompts to draw from.")] = 2000
-    experts: Annotated[
-        tuple[Annotated[Expert, BeforeValidator(_expert)], ...],
-        Field(description="Expert steering: policies that join each group, such as confidence_threshold @ 8."),
-    ] = ()
-    force_progress: Annotated[
-        bool, Field(description="Roll-outs always reveal something (paper: only in evaluation).")
-    ] = False
-    normalisation: Annotated[Normalisation, Field(description="Mean over a roll-out's steps first, or over all.")] = (
-        "rollout"
-    )
-    scale_advantages: Annotated[
-        Scaling, Field(description="Divide by the deviation of each group, or of the batch (paper: none).")
-    ] = "batch"
-    kl_weight: Annotated[
-        float, Ge(0), Field(description="Weight of KL to the policy that GRPO starts from, a clone for one (paper: 0).")
-    ] = 0.0
-    entropy_weight: Annotated[
-        float, Ge(0), Field(description="Weight of the entropy of the actions, which keeps groups apart (paper: 0).")
-    ] = 0.0
-    lr: Annotated[float, Gt(0), Field(description="Peak learning rate, cosine to 0 (paper: 3e-5).")] = 5e-5
-    warmup: Annotated[int, Ge(0), Field(description="Warm-up iterations (paper: 50).")] = 5
-    weight_decay: Annotated[float, Ge(0), Field(description="AdamW weight decay.")] = 0.1
-    clip: Annotated[float, Gt(0), Field(description="Clip of the likelihood ratio (eps).")] = 0.5
-    inner_iterations: Annotated[int, Ge(1), Field(description="Optimiser steps a batch of roll-outs.")] = 2
-    max_grad_norm: Annotated[float, Gt(0), Field(description="Gradient clipping.")] = 0.2
-    min_signal: Annotated[
-        float, Ge(0), Le(1), Field(description="Share of groups with signal below which no step is taken (paper: 0).")
-    ] = 0.25
+    rule: Annotated[
+        str | None,
+        Field(
+            description="Rule to clone first; best:confidence_threshold picks the best of its grid; 'none' starts "
+            "from scratch, as the paper does."
+        ),
+    ] = "confidence_threshold:threshold=0.9"
+    block_length: Annotated[BlockLength, Field(description="Its block length (default: the task's).")] = None
+    keep: Annotated[Literal["correct", "all"], Field(description="Trajectories to clone.")] = "correct"
+    examples: Annotated[int, Ge(1), Field(description="Prompts to clone from.")] = 256
+    updates: Annotated[int, Ge(1), Field(description="Optimiser steps of the cloning.")] = 150
+    batch_size: Annotated[int, Ge(1), Field(description="Recorded steps per cloning batch.")] = 128
+    lr: Annotated[float, Gt(0), Field(description="Learning rate of the cloning.")] = 1e-3
+
+
+class RunConfig(Settings):
+    """The run itself."""
+
+    folder: Annotated[str, Field(description="Run folder: config, metrics, checkpoints.")] = "runs/policy"
+    seed: Annotated[int, Field(description="Seed of weights, prompts and actions.")] = 0
+    iterations: Annotated[int, Ge(0), Field(description="Iterations of the algorithm.")] = 90
+    validate_every: Annotated[int, Ge(1), Field(description="Iterations between validations.")] = 15
+    checkpoint_minutes: Annotated[
+        float, Ge(0), Field(description="Minutes between checkpoints; each validation saves one, too.")
+    ] = 1.0
     patience: Annotated[
         int,
         Ge(0),
         Field(description="Iterations of collapse (one step, whole budget, no signal) until it stops; 0: never."),
     ] = 30
-    validate_every: Annotated[int, Ge(1), Field(description="Iterations between validations.")] = 15
-    checkpoint_minutes: Annotated[
-        float, Ge(0), Field(description="Minutes between checkpoints; each validation saves one, too.")
-    ] = 1.0
-    update_batch_size: Annotated[int, Ge(1), Field(description="Decoding steps scored at a time.")] = 1024
+    trackers: Annotated[
+        tuple[Literal["tensorboard", "wandb", "trackio"], ...], Field(description="Also log there.")
+    ] = ()
 
-    @field_validator("group_size")
+
+class AlgorithmConfig(Settings):
+    """The algorithm by its name, and its own settings."""
+
+    closed: ClassVar[bool] = False
+    name: Annotated[str, Field(description="Algorithm: grpo, rloo, ppo, or your own as module.Class.")] = (
+        DEFAULT_ALGORITHM
+    )
+    settings: AlgorithmSettings
+
+    @model_validator(mode="before")
     @classmethod
-    def _is_a_group(cls, value: int) -> int:
-        if value < 2:
-            raise ValueError("a group needs at least 2 roll-outs of a prompt to compare (paper: 8)")
-        return value
+    def _read(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or isinstance(values.get("settings"), AlgorithmSettings):
+            return values
+        own = dict(values)
+        name = str(own.pop("name", DEFAULT_ALGORITHM))
+        kind = load_algorithm(name).Settings
+        return {"name": name, "settings": build(kind, own, where="[algorithm]", known=set(kind.model_fields))}
+
+    def flat(self) -> dict[str, Any]:
+        """As the table of a file."""
+        return {"name": self.name, **self.settings.model_dump(mode="json")}
+
+    def make(self) -> Algorithm:
+        """The algorithm."""
+        return load_algorithm(self.name)(self.settings)
+
+
+def _flat(table: PolicyConfig | AlgorithmConfig) -> dict[str, Any]:
+    return table.flat()
+
+
+class TrainConfig(Settings):
+    """A training run: warm start, then reinforcement learning."""
+
+    model: Annotated[ModelConfig, named("model")] = ModelConfig()
+    task: Annotated[TrainTaskConfig, named("task")] = TrainTaskConfig()
+    decode: TrainDecodeConfig = TrainDecodeConfig()
+    policy: Annotated[PolicyConfig, PlainSerializer(_flat)] = PolicyConfig.model_validate({})
+    clone: CloneConfig = CloneConfig()
+    algorithm: Annotated[AlgorithmConfig, named("name"), PlainSerializer(_flat)] = AlgorithmConfig.model_validate({})
+    run: RunConfig = RunConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keeps_what_it_starts_from(cls, values: Any) -> Any:
+        """A policy that was trained is cloned over only if the user says so."""
+        if isinstance(values, Mapping) and isinstance(values.get("policy"), Mapping) and values["policy"].get("init"):
+            clone = values.get("clone") or {}
+            return {**values, "clone": {"rule": "none", **clone}} if isinstance(clone, Mapping) else values
+        return values
+
+    @property
+    def clones(self) -> bool:
+        """True if training starts by cloning a rule."""
+        return self.clone.rule not in (None, "", "none")

@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from unmask.policies.transformer import TransformerPolicy
-from unmask.rl.clone import SEARCH_PROMPTS, demonstrations
+from torch import nn
+
+from unmask.observation import Needs
+from unmask.policies.base import LearnedPolicy
 from unmask.rl.config import TrainConfig
+from unmask.rl.warm_start import SEARCH_PROMPTS, demonstrations
 
 PICK_BYTES, FLAG_BYTES, FLOAT_BYTES, INDEX_BYTES = 2, 1, 4, 8
-ACTIVATIONS = 16  # floats of width `width` a position and block that a backward pass keeps, about
 
 
 @dataclass(frozen=True)
@@ -18,9 +20,9 @@ class Plan:
     """Numbers of a run.
 
     Attributes:
-        rows: roll-outs an iteration, experts included, of all processes.
+        rows: roll-outs per iteration, experts included, of all processes.
         rows_here: of those, in the process with most.
-        live: rows of the widest batch that the dLLM sees at once.
+        active: rows of the widest batch that the dLLM sees at once.
         epochs: times each training prompt is used.
         updates: optimiser steps.
         most_passes: dLLM forward passes of training roll-outs if every one spends its whole budget.
@@ -32,7 +34,7 @@ class Plan:
 
     rows: int
     rows_here: int
-    live: int
+    active: int
     epochs: float
     updates: int
     most_passes: int
@@ -44,37 +46,38 @@ class Plan:
 
 def plan(config: TrainConfig, gen_length: int, processes: int, hidden_size: int | None = None) -> Plan:
     """The arithmetic of a run; `hidden_size` is the dLLM's, for policies that read hidden states."""
-    members = config.group_size + len(config.experts)
-    prompts_here = math.ceil(config.prompts / processes)
-    settings = config.policy.for_model(hidden_size or 1)
-    features = settings.hidden_size or settings.top_k
-    policy = TransformerPolicy(settings)
+    settings, run, limits = config.algorithm.settings, config.run, config.task
+    algorithm = config.algorithm.make()
+    members = settings.group_size + len(algorithm.experts)
+    prompts_here = math.ceil(settings.prompts / processes)
+    policy = config.policy.fresh(hidden_size or 1)
     clone_rows = 0
-    if config.clones and config.clone_from is not None:
-        longest = config.block_length or gen_length
-        cells = demonstrations(config.clone_from, config.clone_block_length, longest, longest)
-        clone_rows = config.clone_examples + (len(cells) * SEARCH_PROMPTS if len(cells) > 1 else 0)
-    validations = math.ceil(config.iterations / config.validate_every) + 1
+    if config.clones and config.clone.rule is not None:
+        longest = config.decode.block_length or gen_length
+        cells = demonstrations(config.clone.rule, config.clone.block_length, longest, longest)
+        clone_rows = config.clone.examples + (len(cells) * SEARCH_PROMPTS if len(cells) > 1 else 0)
+    validations = math.ceil(run.iterations / run.validate_every) + 1
     return Plan(
-        rows=config.prompts * members,
+        rows=settings.prompts * members,
         rows_here=prompts_here * members,
-        live=min(prompts_here * config.group_size, config.batch_size),
-        epochs=config.iterations * config.prompts / config.train_examples,
-        updates=config.iterations * config.inner_iterations,
-        most_passes=(config.iterations * config.prompts * members + clone_rows) * gen_length,
-        validation_passes=validations * config.validation_prompts * gen_length,
+        active=min(prompts_here * settings.group_size, config.decode.batch_size),
+        epochs=run.iterations * settings.prompts / limits.train_examples,
+        updates=run.iterations * settings.inner_iterations,
+        most_passes=(run.iterations * settings.prompts * members + clone_rows) * gen_length,
+        validation_passes=validations * limits.validation_prompts * gen_length,
         policy_parameters=sum(p.numel() for p in policy.parameters()),
-        recorded_bytes=prompts_here * members * gen_length * step_bytes(gen_length, features),
-        update_bytes=config.update_batch_size
-        * gen_length
-        * settings.width
-        * ACTIVATIONS
-        * settings.blocks
-        * FLOAT_BYTES,
+        recorded_bytes=prompts_here * members * gen_length * step_bytes(gen_length, policy.needs, hidden_size or 1),
+        update_bytes=settings.update_batch_size * gen_length * activations(policy) * FLOAT_BYTES,
     )
 
 
-def step_bytes(gen_length: int, features: int) -> int:
-    """Bytes of one recorded step (`unmask.rl.rollout.Trajectories`)."""
-    each = features * FLOAT_BYTES + 2 * FLAG_BYTES + PICK_BYTES
+def step_bytes(gen_length: int, needs: Needs, hidden_size: int) -> int:
+    """Bytes of one recorded step (`unmask.rl.rollout.Steps`)."""
+    numbers = needs.top_k + needs.entropy + needs.kl_history + needs.hidden_states * hidden_size
+    each = numbers * FLOAT_BYTES + 2 * FLAG_BYTES + PICK_BYTES
     return gen_length * each + FLOAT_BYTES + INDEX_BYTES
+
+
+def activations(policy: LearnedPolicy) -> int:
+    """Floats that a backward pass keeps per position, about: what each layer gives, and its activation's."""
+    return sum(2 * module.out_features for module in policy.modules() if isinstance(module, nn.Linear))

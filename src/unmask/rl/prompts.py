@@ -10,7 +10,8 @@ from functools import lru_cache
 from unmask.decoding.source import encode_example
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
-from unmask.tasks.base import Example
+from unmask.rl.config import TrainConfig
+from unmask.tasks.base import Example, Task
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,27 @@ def fitting(
     if not kept:
         raise UnmaskError(f"All {len(prompts)} prompts have more than {most} tokens: raise max_prompt_length.")
     return kept, f"{told} and were left out."
+
+
+def training_prompts(
+    model: MaskedDiffusionModel, task: Task, config: TrainConfig, examples: int, *, seed: int, processes: int
+) -> tuple[list[Prompt], str | None]:
+    """Training prompts that fit, at least one for each process, and a sentence on those that do not.
+
+    Raises:
+        UnmaskError: as `fitting`; fewer prompts than processes.
+    """
+    found = task.examples("train", examples, seed=seed)
+    limits = config.task
+    length = config.decode.region(task, model)
+    prompts, note = fitting(model, found, length, limits.max_prompt_length, limits.long_prompts)
+    each = config.algorithm.settings.prompts
+    if min(len(prompts), each) < processes:
+        raise UnmaskError(
+            f"{processes} processes need at least as many training prompts, of all and of an iteration; there "
+            f"are {len(prompts)} and {each}."
+        )
+    return prompts, note
 
 
 def draw_prompts(prompts: Sequence[Prompt], n: int, seed: int, iteration: int) -> list[Prompt]:

@@ -2,8 +2,8 @@
 
     config.json         what was asked for, all defaults filled in
     versions.json       of this package and what it stands on
-    metrics.jsonl       a line an event: note, clone, grpo (each iteration), validation, collapse
-    start/              the policy that GRPO starts from, a clone as a rule
+    metrics.jsonl       a line per event: note, clone, each iteration under its algorithm's name, validation, collapse
+    start/              the policy that reinforcement learning starts from: by default a behaviour-cloned one
     best/               the best on validation prompts
     checkpoint-N/       where to go on; only the last is kept
 
@@ -15,24 +15,28 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
+from torch import nn
 
 from unmask.checkpoint import read_checkpoint, write_checkpoint
 from unmask.errors import UnmaskError
 from unmask.files import write_text, written_whole
-from unmask.hub import read_config
+from unmask.hub import read_config, read_weights
 from unmask.journal import Claim, Journal, check_begun
-from unmask.policies.transformer import TransformerPolicy
+from unmask.policies.base import LearnedPolicy
 from unmask.provenance import versions
 from unmask.rl.config import TrainConfig
 
 Metrics = dict[str, Any]
 # May differ when a run is resumed: results do not hang on them.
-FREE = ("run", "trackers", "batch_size", "device_map", "checkpoint_minutes")
+FREE = ("run.folder", "run.trackers", "run.checkpoint_minutes", "decode.batch_size", "model.device_map")
+POLICY, OTHERS = "policy.", "algorithm.safetensors"  # prefix of the policy's tensors in what learns; the others' file
 
 
 @dataclass
@@ -40,11 +44,11 @@ class Progress:
     """Where a run stands.
 
     Attributes:
-        iteration: GRPO iterations done.
+        iteration: iterations of the algorithm that are done.
         best, best_nfe: validation reward and forward passes of the best policy; None before the first validation.
         passes: dLLM forward passes (NFE) of training roll-outs so far, cloning included, validation not.
-        passes_run: of these, what the dLLM really ran: roll-outs that still agree share theirs.
-        counts: of the watchdog.
+        passes_run: of these, what the dLLM really ran: equal rows share theirs.
+        counts: of the collapse detector.
     """
 
     iteration: int = 0
@@ -90,20 +94,33 @@ class RunFolder:
         """Add a line of metrics."""
         Journal(self.metrics).append([metrics])
 
-    def save(self, policy: TransformerPolicy, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
-        """Write a checkpoint, whole or not at all, then remove the one before."""
+    def save(
+        self, policy: LearnedPolicy, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
+    ) -> None:
+        """Write a checkpoint, whole or not at all, then remove the one before.
+
+        Args:
+            module: all that learns: the policy, or it and what else the algorithm teaches.
+        """
         target = self.path / f"checkpoint-{progress.iteration}"
         before = [folder for folder in self._checkpoints() if folder != target]
         with written_whole(target) as draft:
             policy.save(draft / "policy")
             if (self.path / "best").exists():
                 shutil.copytree(self.path / "best", draft / "best")
-            write_checkpoint(draft, policy, optimizer, asdict(progress))
+            if module is not policy:
+                others = {name: value for name, value in module.state_dict().items() if not name.startswith(POLICY)}
+                save_file({name: value.cpu().contiguous() for name, value in others.items()}, draft / OTHERS)
+            write_checkpoint(draft, module, optimizer, asdict(progress))
         for folder in before:
             shutil.rmtree(folder)
 
     def restore(
-        self, policy: TransformerPolicy, optimizer: torch.optim.Optimizer, config: TrainConfig | None
+        self,
+        policy: LearnedPolicy,
+        module: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        config: TrainConfig | None,
     ) -> Progress | None:
         """Load the last checkpoint in place; None if there is none yet.
 
@@ -117,15 +134,20 @@ class RunFolder:
             raise UnmaskError(f"Nothing to resume in {self.path}: start without --resume.")
         self._claim_it()
         if config is not None:
-            wanted = json.loads(config.model_dump_json())
+            wanted, before = by_dots(json.loads(config.model_dump_json())), by_dots(read_config(self.path))
             way_out = "pass --allow-changes to go on with the new ones"
-            check_begun(self.path, read_config(self.path), wanted, "--run", free=FREE, way_out=way_out)
+            check_begun(self.path, before, wanted, "--run", free=FREE, way_out=way_out)
         folders = self._checkpoints()
         if not folders:
             return None
         last = folders[-1]
         try:
-            return Progress(**read_checkpoint(last, policy, optimizer, last / "policy" / "model.safetensors"))
+            path = last / "policy" / "model.safetensors"
+            weights = read_weights(path)
+            if module is not policy:
+                own = {POLICY + name: value for name, value in weights.items()}
+                weights = own | read_weights(last / OTHERS)
+            return Progress(**read_checkpoint(last, module, optimizer, weights, path))
         except (UnmaskError, TypeError) as e:  # TypeError: a progress of other fields
             best = self.path / "best"
             rest = f", or use the best policy so far in {best}" if best.exists() else ""
@@ -155,3 +177,8 @@ class RunFolder:
 def read_metrics(path: Path) -> list[Metrics]:
     """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
     return Journal(path).rows()
+
+
+def by_dots(tables: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings in tables as ``table.setting``."""
+    return {f"{table}.{key}": value for table, values in tables.items() for key, value in dict(values).items()}

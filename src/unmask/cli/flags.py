@@ -1,0 +1,86 @@
+"""Settings in tables as flags: a group for each table, and first of all those that most people need."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+from pydantic import BaseModel, create_model
+from pydantic.fields import FieldInfo
+
+from unmask.decoding.blocks import AdaptiveBlocks
+
+FIRST = Group("Most used", sort_key=0)
+
+
+def flags_of(
+    name: str,
+    tables: Mapping[str, Mapping[str, FieldInfo]],
+    flat: Iterable[str],
+    first: Mapping[str, str],
+) -> type[BaseModel]:
+    """A model whose fields are tables, for cyclopts to read flags into.
+
+    Args:
+        tables: table -> its settings.
+        flat: tables whose flags are not prefixed by the table's name, ``--dtype`` instead of ``--model.dtype``.
+        first: ``table.setting`` -> its short flag, for those that most people need.
+
+    Returns:
+        The model. What was given is what `given` takes from it.
+    """
+    made: dict[str, Any] = {}
+    for number, (table, fields) in enumerate(tables.items(), start=1):
+        group = Group(table.capitalize(), sort_key=number)
+        found = {key: _flag(table, key, field, group, table in set(flat), first) for key, field in fields.items()}
+        model = create_model(f"{name}{table.capitalize()}", **found)
+        flag = "*" if table in set(flat) else f"--{table}"
+        made[table] = (Annotated[model | None, Parameter(name=flag, group=group)], None)
+    return create_model(name, **made)
+
+
+def _flag(
+    table: str, key: str, field: FieldInfo, group: Group, flat: bool, first: Mapping[str, str]
+) -> tuple[Any, Any]:
+    plain = "--" + ("" if flat else f"{table}.") + key.replace("_", "-")
+    short = first.get(f"{table}.{key}")
+    default = field.get_default(call_default_factory=True) if not field.is_required() else None
+    parameter = Parameter(
+        name=short or plain,
+        group=FIRST if short else group,
+        help=_help(field, default),
+        show_default=False,
+        negative_iterable=(),
+        **({"accepts_keys": False, "converter": _first_token} if _is_block_length(field) else {}),
+    )
+    kind: Any = Any if _is_block_length(field) else field.annotation
+    if field.metadata:
+        kind = Annotated[kind, *field.metadata]
+    return Annotated[kind, parameter], default
+
+
+def _is_block_length(field: FieldInfo) -> bool:
+    return AdaptiveBlocks in getattr(field.annotation, "__args__", ())
+
+
+def _first_token(type_: Any, tokens: Any) -> str:
+    return str(tokens[0].value)
+
+
+def _help(field: FieldInfo, default: Any) -> str:
+    text = field.description or ""
+    told = default is not None and default not in ((), {}, "") and "default" not in text and "off:" not in text
+    return f"{text} [default: {default}]" if told else text
+
+
+def given(flags: BaseModel | None) -> dict[str, dict[str, Any]]:
+    """What the user set, by table."""
+    if flags is None:
+        return {}
+    tables = {name: getattr(flags, name) for name in flags.model_fields_set}
+    return {
+        name: {key: getattr(table, key) for key in table.model_fields_set}
+        for name, table in tables.items()
+        if table is not None
+    }

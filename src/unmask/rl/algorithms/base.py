@@ -1,0 +1,198 @@
+"""The algorithm seam: credit per decoding step, a loss, and what else learns beside the policy."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from annotated_types import Ge, Gt, Le
+from jaxtyping import Bool, Float, Int
+from pydantic import BeforeValidator, Field
+from torch import Tensor, nn
+
+from unmask.decoding.blocks import BlockLength
+from unmask.observation import Observation
+from unmask.rl.processes import Processes
+from unmask.rl.rollout import Steps
+from unmask.settings import Settings
+
+
+class Expert(Settings):
+    """A deterministic policy that joins each group (expert steering).
+
+    Attributes:
+        policy: as `unmask.load_policy` reads it.
+        block_length: the expert's own; the task's by default.
+    """
+
+    policy: str = "confidence_threshold:threshold=0.9"
+    block_length: BlockLength = None
+
+
+def _expert(value: Any) -> Any:
+    """``policy @ block_length`` is short for both."""
+    if not isinstance(value, str):
+        return value
+    policy, at, length = value.rpartition("@")
+    return {"policy": policy.strip(), "block_length": length.strip()} if at else {"policy": value}
+
+
+AnyExpert = Annotated[Expert, BeforeValidator(_expert)]
+
+
+class AlgorithmSettings(Settings):
+    """What every algorithm has; each adds its own.
+
+    The defaults are for small dLLMs; descriptions name the paper's (arXiv 2512.09106) where they part.
+    """
+
+    reward: Annotated[
+        str, Field(description="multiplicative, additive, correctness, or your own as module.function.")
+    ] = "multiplicative"
+    alpha: Annotated[float, Ge(0), Field(description="Weight of speed in the reward.")] = 1.0
+    prompts: Annotated[int, Ge(1), Field(description="Prompts per iteration, of all processes (paper: 16).")] = 8
+    group_size: Annotated[int, Ge(1), Field(description="Roll-outs per prompt (G).")] = 8
+    force_progress: Annotated[
+        bool, Field(description="Roll-outs always reveal something (paper: only in evaluation).")
+    ] = False
+    lr: Annotated[float, Gt(0), Field(description="Peak learning rate, cosine to 0 (paper: 3e-5).")] = 5e-5
+    warmup: Annotated[int, Ge(0), Field(description="Warm-up iterations (paper: 50).")] = 5
+    weight_decay: Annotated[float, Ge(0), Field(description="AdamW weight decay.")] = 0.1
+    max_grad_norm: Annotated[float, Gt(0), Field(description="Gradient clipping.")] = 0.2
+    inner_iterations: Annotated[int, Ge(1), Field(description="Optimiser steps per batch of roll-outs.")] = 2
+    update_batch_size: Annotated[int, Ge(1), Field(description="Decoding steps scored at a time.")] = 1024
+    min_signal: Annotated[
+        float, Ge(0), Le(1), Field(description="Share of groups with signal below which no step is taken (paper: 0).")
+    ] = 0.25
+    kl_weight: Annotated[
+        float, Ge(0), Field(description="Weight of the KL penalty towards the initial policy (paper: 0).")
+    ] = 0.0
+    entropy_weight: Annotated[float, Ge(0), Field(description="Weight of the entropy bonus (paper: 0).")] = 0.0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one iteration learns from, in this process (s steps of p prompts, m roll-outs each).
+
+    Attributes:
+        steps: numbered prompt by prompt; experts' roll-outs behind the policy's.
+        reward: of each roll-out.
+        expert: roll-outs that an expert made.
+    """
+
+    steps: Steps
+    reward: Float[Tensor, "p m"]
+    expert: Bool[Tensor, " r"]
+
+
+@dataclass(frozen=True)
+class Credit:
+    """What each of s steps is worth.
+
+    Attributes:
+        advantage: of the step over what was expected.
+        weight: what it counts in the mean.
+        kept: False where the step teaches nothing.
+        target: what a critic should have said of the state; None without one.
+        value: what it said.
+    """
+
+    advantage: Float[Tensor, " s"]
+    weight: Float[Tensor, " s"]
+    kept: Bool[Tensor, " s"]
+    target: Float[Tensor, " s"] | None = None
+    value: Float[Tensor, " s"] | None = None
+
+    def take(self, index: Tensor) -> Credit:
+        """The steps named by indices."""
+        return Credit(**{name: value[index] for name, value in vars(self).items() if value is not None})
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Steps that were scored together, as a loss sees them.
+
+    Attributes:
+        log_prob, old_log_prob: of each step's behaviour under the policy now, and under the one that acted.
+        credit: of each.
+        own: the policy's steps, not an expert's.
+        observation: what the policy saw.
+    """
+
+    log_prob: Float[Tensor, " s"]
+    old_log_prob: Float[Tensor, " s"]
+    credit: Credit
+    own: Bool[Tensor, " s"]
+    observation: Observation
+
+
+class Algorithm(ABC):
+    """What a batch of roll-outs teaches. The trainer and the optimiser know no more than this.
+
+    Attributes:
+        name: the stage of its lines of metrics.
+        Settings: the class of its settings.
+        experts: policies whose roll-outs join each group.
+    """
+
+    name: ClassVar[str]
+    Settings: ClassVar[type[AlgorithmSettings]]
+
+    def __init__(self, settings: AlgorithmSettings) -> None:
+        self.settings = settings
+
+    @property
+    def experts(self) -> tuple[Expert, ...]:
+        return ()
+
+    @abstractmethod
+    def credit(self, batch: Batch, processes: Processes) -> Credit:
+        """What each step is worth, in the batch of all processes."""
+
+    @abstractmethod
+    def loss(self, scored: Scored) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
+        """The steps' share of the loss, and numbers whose means are logged."""
+
+    def likelihood(self, log_prob: Float[Tensor, " s"], expert: Bool[Tensor, " s"]) -> Float[Tensor, " s"]:
+        """Log-likelihood of the behaviour that made each step, given the policy's own."""
+        return log_prob
+
+    def signal(self, reward: Float[Tensor, "p m"]) -> int:
+        """Prompts whose roll-outs teach something: by default those whose rewards differ."""
+        return int(has_signal(reward).sum().item())
+
+    def modules(self) -> Mapping[str, nn.Module]:
+        """What else learns, by name; it is saved with each checkpoint."""
+        return {}
+
+
+def has_signal(reward: Float[Tensor, "p m"]) -> Bool[Tensor, " p"]:
+    """True where a group's rewards are not all equal."""
+    return (reward != reward[:, :1]).any(dim=1)
+
+
+def step_weights(
+    rollout: Int[Tensor, " s"], rollouts: int, normalisation: str = "rollout", steps: int | None = None
+) -> Float[Tensor, " s"]:
+    """What each step counts in the mean.
+
+    Args:
+        rollout: of each step, from 0.
+        rollouts: how many there are, in all processes together.
+        normalisation: ``rollout``: mean over the steps of a roll-out, then mean over roll-outs; ``step``: mean over all
+            steps, so that long roll-outs count more.
+        steps: how many there are, in all processes together (for ``step``).
+    """
+    if normalisation == "step":
+        return torch.full(rollout.shape, 1.0 / (steps or max(len(rollout), 1)), device=rollout.device)
+    lengths = torch.bincount(rollout)
+    return 1.0 / (lengths[rollout] * rollouts).to(torch.float32)
+
+
+def weights_of_steps(batch: Batch, processes: Processes, normalisation: str) -> Float[Tensor, " s"]:
+    """`step_weights` of a batch that all processes share."""
+    rollouts, steps = processes.total(batch.reward.numel(), len(batch.steps))
+    return step_weights(batch.steps.rollout, int(rollouts), normalisation, int(steps))

@@ -1,0 +1,78 @@
+"""What a run is, in words: before it starts, and as the model card of its policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from unmask.decoding.blocks import AdaptiveBlocks
+from unmask.rl.config import TrainConfig
+from unmask.rl.run import read_metrics
+
+
+def describe(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
+    """What a training run is about to do, in two lines."""
+    settings, run = config.algorithm.settings, config.run
+    warm = f"From {config.policy.init or 'fresh weights'}" + (f", clone {config.clone.rule}" if config.clones else "")
+    then = f", then {run.iterations} iterations of {_learning(config)} each" if run.iterations else ""
+    return (
+        f"A policy for {model} on {task}: {_where(config)}, {gen_length} positions, {settings.reward} reward, "
+        f"alpha {settings.alpha:g}.\n{warm}{then}; run folder {run.folder}."
+    )
+
+
+def card(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
+    """The model card of a trained policy."""
+    validations = [m for m in read_metrics(Path(config.run.folder) / "metrics.jsonl") if m["stage"] == "validation"]
+    reached = max(validations, key=lambda m: m["reward"])
+    settings, block_length = config.algorithm.settings, config.decode.block_length
+    adaptive = isinstance(block_length, AdaptiveBlocks)
+    block = (
+        ""
+        if block_length is None
+        else f', block_length="{block_length}"'
+        if adaptive
+        else f", block_length={block_length}"
+    )
+    start = f"`{config.policy.init}`" if config.policy.init else "fresh weights"
+    start += f", fitted to `{config.clone.rule}` in blocks" if config.clones else ""
+    done = max(line["iteration"] for line in read_metrics(Path(config.run.folder) / "metrics.jsonl"))
+    learnt = (
+        f"""{done} iterations of {_learning(config)}
+each, learning rate {settings.lr:g}, {settings.reward} reward, alpha {settings.alpha:g}."""
+        if config.run.iterations
+        else "No reinforcement learning followed."
+    )
+    return f"""---
+license: apache-2.0
+library_name: unmask
+tags: [masked-diffusion, dllm, unmasking-policy]
+---
+
+# {Path(config.run.folder).name}
+
+An unmasking policy for the dLLM `{model}` in {_where(config)}: one transformer block over the dLLM's
+confidences (arXiv 2512.09106). Trained on `{task}`, region {gen_length}, seed {config.run.seed}, starting from
+{start}.
+{learnt}
+Kept is the checkpoint that was best on validation prompts, of iteration {reached["iteration"]}:
+{100 * reached["correct"]:.1f}% correct at {reached["nfe"]:.1f} forward passes.
+
+```python
+model, policy = unmask.load_model("{model}"), unmask.load_policy(...)
+out = unmask.generate(model, policy, prompts, gen_length={gen_length}{block})
+```
+"""
+
+
+def _where(config: TrainConfig) -> str:
+    length = config.decode.block_length
+    return (
+        "full diffusion" if length is None else f"blocks of {length}" if isinstance(length, int) else "adaptive blocks"
+    )
+
+
+def _learning(config: TrainConfig) -> str:
+    """The algorithm and its roll-outs."""
+    settings, experts = config.algorithm.settings, len(config.algorithm.make().experts)
+    steered = f" + {experts} expert(s)" if experts else ""
+    return f"{config.algorithm.name.upper()}, {settings.prompts} prompts x {settings.group_size} roll-outs{steered}"

@@ -1,0 +1,117 @@
+"""What a run keeps, over all its processes: the main one writes, all read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from unmask.errors import UnmaskError
+from unmask.policies.auto import load_policy
+from unmask.policies.base import LearnedPolicy, Policy, StochasticPolicy
+from unmask.rl.config import TrainConfig
+from unmask.rl.optimise import Optimiser
+from unmask.rl.processes import Processes
+from unmask.rl.run import Metrics, Progress, RunFolder
+
+
+class Keeper:
+    """The run folder of a training, and where the training stands.
+
+    Args:
+        log: called with each line of metrics, in the main process.
+    """
+
+    def __init__(
+        self, config: TrainConfig, policy: LearnedPolicy, processes: Processes, log: Callable[[Metrics], None]
+    ) -> None:
+        self.folder = RunFolder(config.run.folder, main=processes.main)
+        self.progress = Progress()
+        self._config, self._policy, self._team, self._log = config, policy, processes, log
+
+    def begin(self) -> None:
+        """Start a new run.
+
+        Raises:
+            UnmaskError: there is one already, or a process does not see it.
+        """
+        self._main(lambda: self.folder.start(self._config))
+
+    def resume(self, optimiser: Optimiser, allow_changes: bool) -> bool:
+        """Go on from the last checkpoint.
+
+        Returns:
+            False if the run was stopped before its first, and starts over.
+
+        Raises:
+            UnmaskError: there is no run, or one with other settings.
+        """
+        config = None if allow_changes else self._config
+        progress = self.folder.restore(self._policy, optimiser.module, optimiser.optimizer, config)
+        self._team.wait()
+        if progress is not None:
+            self.progress = progress
+
+        def write() -> None:
+            self.folder.forget_after(-1 if progress is None else progress.iteration)
+            if progress is not None:
+                self.folder.restore_best()
+            if allow_changes:
+                self.folder.describe(self._config)
+
+        self._main(write)
+        return progress is not None
+
+    def _main(self, write: Callable[[], None]) -> None:
+        """Let the main process write, and see that all find the run folder."""
+        if self._team.main:
+            write()
+        self._team.wait()
+        if not (self.folder.path / "config.json").exists():
+            raise UnmaskError(
+                f"Process {self._team.rank} does not see {self.folder.path}: the run folder must lie where all nodes "
+                "can read it."
+            )
+
+    def write(self, stage: str, metrics: Mapping[str, Any]) -> None:
+        """Add a line of metrics."""
+        line = {"stage": stage, "iteration": self.progress.iteration, **metrics}
+        if self._team.main:
+            self.folder.write(line)
+            self._log(line)
+
+    def started(self) -> None:
+        """Keep the policy that reinforcement learning starts from."""
+        if self._team.main:
+            self._policy.save(self.folder.path / "start")
+
+    def start(self, model_device: Any) -> StochasticPolicy:
+        """That policy."""
+        self._team.wait()
+        found = load_policy(self.folder.path / "start")
+        assert isinstance(found, StochasticPolicy)
+        found.place(model_device)
+        return found
+
+    def judge(self, metrics: Metrics) -> None:
+        """Keep the policy if it is the best on validation prompts; of equal rewards, the faster one."""
+        self.write("validation", metrics)
+        reached = (metrics["reward"], -metrics["nfe"])
+        if self.progress.best is None or reached > (self.progress.best, -self.progress.best_nfe):
+            self.progress.best, self.progress.best_nfe = metrics["reward"], metrics["nfe"]
+            if self._team.main:
+                self._policy.save(self.folder.path / "best")
+
+    def best(self) -> Policy:
+        """The best policy on validation prompts."""
+        return load_policy(self.folder.path / "best")
+
+    def save(self, optimiser: Optimiser, counts: Mapping[str, int]) -> None:
+        """Write a checkpoint.
+
+        Args:
+            counts: of the collapse detector.
+        """
+        self.progress.counts = dict(counts)
+        if self._team.main:
+            self.folder.save(self._policy, optimiser.module, optimiser.optimizer, self.progress)
+        self._team.wait()

@@ -1,0 +1,135 @@
+"""One iteration's roll-outs: a group for each prompt by the policy, and one for each prompt by each expert."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from unmask.decoding.options import DecodeConfig
+from unmask.models.base import MaskedDiffusionModel
+from unmask.policies.base import LearnedPolicy, Policy
+from unmask.rl.algorithms.base import Batch
+from unmask.rl.experts import as_seen
+from unmask.rl.processes import Processes
+from unmask.rl.prompts import Prompt
+from unmask.rl.rewards import Outcome, Reward, correct_by_task
+from unmask.rl.rollout import Rollouts, joined, roll_out
+from unmask.tasks.base import Task
+
+Metrics = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What an iteration learns from, and what it cost, in this process.
+
+    Attributes:
+        outcome: of the policy's own roll-outs.
+        passes, passes_run: forward passes of all, experts' too, as in `unmask.decoding.session.Totals`.
+        model_seconds, policy_seconds: of all.
+    """
+
+    batch: Batch
+    outcome: Outcome
+    passes: int
+    passes_run: int
+    model_seconds: float
+    policy_seconds: float
+
+
+class Collector:
+    """Rolls out.
+
+    Args:
+        learner: whose view of the steps is recorded.
+        actor: the learner as it draws in roll-outs.
+        experts: deterministic policies, each with how it decodes.
+        group_size: roll-outs per prompt.
+    """
+
+    def __init__(
+        self,
+        model: MaskedDiffusionModel,
+        task: Task,
+        config: DecodeConfig,
+        reward: Reward,
+        learner: LearnedPolicy,
+        actor: Policy,
+        experts: Sequence[tuple[Policy, DecodeConfig]],
+        group_size: int,
+    ) -> None:
+        self.model, self.task, self.config, self.reward = model, task, config, reward
+        self.learner, self.actor, self.experts, self.group_size = learner, actor, experts, group_size
+        self._blocks = config.resolve(model, task).blocks
+
+    def collect(self, prompts: Sequence[tuple[int, Prompt]], seed: int) -> Collected:
+        """
+        Args:
+            prompts: each with its index among those of the iteration, which its random streams depend on.
+            seed: of the iteration.
+
+        Returns:
+            The roll-outs of this process's prompts.
+        """
+        mine = self._play(self.actor, self.config, prompts, self.group_size, seed)
+        rolled = [mine, *(self._play(expert, how, prompts, 1, seed) for expert, how in self.experts)]
+        device = self.model.device
+        reward = torch.cat([self.reward(part.outcome).to(device).view(len(prompts), -1) for part in rolled], dim=1)
+        outs = [part.out for part in rolled]
+        return Collected(
+            batch=self._packed(rolled, reward),
+            outcome=mine.outcome,
+            passes=sum(out.passes for out in outs),
+            passes_run=sum(out.passes_run for out in outs),
+            model_seconds=sum(out.model_seconds for out in outs),
+            policy_seconds=sum(out.policy_seconds for out in outs),
+        )
+
+    def _play(
+        self, policy: Policy, config: DecodeConfig, prompts: Sequence[tuple[int, Prompt]], copies: int, seed: int
+    ) -> Rollouts:
+        repeated = [(index, prompt) for index, prompt in prompts for _ in range(copies)]
+        return roll_out(
+            self.model,
+            policy,
+            self.task,
+            [prompt.example for _, prompt in repeated],
+            config,
+            prompts=[prompt.tokens for _, prompt in repeated],
+            streams=[index * copies + i for index, _ in prompts for i in range(copies)],
+            seed=seed,
+            needs=self.learner.needs,
+        )
+
+    def _packed(self, rolled: Sequence[Rollouts], reward: torch.Tensor) -> Batch:
+        """All steps, roll-outs numbered group by group, an expert's behind the policy's."""
+        size, members = self.group_size, self.group_size + len(self.experts)
+        device = self.model.device
+        count = len(rolled[0].outcome.nfe)
+        learners = torch.arange(count, device=device)
+        parts = [rolled[0].steps.numbered(learners // size * members + learners % size)]
+        expert = (torch.arange(count // size * members, device=device) % members) >= size
+        for i, part in enumerate(rolled[1:]):
+            seen = as_seen(part.steps, self._blocks, self.learner)
+            parts.append(seen.numbered(torch.arange(count // size, device=device) * members + size + i))
+        return Batch(joined(parts) if len(parts) > 1 else parts[0], reward, expert)
+
+
+def metrics_of(outcome: Outcome, reward: torch.Tensor, processes: Processes) -> Metrics:
+    """How roll-outs ended, in all processes.
+
+    Args:
+        reward: of these roll-outs.
+    """
+    nfe = processes.gather(outcome.nfe.tolist())
+    earned, correct = processes.total(reward.sum().item(), outcome.correct.sum().item())
+    return {
+        "reward": earned / len(nfe),
+        "correct": correct / len(nfe),
+        "nfe": sum(nfe) / len(nfe),
+        "nfe_min": min(nfe),
+        "nfe_max": max(nfe),
+        **correct_by_task(processes.gather(outcome.by_task())),
+    }

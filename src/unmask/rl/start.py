@@ -1,0 +1,81 @@
+"""What a run starts with: its policy, and the policies that show it something."""
+
+from __future__ import annotations
+
+import math
+
+from unmask.decoding.blocks import AdaptiveBlocks
+from unmask.decoding.options import DecodeConfig
+from unmask.errors import UnmaskError
+from unmask.models.base import MaskedDiffusionModel
+from unmask.policies.auto import load_policy
+from unmask.policies.base import LearnedPolicy, Policy
+from unmask.rl.algorithms.base import Expert
+from unmask.rl.config import PolicyConfig
+from unmask.tasks.base import Task
+
+Block = int | AdaptiveBlocks | None
+
+
+def expert_block(asked: Block, task: Task, config: DecodeConfig, name: str) -> Block:
+    """An expert's block: the one asked for, or the task's as far as it divides the learner's own.
+
+    Args:
+        name: of the setting, for refusals.
+
+    Raises:
+        UnmaskError: the policy could not reveal what the expert reveals.
+    """
+    learner = config.block_length or config.region(task)
+    if isinstance(learner, AdaptiveBlocks):
+        if asked is not None and asked != learner:
+            raise UnmaskError(
+                f"{name} is {asked}, and the policy's blocks are adaptive: leave it out, so that both have the same."
+            )
+        return learner
+    length = asked or math.gcd(task.block_length, learner)
+    if isinstance(length, AdaptiveBlocks) or learner % length:
+        raise UnmaskError(
+            f"{name} {length} does not divide the policy's blocks of {learner}: the policy could not "
+            "reveal what the expert reveals; use a divisor."
+        )
+    return length
+
+
+def deterministic(expert: Expert, task: Task, config: DecodeConfig) -> tuple[Policy, DecodeConfig]:
+    """An expert's policy, and how it decodes.
+
+    Args:
+        config: how the learner decodes.
+
+    Raises:
+        UnmaskError: it draws at random.
+    """
+    policy = load_policy(expert.policy)
+    if policy.stochastic:
+        raise UnmaskError(
+            f"The expert {expert.policy!r} draws at random, and steering needs likelihood 1: use another rule."
+        )
+    block_length = expert_block(expert.block_length, task, config, "an expert's block_length")
+    return policy, config.model_copy(update={"block_length": block_length})
+
+
+def starting_policy(config: PolicyConfig, model: MaskedDiffusionModel) -> LearnedPolicy:
+    """Fresh weights, or the policy to start from, on the dLLM's device.
+
+    Raises:
+        UnmaskError: that policy has no weights to train, or is of another shape than the one asked for.
+    """
+    policy = config.fresh(model.hidden_size)
+    if config.init is not None:
+        found = load_policy(config.init)
+        if not isinstance(found, LearnedPolicy):
+            raise UnmaskError(f"init = {config.init!r} is a {found.type_name} policy, which has no weights to train.")
+        if config.chosen and (type(found) is not type(policy) or found.settings != policy.settings):
+            raise UnmaskError(
+                f"init = {config.init!r} has another architecture than the policy asked for: leave out the policy's "
+                "settings, or start from fresh weights."
+            )
+        policy = found
+    policy.place(model.device)
+    return policy
