@@ -142,7 +142,7 @@ def decode(
         if on_ended is not None:
             on_ended(done, len(prompts))
     order = torch.cat([batch.row for batch in batches]).argsort()
-    why = torch.cat([batch.why for batch in batches])[order].tolist()
+    why = torch.cat([batch.why for batch in batches])[order.cpu()].tolist()
     seconds = [s for batch in batches for s in batch.seconds]
     return Decoded(
         tokens=torch.cat([batch.tokens for batch in batches])[order],
@@ -259,7 +259,7 @@ def _loop(plan: _Plan, source: Source, totals: _Totals) -> Iterator[Ended]:
             )
         over = why != RUNNING
         if over.any():
-            gone = state.take(over.to(model.device))
+            gone = state.take(over.nonzero()[:, 0].to(model.device))  # by a mask, each tensor would wait
             yield Ended(
                 row=gone.row,
                 tokens=after_eos(gone.region, model.eos_ids) if plan.stop_at_eos else gone.region,
@@ -268,7 +268,7 @@ def _loop(plan: _Plan, source: Source, totals: _Totals) -> Iterator[Ended]:
                 why=why[over],
                 seconds=source.seconds(gone.row.tolist()),
             )
-            state = state.take(~over.to(model.device)).trim()
+            state = state.take((~over).nonzero()[:, 0].to(model.device)).trim()
             fresh = source.next(plan.batch_size - len(state))
             if len(fresh):
                 state = state.join(fresh, model.pad_id) if len(state) else fresh

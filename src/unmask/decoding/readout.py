@@ -111,7 +111,7 @@ def _read_piece(
     """Read a few rows, writing into `logits` and `scratch`: nothing of their size is allocated for float32 logits."""
     p = torch.softmax(logits, dim=-1, dtype=torch.float32, out=scratch[: len(logits)])
     kept = p[:, banned]
-    p[:, banned] = -1.0
+    p.index_fill_(1, banned, -1.0)  # not p[:, banned] = -1.0: that sends the number to the device and waits
     k = min(needs.top_k, p.shape[-1])
     best, index = p.max(dim=-1, keepdim=True) if k == 1 else p.topk(k, dim=-1)
     p[:, banned] = kept
@@ -154,6 +154,6 @@ def sample(
         z = head(hidden[i : i + rows])
         noise = gumbel(key[i : i + rows], step[i : i + rows], position[i : i + rows], z.shape[-1])
         noise.add_(z.float(), alpha=1 / temperature)
-        noise[:, banned] = -torch.inf
+        noise.index_fill_(1, banned, -torch.inf)
         tokens.append(noise.argmax(dim=-1))
     return torch.cat(tokens) if tokens else key.new_empty(0)
