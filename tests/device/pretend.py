@@ -123,6 +123,9 @@ class Pretend(Tensor):
     def __repr__(self, *, tensor_contents: Any = None) -> str:
         return f"Pretend({tuple(self.shape)}, {self.dtype})"
 
+    def __format__(self, spec: str) -> str:
+        return format(self.item(), spec) if self.ndim == 0 else object.__format__(self, spec)
+
     def __deepcopy__(self, memo: dict[int, Any]) -> Pretend:
         made = Pretend(self.held.clone()).requires_grad_(self.requires_grad)
         made.__dict__.update({name: value for name, value in vars(self).items() if name != "held"})

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import torch
+
 from tests.device.conftest import CudaDevice, Device
-from tests.device.pretend import Wait
+from tests.device.pretend import Wait, peek
+from unmask.decoding.results import Generation
 from unmask.models.base import MaskedDiffusionModel
 
 
@@ -35,6 +38,12 @@ class Steps:
         assert len(found) >= least
         return found
 
+    def ends(self) -> list[list[Wait]]:
+        """The same where rows ended and none began."""
+        waits = self.device.waits
+        pairs = zip(self._passes, self._passes[1:], strict=False)
+        return [waits[a:b] for (a, rows), (b, then) in pairs if rows > then]
+
 
 def assert_waits(device: Device, steps: list[list[Wait]], **allowed: int) -> None:
     """In each step the host waits as often as allowed, kind by kind (on a real device: no more often in all)."""
@@ -45,3 +54,12 @@ def assert_waits(device: Device, steps: list[list[Wait]], **allowed: int) -> Non
             assert len(step) <= sum(allowed.values()), told
         else:
             assert found == Counter(allowed), told
+
+
+def same_as_on_the_host(device: Device, out: Generation, host: Generation) -> None:
+    """A pretended device computes what the host does, digit by digit; a real one rounds otherwise."""
+    if isinstance(device, CudaDevice):
+        return
+    for name in ("tokens", "nfe", "revealed_at"):
+        assert torch.equal(peek(getattr(out, name)), getattr(host, name)), name
+    assert (out.texts, out.ended) == (host.texts, host.ended)

@@ -6,12 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from tests.rl.tasks import Short
-from unmask.decoding.decode import decode
+from unmask.cli.common import validator
 from unmask.models.base import MaskedDiffusionModel
-from unmask.policies.base import Policy
 from unmask.rl.config import TrainConfig
 from unmask.rl.rewards import load_reward
-from unmask.rl.rollout import judged
 from unmask.rl.trainer import Trainer
 
 SMALL = {
@@ -22,7 +20,7 @@ SMALL = {
     "clone_examples": 4,
     "clone_updates": 2,
     "clone_batch_size": 8,
-    "validate_every": 1,
+    "validate_every": 2,
     "update_batch_size": 16,
     "min_signal": 0.0,
 }
@@ -31,17 +29,17 @@ SMALL = {
 def train(
     model: MaskedDiffusionModel, folder: Path, stop_at: int | None = None, resume: bool = False, **changes: Any
 ) -> list[dict[str, Any]]:
-    """Warm start, roll-outs, updates, validations, checkpoints; the metrics."""
-    task, metrics = Short(), []
-    examples = task.examples("validation", 3)
-
-    def validate(policy: Policy) -> dict[str, Any]:
-        out = decode(model, policy, [model.encode(e.prompt) for e in examples], gen_length=8, block_length=4)
-        outcome = judged(model, task, examples, out, 8)
-        reward = load_reward("multiplicative", 1.0)(outcome).mean().item()
-        return {"reward": reward, "correct": outcome.correct.float().mean().item(), "nfe": out.nfe.float().mean().item()}
-
-    config = TrainConfig(run=str(folder), **{**SMALL, **changes})
-    trainer = Trainer(config, model, task, validate, metrics.append)
+    """Warm start, roll-outs, updates, validations, checkpoints; the metrics but for the seconds."""
+    task, told = Short(), []
+    validate = validator(
+        model,
+        task,
+        task.examples("validation", 3),
+        gen_length=8,
+        block_length=4,
+        reward=load_reward("multiplicative", 1.0),
+        batch_size=2,
+    )
+    trainer = Trainer(TrainConfig(run=str(folder), **{**SMALL, **changes}), model, task, validate, told.append)
     trainer.run(resume=resume, stop=lambda: stop_at is not None and trainer.progress.iteration >= stop_at)
-    return metrics
+    return [{key: value for key, value in metrics.items() if not key.startswith("seconds")} for metrics in told]
