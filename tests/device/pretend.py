@@ -236,9 +236,8 @@ class PretendDevice(TorchDispatchMode):
             self._note("repeat_interleave")
         elif name in (aten.masked_fill, aten.masked_fill_) and isinstance(args[2], Pretend) and not args[2].a_number:
             self._note("item")  # a value on the device is read
-        elif name is aten.isin and not kwargs.get("assume_unique") and all(isinstance(a, Tensor) for a in args[:2]):
-            if args[1].numel() >= 10 * args[0].numel() ** 0.145:  # torch then sorts both, and takes the unique ones
-                self._note("unique")
+        elif name is aten.isin and _sorts(*args, **kwargs):
+            self._note("unique")
 
     def _indexing(self, name: Any, args: Any) -> None:
         indices = [index for index in args[1] if index is not None]
@@ -261,6 +260,12 @@ class PretendDevice(TorchDispatchMode):
 def peek(tensor: Tensor) -> Tensor:
     """What a tensor holds, without a wait: for assertions."""
     return tensor.held if isinstance(tensor, Pretend) else tensor
+
+
+def _sorts(elements: Any, among: Any, *, assume_unique: bool = False, invert: bool = False) -> bool:
+    """`isin` compares each with each where there are few, as torch decides it; else it sorts the unique ones."""
+    both = isinstance(elements, Tensor) and isinstance(among, Tensor)
+    return both and not assume_unique and among.numel() >= 10 * elements.numel() ** 0.145
 
 
 def _is_elsewhere(device: torch.device) -> bool:

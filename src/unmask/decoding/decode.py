@@ -233,9 +233,12 @@ class _Plan:
 
 @torch.no_grad()
 def _loop(plan: _Plan, source: Source, totals: _Totals) -> Iterator[Ended]:
-    """The loop. On an accelerator a step waits three times: to index the positions asked about, to learn who ended, and,
-    in transformers, to see whether there is padding. Drawn tokens wait once more, shared passes three times more, and
-    a step in which rows end, eight times more. `tests/device` holds these counts."""
+    """The loop.
+
+    On an accelerator a step waits three times: to index the positions asked about, to learn who ended, and, in
+    transformers, to see whether there is padding. Drawn tokens wait once more, shared passes three times more, and a
+    step in which rows end, eight times more. `tests/device` holds these counts.
+    """
     model, policy = plan.model, plan.policy
     state = source.next(plan.batch_size)
     while len(state):
