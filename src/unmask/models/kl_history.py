@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Self
 
 import torch
 from jaxtyping import Float, Int
@@ -27,15 +26,15 @@ class KLHistory(Memory):
     logits: Float[Tensor, "n v"] | None = None
 
     @classmethod
-    def begin(cls, rows: int, gen_length: int, steps: int, device: torch.device) -> Self:
+    def begin(cls, rows: int, gen_length: int, steps: int, device: torch.device) -> KLHistory:
         """Nothing is known yet."""
         kl = torch.full((rows, gen_length, steps), torch.inf, device=device)
-        return cls(kl, torch.full((rows, gen_length), -1, device=device))
+        return KLHistory(kl, torch.full((rows, gen_length), -1, device=device))
 
-    def take(self, rows: Tensor) -> Self:
+    def take(self, rows: Tensor) -> KLHistory:
         return replace(self, kl=self.kl[rows], slot=self.slot[rows])
 
-    def join(self, n: int) -> Self:
+    def join(self, n: int) -> KLHistory:
         kl, slot = self.kl, self.slot
         kl = torch.cat([kl, kl.new_full((n, *kl.shape[1:]), torch.inf)])
         return replace(self, kl=kl, slot=torch.cat([slot, slot.new_full((n, slot.shape[1]), -1)]))

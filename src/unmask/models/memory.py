@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -27,14 +27,14 @@ class Memory(ABC):
     positions: ClassVar[Positions] = "selectable"
 
     @abstractmethod
-    def take(self, rows: Tensor) -> Self:
+    def take(self, rows: Tensor) -> Memory:
         """The rows named by a boolean mask or by indices, in that order."""
 
     @abstractmethod
-    def join(self, n: int) -> Self:
+    def join(self, n: int) -> Memory:
         """With n fresh rows behind, of which nothing is known."""
 
-    def trim(self, columns: int) -> Self:
+    def trim(self, columns: int) -> Memory:
         """Without the first columns, which are padding in every row."""
         return self
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Self
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -30,10 +30,10 @@ class ResidualMemory(Memory):
     mask_id: int
     residual: Float[Tensor, "b l h"] | None = None
 
-    def take(self, rows: Tensor) -> Self:
+    def take(self, rows: Tensor) -> ResidualMemory:
         return self if self.residual is None else replace(self, residual=self.residual[rows])
 
-    def join(self, n: int) -> Self:
+    def join(self, n: int) -> ResidualMemory:
         known = self.residual
         if known is None:
             return self

@@ -6,7 +6,7 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Self, TypeVar, cast, dataclass_transform
+from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
 
 import pydantic
 import torch
@@ -49,7 +49,7 @@ class Policy(ABC):
 
     @classmethod
     @abstractmethod
-    def from_config(cls, values: Mapping[str, Any], where: str) -> Self:
+    def from_config(cls, values: Mapping[str, Any], where: str) -> Policy:
         """The policy of these settings; a learned one comes with fresh weights.
 
         Args:
@@ -111,7 +111,7 @@ class StochasticPolicy(Policy):
 class PolicySettings(Settings):
     """What makes a network, weights aside."""
 
-    def for_model(self, hidden_size: int | None) -> Self:
+    def for_model(self, hidden_size: int | None) -> PolicySettings:
         """With what depends on the dLLM filled in where it was left open, such as the width of its hidden states."""
         return self
 
@@ -130,7 +130,7 @@ class LearnedPolicy(StochasticPolicy, nn.Module):
         return dict(self.settings.model_dump())
 
     @classmethod
-    def from_config(cls, values: Mapping[str, Any], where: str) -> Self:
+    def from_config(cls, values: Mapping[str, Any], where: str) -> LearnedPolicy:
         return cls(build(cls.Config, values, where=where, known=set(cls.Config.model_fields)))
 
     @classmethod
@@ -153,7 +153,7 @@ class Rule(Policy):
     """A policy without weights; decorated with `rule`, its fields are its config. See `confidence_threshold.py`."""
 
     @classmethod
-    def from_config(cls, values: Mapping[str, Any], where: str) -> Self:
+    def from_config(cls, values: Mapping[str, Any], where: str) -> Rule:
         return build(cls, values, where=where, known={field.name for field in dataclasses.fields(cls)})  # type: ignore[arg-type]
 
     @classmethod
