@@ -15,7 +15,7 @@ VARIANTS = [
     {"policy": {"actions": "dpls"}, "algorithm": {"scale_advantages": "group", "reward": "additive"}},
     {"policy": {"reads": "hidden_states"}, "clone": {"keep": "all"}, "algorithm": {"force_progress": True}},
     {"algorithm": {"name": "ppo"}},
-    {"algorithm": {"name": "rloo"}, "decode": {"block_length": "adaptive:default=4"}},
+    {"algorithm": {"name": "rloo"}, "decode": {"block_length": "adaptive:default=4,delimiters=[red]"}},
 ]
 
 
