@@ -217,7 +217,7 @@ def test_names():
 @pytest.mark.usefixtures("needs_sandbox")
 @pytest.mark.parametrize("name", ["humaneval", "mbpp"])
 def test_some_references_pass(name):
-    """All of them: tests/tasks/test_sandbox.py."""
+    """All of them: tests/sandbox/test_references.py."""
     file = {"humaneval": "humaneval_test", "mbpp": "mbpp"}[name]
     for chat in (True, False):
         task = load_task(name, path=DATA / f"{file}.jsonl", chat=chat)

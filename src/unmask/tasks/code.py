@@ -17,7 +17,7 @@ from unmask.tasks.rows import HubSplit, Row
 from unmask.tasks.verifiers import Verifier
 
 if TYPE_CHECKING:  # most tasks run no program
-    from unmask.tasks.sandbox import Program, Sandbox
+    from unmask.sandbox import Program, Sandbox
 
 COMPLETED = "Here is the completed function:\n```python\n"
 EXPERT = "You are an expert Python programmer, and here is your task:"
@@ -103,7 +103,7 @@ class HumanEval(CodeTask):
         return self.question(row) + self.answer(row)
 
     def program(self, example: Example, text: str) -> Program:
-        from unmask.tasks.sandbox import Program
+        from unmask.sandbox import Program
 
         stub, name = example.columns["stub"], example.columns["entry_point"]
         code = program(text, example.prefix, [name]) if example.chat else parsing(stub + text)
@@ -201,7 +201,7 @@ class KodCode(CodeTask):
         return f"{EXPERT}\n\n{self.question(row)}\n[BEGIN]\n{self.answer(row)}\n[DONE]"
 
     def program(self, example: Example, text: str) -> Program:
-        from unmask.tasks.sandbox import Program
+        from unmask.sandbox import Program
 
         tests = example.columns["test"]
         return Program(program(text, example.prefix, imported(tests, "solution")), tests)
@@ -221,7 +221,7 @@ class KodCodeV1(KodCode):
 @cache
 def sandbox() -> Sandbox:
     """The sandbox of this process."""
-    from unmask.tasks.sandbox import Sandbox
+    from unmask.sandbox import Sandbox
 
     return Sandbox()
 
@@ -243,7 +243,7 @@ def passes(text: str, answer: str, columns: Mapping[str, Any]) -> bool:
 
 def of_called(text: str, prefix: str, tests: str, reference: str, setup: str = "") -> Program:
     """A reply's program, known by what the tests call."""
-    from unmask.tasks.sandbox import Program
+    from unmask.sandbox import Program
 
     names = called(tests, reference)
     hides_builtin = any(hasattr(builtins, name) for name in names)  # else the sandbox finds the names
