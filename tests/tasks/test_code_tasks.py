@@ -5,7 +5,7 @@ import pytest
 from tests.tasks.data import DATA, needs_data, rows, write
 from unmask.errors import UnmaskError
 from unmask.tasks import load_task
-from unmask.tasks.code import called, imported, sandbox
+from unmask.tasks.programs import called, imported, sandbox
 
 STUB = 'from typing import List\n\ndef twice(x):\n    return 2 * x\n\ndef four(xs: List[int]):\n    """Four times."""\n'
 BODY = "    return [twice(twice(x)) for x in xs]\n"
@@ -100,7 +100,7 @@ def test_humaneval_programs_pass(load):
 def test_humaneval_programs_are_what_the_sandbox_needs(load):
     task = load("humaneval", HUMANEVAL)
     (example,) = task.examples()
-    made = task.program(example, f"{BODY}```")
+    made = task.format.program(example, f"{BODY}```")
     assert (made.code, made.setup, made.names) == (f"{STUB}\n{BODY}", STUB, ("four",))
     assert made.tests == f"{HUMANEVAL['test']}\ncheck(four)"
 
@@ -237,6 +237,6 @@ def test_all_programs_are_built():
         examples = task.examples()
         assert len(examples) == len(rows(file))
         for example in examples:
-            made = task.program(example, f"{example.answer}\n```")
+            made = task.format.program(example, f"{example.answer}\n```")
             assert compile(made.code, "code", "exec")
             assert compile(made.tests, "tests", "exec")
