@@ -1,22 +1,21 @@
 """Reference solutions of HumanEval and MBPP pass; emptied ones do not."""
 
-from pathlib import Path
-
 import pytest
 from benchmarks.sandbox import emptied, humaneval, mbpp, rows_of
 
+from tests.sandbox import machine  # noqa: F401 (skips where there is no sandbox)
+from tests.tasks.data import SAMPLES, WHOLE, whole
 from unmask.sandbox import Limits, Sandbox
 
-DATA = Path(__file__).parents[2].parent / "shared" / "data"
 
-
-@pytest.mark.skipif(not DATA.is_dir(), reason="needs the data sets")
-@pytest.mark.parametrize("share", [pytest.param(48, id="some"), pytest.param(1, id="all", marks=pytest.mark.slow)])
-def test_reference_solutions_pass_and_empty_ones_fail(share):
+@pytest.mark.parametrize(
+    "folder", [pytest.param(SAMPLES, id="sample"), pytest.param(WHOLE, id="whole", marks=[whole, pytest.mark.slow])]
+)
+def test_reference_solutions_pass_and_empty_ones_fail(folder):
     rows = [
         (make, row)
         for make, name in ((humaneval, "humaneval_test"), (mbpp, "mbpp"))
-        for row in rows_of(DATA / f"{name}.jsonl")[:: share if make is mbpp else -(-share // 6)]
+        for row in rows_of(folder / f"{name}.jsonl")
     ]
     gold = [make(row) for make, row in rows]
     verdicts = Sandbox(Limits(seconds=60, cpu_seconds=30)).run_all(gold)
