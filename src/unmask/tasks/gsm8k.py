@@ -4,21 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from unmask.tasks.d1_prompts import EVALUATION, PREFIX, TRAINING
 from unmask.tasks.dataset import Format, Prompts, other_columns, prompt_of
 from unmask.tasks.rows import HubSplit, Row
-
-# The prompts of d1 (github.com/dllm-reasoning/d1: diffu-grpo/data_utils.py to train, eval/gsm8k.py to evaluate), which
-# the code of arXiv 2512.09106 took over. Training asks for a format only; evaluation also begins the answer.
-FORMAT = "\nRespond in the following format:\n<reasoning>\n...\n</reasoning>\n<answer>\n...\n</answer>\n"
-BOXED = (
-    "You are a math expert. You will be given a question to solve. Solve it step by step. Wrap the final answer in a "
-    "\\boxed{}."
-)
-EVALUATION = (
-    f"{BOXED}\nRespond in the following format:\n"
-    "<reasoning>\nYour reasoning here\n</reasoning>\n<answer>\n\\boxed{...}\n</answer>"
-)
-PREFIX = "<reasoning>"
 
 
 def _answer(row: Row) -> str:
@@ -32,7 +20,7 @@ def _details(row: Row) -> dict[str, Any]:
 
 def _message(row: Row, split: str, shots: str) -> tuple[str, str]:
     question = f"{shots}Question: {prompt_of(row)}\nAnswer:\n" if shots else prompt_of(row)
-    return (f"{FORMAT}\n\n{question}", "") if split == "train" else (f"{EVALUATION}\n\n{question}", PREFIX)
+    return (f"{TRAINING}\n\n{question}", "") if split == "train" else (f"{EVALUATION}\n\n{question}", PREFIX)
 
 
 def _plain(row: Row) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from unmask.errors import UnmaskError
+from unmask.tasks.d1_prompts import BOXED, EVALUATION, PREFIX, TRAINING
 from unmask.tasks.dataset import Format, Prompts, other_columns, prompt_of
-from unmask.tasks.gsm8k import BOXED, EVALUATION, FORMAT, PREFIX
 from unmask.tasks.reading import boxed
 from unmask.tasks.rows import HubSplit, Row
 
@@ -39,7 +39,7 @@ def _details(row: Row) -> dict[str, Any]:
 def _message(row: Row, split: str, shots: str) -> tuple[str, str]:
     question = f"{shots}Question: {prompt_of(row)}\nAnswer:\n" if shots else prompt_of(row)
     if split == "train":
-        return f"{FORMAT}\n\n{BOXED} \n\n{question}", ""
+        return f"{TRAINING}\n\n{BOXED} \n\n{question}", ""
     return f'{EVALUATION}"\n\n\n{question}', PREFIX  # the stray quotation mark is d1's
 
 

@@ -40,18 +40,19 @@ def check_model(model: MaskedDiffusionModel, *, batches: int = 3, seed: int = 0)
 
 
 def _check_ids(model: MaskedDiffusionModel) -> None:
+    name = _name(model)
     named = {"mask_id": [model.mask_id], "pad_id": [model.pad_id], "eos_ids": model.eos_ids.tolist()}
-    for name, ids in named.items():
+    for what, ids in named.items():
         inside = all(0 <= i < model.vocab_size for i in ids)
-        demand(inside, _name(model), f"has {name} {ids} outside its vocabulary of {model.vocab_size}: correct it")
-    demand(model.mask_id in model.banned_ids.tolist(), _name(model), "must have its mask id among banned_ids")
-    demand(model.mask_id not in named["eos_ids"], _name(model), "has the mask id among eos_ids: take it out")
+        demand(inside, name, f"has {what} {ids} outside its vocabulary of {model.vocab_size}: correct it")
+    demand(model.mask_id in model.banned_ids.tolist(), name, "must have its mask id among banned_ids")
+    demand(model.mask_id not in named["eos_ids"], name, "has the mask id among eos_ids: take it out")
 
 
 def _check_rows(
     model: MaskedDiffusionModel, prompts: Sequence[Sequence[int]], region: Tensor, usable: Sequence[int]
 ) -> None:
-    length = region.shape[1]
+    name, length = _name(model), region.shape[1]
     everywhere = torch.arange(length)
 
     def logits(rows: Sequence[int], where: Tensor, region: Tensor = region, first: int | None = None) -> Tensor:
@@ -66,21 +67,17 @@ def _check_rows(
         flat = (torch.arange(len(rows))[:, None] * (width + length) + width + where).flatten().to(model.device)
         hidden = model.hidden(tokens, attention, flat)
         found = model.head(hidden)
-        demand(
-            hidden.ndim == 2 and len(hidden) == len(flat), _name(model), "must give one hidden row a position, in order"
-        )
+        demand(hidden.ndim == 2 and len(hidden) == len(flat), name, "must give one hidden row a position, in order")
         demand(
             found.shape == (len(flat), model.vocab_size),
-            _name(model),
+            name,
             f"must give (n, {model.vocab_size}) logits from head, not {tuple(found.shape)}: correct vocab_size",
         )
-        demand(
-            bool(found.isfinite().all()), _name(model), "gives logits that are not finite: check its weights and dtype"
-        )
-        demand(not found.requires_grad, _name(model), "must be frozen: call requires_grad_(False) on the network")
+        demand(bool(found.isfinite().all()), name, "gives logits that are not finite: check its weights and dtype")
+        demand(not found.requires_grad, name, "must be frozen: call requires_grad_(False) on the network")
         kept = found.clone()
         found.zero_()
-        demand(model.head(hidden).equal(kept), _name(model), "must give a fresh tensor from head: return a clone")
+        demand(model.head(hidden).equal(kept), name, "must give a fresh tensor from head: return a clone")
         return kept.view(len(rows), len(where), -1)
 
     # Eight- and four-bit kernels round differently at every batch shape.
@@ -95,25 +92,23 @@ def _check_rows(
     alone = torch.cat([logits([row], everywhere) for row in rows])
     demand(
         same(together, alone),
-        _name(model),
+        name,
         "gives a row other logits beside longer prompts: hide the padding and count positions behind it",
     )
     demand(
         same(together[:, ::2], logits(rows, everywhere[::2])),
-        _name(model),
+        name,
         "gives a position other logits when fewer are asked for: select positions after the body, not before",
     )
     changed = region.clone()
     changed[:, -1] = torch.where(region[:, -1] == usable[0], usable[1], usable[0])
     demand(
         not together[:, :1].equal(logits(rows, everywhere, changed)[:, :1]),
-        _name(model),
+        name,
         "does not see the tokens after a position: give it full attention instead of a causal mask",
     )
     other = next(token for token in usable if all(prompt[0] != token for prompt in prompts))
-    demand(
-        not same(together, logits(rows, everywhere, first=other)), _name(model), "does not see the prompt: attend to it"
-    )
+    demand(not same(together, logits(rows, everywhere, first=other)), name, "does not see the prompt: attend to it")
 
 
 def _name(model: MaskedDiffusionModel) -> str:

@@ -72,48 +72,48 @@ def random_observation(
 
 
 def _check_batch(policy: Policy, seen: Observation, generator: torch.Generator) -> None:
+    name = _name(policy)
     before = seen.take(torch.arange(len(seen.masked)))
     chosen = policy.select(seen)
     demand(
         isinstance(chosen, Tensor) and chosen.dtype == torch.bool and chosen.shape == seen.masked.shape,
-        _name(policy),
+        name,
         "must return a boolean tensor of the shape of observation.masked from select",
     )
     chosen = chosen & seen.selectable
     for field in fields(seen):
         was, is_now = getattr(before, field.name), getattr(seen, field.name)
-        demand(was is None or torch.equal(was, is_now), _name(policy), f"must not write into observation.{field.name}")
-    demand(
-        _select(policy, seen).equal(chosen), _name(policy), "must decide the same when it sees the same: keep no state"
-    )
+        demand(was is None or torch.equal(was, is_now), name, f"must not write into observation.{field.name}")
+    demand(_select(policy, seen).equal(chosen), name, "must decide the same when it sees the same: keep no state")
     order = torch.randperm(len(chosen), generator=generator)
     alone = torch.cat([_select(policy, seen.take(row[None])) for row in torch.arange(len(chosen))])
     demand(
         alone.equal(chosen) and _select(policy, seen.take(order)).equal(chosen[order]),
-        _name(policy),
+        name,
         "must decide each row by itself: a row got another answer in another batch (look for any() or topk over rows)",
     )
     if not policy.draws:
         other = replace(seen, noise=1 - seen.noise)
         demand(
             _select(policy, other).equal(chosen),
-            _name(policy),
+            name,
             "uses observation.noise: let its property draws be True",
         )
     moved = chosen.any(dim=1) | ~seen.selectable.any(dim=1)
     demand(
         bool(moved.all()),
-        _name(policy),
+        name,
         "must reveal something in every row that can: add largest(...), or MinReveal",
     )
 
 
 def _check_config(policy: Policy, seen: Observation) -> None:
+    name = _name(policy)
     config = {"type": policy.type_name, **policy.config()}
     try:
         json.dumps(config)
     except TypeError as e:
-        raise UnmaskError(f"{_name(policy)} must have a config of plain values: {e}.") from None
+        raise UnmaskError(f"{name} must have a config of plain values: {e}.") from None
     if policy.type_name not in TYPES:
         return
     with tempfile.TemporaryDirectory() as folder:
@@ -121,7 +121,7 @@ def _check_config(policy: Policy, seen: Observation) -> None:
         again = load_policy(Path(folder) / "policy")
     demand(
         again.config() == policy.config() and _select(again, seen).equal(_select(policy, seen)),
-        _name(policy),
+        name,
         "must come back the same from its config and weights: put every setting into config()",
     )
 
