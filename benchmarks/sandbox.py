@@ -17,7 +17,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from unmask.tasks.sandbox import Program, Sandbox, protection
+from unmask.sandbox import Program, Sandbox, protection
 
 Row = dict[str, Any]
 

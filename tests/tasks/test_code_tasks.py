@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.tasks.data import DATA, needs_data, rows, write
+from tests.tasks.data import SAMPLES, folders, rows, write
 from unmask.errors import UnmaskError
 from unmask.tasks import load_task
-from unmask.tasks.code import called, imported, sandbox
+from unmask.tasks.programs import called, imported, sandbox
 
 STUB = 'from typing import List\n\ndef twice(x):\n    return 2 * x\n\ndef four(xs: List[int]):\n    """Four times."""\n'
 BODY = "    return [twice(twice(x)) for x in xs]\n"
@@ -100,7 +100,7 @@ def test_humaneval_programs_pass(load):
 def test_humaneval_programs_are_what_the_sandbox_needs(load):
     task = load("humaneval", HUMANEVAL)
     (example,) = task.examples()
-    made = task.program(example, f"{BODY}```")
+    made = task.format.program(example, f"{BODY}```")
     assert (made.code, made.setup, made.names) == (f"{STUB}\n{BODY}", STUB, ("four",))
     assert made.tests == f"{HUMANEVAL['test']}\ncheck(four)"
 
@@ -213,30 +213,30 @@ def test_names():
     assert imported("from (", "solution") == ()
 
 
-@needs_data
+@folders
 @pytest.mark.usefixtures("needs_sandbox")
 @pytest.mark.parametrize("name", ["humaneval", "mbpp"])
-def test_some_references_pass(name):
-    """All of them: tests/tasks/test_sandbox.py."""
+def test_some_references_pass(folder, name):
+    """All of them: tests/sandbox/test_references.py."""
     file = {"humaneval": "humaneval_test", "mbpp": "mbpp"}[name]
     for chat in (True, False):
-        task = load_task(name, path=DATA / f"{file}.jsonl", chat=chat)
+        task = load_task(name, path=folder / f"{file}.jsonl", chat=chat)
         examples = task.examples("test")
-        assert len(examples) == {"humaneval": 164, "mbpp": 500}[name]
-        some = examples[::50]
+        assert len(examples) == {"humaneval": (20, 164), "mbpp": (9, 500)}[name][folder != SAMPLES]
+        some = examples[:: -(-len(examples) // 10)]
         ends = "\n```\nThis is it." if chat else "\n[DONE]" if name == "mbpp" else "\n\ndef more(x):"
         assert all(task.verify_all(some, [example.answer + ends for example in some]))
         assert not any(task.verify_all(some, ["    pass" + ends] * len(some)))
 
 
-@needs_data
+@folders
 @pytest.mark.filterwarnings("ignore:invalid escape sequence")
-def test_all_programs_are_built():
+def test_all_programs_are_built(folder):
     for name, file in (("humaneval", "humaneval_test"), ("mbpp", "mbpp")):
-        task = load_task(name, path=DATA / f"{file}.jsonl")
+        task = load_task(name, path=folder / f"{file}.jsonl")
         examples = task.examples()
-        assert len(examples) == len(rows(file))
+        assert len(examples) == len(rows(folder, file))
         for example in examples:
-            made = task.program(example, f"{example.answer}\n```")
+            made = task.format.program(example, f"{example.answer}\n```")
             assert compile(made.code, "code", "exec")
             assert compile(made.tests, "tests", "exec")

@@ -6,7 +6,7 @@ import pytest
 
 from tests.tasks.data import has_math_verify, write
 from unmask.errors import UnmaskError
-from unmask.tasks import load_task
+from unmask.tasks import DataSet, Format, Prompts, load_task
 from unmask.tasks.auto import DATA_SETS, HUB_NAMES
 
 GSM8K = [{"question": f"{i} eggs?", "answer": f"{i} of them.\n#### {i:,}"} for i in range(1000, 1060)]
@@ -197,3 +197,23 @@ def test_the_real_hub():
     assert len(load_task("humaneval").examples("test")) == 164
     assert len(load_task("mbpp").examples("test")) == 500
     assert len(load_task("kodcode").examples("train")) > 7000
+
+
+def test_a_format_of_ones_own(tmp_path):
+    sums = Format(
+        columns={"prompt": ("sum",), "answer": ("total",)},
+        prompts=Prompts(
+            message=lambda row, split, shots: (f"{shots}How much is {row.text('prompt')}?", "It is "),
+            plain=lambda row: f"{row.text('prompt')} =",
+            shot=lambda row, chat: f"{row.text('prompt')} = {row.text('answer')}",
+            stops=("\n",),
+        ),
+        verifier="number",
+    )
+    path = write(tmp_path / "sums.jsonl", [{"sum": f"{i} + 1", "total": i + 1} for i in range(40)])
+    task = DataSet("sums", sums, path, few_shot=1)
+    example = task.examples("test", 1)[0]
+    assert example.prompt.startswith("0 + 1 = 1\n\n")
+    assert task.verify(example, f" {example.answer}\n9 + 9 = 18")
+    chat = DataSet("sums", sums, path, gen_length=16).examples("validation", 1)[0]
+    assert (chat.prompt.startswith("How much is"), chat.prefix) == (True, "It is ")

@@ -1,18 +1,17 @@
-"""Every gold answer of the real data sets is right, in every form, and wrong once it is changed."""
+"""Every gold answer of GSM8K and MATH-500 is right, in every form, and wrong once it is changed."""
 
 import re
 
 import pytest
 
-from tests.tasks.data import DATA, has_math_verify, needs_data, rows
+from tests.tasks.data import SAMPLES, folders, has_math_verify, rows
 from unmask.tasks import load_task
 from unmask.tasks.math_judge import equal_formulas
 from unmask.tasks.reading import boxed
 from unmask.tasks.verifiers import gsm8k, gsm8k_strict
 from unmask.tasks.verifiers import math as math_verifier
 
-pytestmark = needs_data
-
+COUNTS = {"gsm8k_train": (20, 7473), "gsm8k_test": (20, 1319), "math500_test": (22, 500)}  # sample, whole
 MARKED = (
     "#### {}",
     "\\boxed{{{}}}",
@@ -22,10 +21,11 @@ MARKED = (
 LOOSE = ("It is 3 times that, ${}.", "**{} dollars**", "= {}.00")
 
 
-@pytest.mark.parametrize(("file", "count"), [("gsm8k_train", 7473), ("gsm8k_test", 1319)])
-def test_gsm8k(file, count):
-    examples = load_task("gsm8k", path=str(DATA / f"{file}.jsonl")).examples()
-    assert len(examples) == count
+@folders
+@pytest.mark.parametrize("file", ["gsm8k_train", "gsm8k_test"])
+def test_gsm8k(folder, file):
+    examples = load_task("gsm8k", path=str(folder / f"{file}.jsonl")).examples()
+    assert len(examples) == COUNTS[file][folder != SAMPLES]
     for example in examples:
         gold, solution = example.answer, example.columns["solution"]
         value = int(gold.replace(",", ""))
@@ -49,9 +49,10 @@ def perturbed(answer):
 
 
 @has_math_verify
-def test_math():
-    examples = load_task("math", path={"test": DATA / "math500_test.jsonl"}).examples("test")
-    assert len(examples) == 500
+@folders
+def test_math(folder):
+    examples = load_task("math", path={"test": folder / "math500_test.jsonl"}).examples("test")
+    assert len(examples) == COUNTS["math500_test"][folder != SAMPLES]
     for example in examples:
         gold = example.answer
         assert math_verifier(example.columns["solution"], gold), gold
@@ -64,9 +65,10 @@ def test_math():
 
 
 @has_math_verify
+@folders
 @pytest.mark.slow
-def test_math_in_more_ways():
-    golds = [row["answer"] for row in rows("math500_test")]
+def test_math_in_more_ways(folder):
+    golds = [row["answer"] for row in rows(folder, "math500_test")]
     for gold, other in zip(golds, [*golds[1:], golds[0]], strict=True):
         assert math_verifier(f"The final answer is ${gold}$.", gold), gold
         assert not math_verifier(f"The final answer is ${perturbed(gold)}$.", gold), gold

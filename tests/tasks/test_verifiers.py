@@ -8,7 +8,7 @@ import pytest
 
 from tests.tasks.data import has_math_verify
 from unmask.errors import UnmaskError
-from unmask.tasks import math_judge, verifiers
+from unmask.tasks import math_judge, programs, verifiers
 from unmask.tasks.math_judge import MathJudge
 from unmask.tasks.verifiers import exact, gsm8k, gsm8k_strict, load_verifier, number
 
@@ -192,3 +192,21 @@ def test_a_judge_that_cannot_start_says_so(monkeypatch, tmp_path):
     monkeypatch.setattr(math_judge, "__file__", str(tmp_path / "math_judge.py"))
     with pytest.raises(UnmaskError, match="math-verify cannot be started: reinstall it"):
         MathJudge().equal("5", "10/2")
+
+
+def test_a_verifier_may_prepare_itself():
+    class Judge:
+        ready = False
+
+        def prepare(self):
+            self.ready = True
+
+        def __call__(self, text, answer):
+            return self.ready and text == answer
+
+    judge = load_verifier(Judge())
+    assert not judge("hall", "hall", {})
+    judge.prepare()
+    assert judge("hall", "hall", {})
+    load_verifier("exact").prepare()
+    assert load_verifier("code").function.prepare is programs.sandbox

@@ -48,7 +48,6 @@ class Policy(ABC):
         """The settings that, with weights if any, make the policy again."""
 
     @classmethod
-    @abstractmethod
     def from_config(cls, values: Mapping[str, Any], where: str) -> Policy:
         """The policy of these settings; a learned one comes with fresh weights.
 
@@ -58,11 +57,12 @@ class Policy(ABC):
         Raises:
             UnmaskError: an unknown setting, with the nearest one; a bad value.
         """
+        raise UnmaskError(f"{cls.__name__} is neither a rule nor a network: it cannot be made from {where}.")
 
     @classmethod
-    @abstractmethod
     def defaults(cls) -> dict[str, Any]:
         """The settings that need not be given."""
+        return {}
 
     def place(self, device: torch.device) -> None:  # noqa: B027 (a rule has nothing to move)
         """Move weights, if any, to where the observations are."""

@@ -9,15 +9,18 @@ from typing import Any
 from unmask.errors import UnmaskError, nearest
 from unmask.settings import function_of
 from unmask.tasks.base import Task
-from unmask.tasks.code import MBPP, HumanEval, KodCode, KodCodeV1
-from unmask.tasks.dataset import Paths
+from unmask.tasks.dataset import DataSet, Format
 from unmask.tasks.files import FileTask
 from unmask.tasks.gsm8k import GSM8K
 from unmask.tasks.hendrycks_math import MATH
 from unmask.tasks.house import House
+from unmask.tasks.humaneval import HUMANEVAL
+from unmask.tasks.kodcode import KODCODE, KODCODE_V1
 from unmask.tasks.ledger import Ledger
+from unmask.tasks.mbpp import MBPP
 from unmask.tasks.mixture import MixtureTask
 from unmask.tasks.rows import FILES
+from unmask.tasks.splits import Paths
 from unmask.tasks.verifiers import Verifier
 
 DEFAULT_TASK = "house"
@@ -27,13 +30,13 @@ TASKS: dict[str, Callable[[], Task]] = {
     "house-long": lambda: House("house-long", lengths=(9, 10, 11, 12), gen_length=64),
     "ledger": lambda: Ledger("ledger", lengths=(3, 4, 5)),
 }
-DATA_SETS: dict[str, Callable[..., Task]] = {
+DATA_SETS: dict[str, Format] = {
     "gsm8k": GSM8K,
     "math": MATH,
-    "humaneval": HumanEval,
+    "humaneval": HUMANEVAL,
     "mbpp": MBPP,
-    "kodcode": KodCode,
-    "kodcode-v1": KodCodeV1,
+    "kodcode": KODCODE,
+    "kodcode-v1": KODCODE_V1,
 }
 HUB_NAMES = {
     "openai/gsm8k": "gsm8k",
@@ -109,7 +112,7 @@ def _by_task(what: str, value: Any, names: Sequence[str]) -> Mapping[str, Any]:
 def _load(name: str, *, verifier: Any, path: Any, columns: Any, few_shot: int, chat: bool | None) -> Task:
     name = HUB_NAMES.get(name, name)
     if name in DATA_SETS:
-        return DATA_SETS[name](name, path, columns, verifier, few_shot, chat)
+        return DataSet(name, DATA_SETS[name], path, columns, verifier, few_shot, chat)
     if name.endswith(FILES) or name == "file":
         if few_shot:
             raise UnmaskError("few_shot is for data sets: write worked examples into the prompts of your file.")

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from unmask.errors import UnmaskError
-from unmask.tasks.dataset import DataSet, Paths
-from unmask.tasks.rows import Row
+from unmask.tasks.dataset import DataSet, Format, Prompts, prompt_of
+from unmask.tasks.splits import Paths
 from unmask.tasks.verifiers import Verifier
+
+FILE = Format(
+    columns={"prompt": ("prompt",), "answer": ("answer",)},
+    prompts=Prompts(
+        message=lambda row, split, shots: (shots + prompt_of(row), ""),
+        plain=prompt_of,
+        shot=lambda row, chat: f"{prompt_of(row)} {row.text('answer')}",
+    ),
+)
 
 
 class FileTask(DataSet):
@@ -19,8 +27,6 @@ class FileTask(DataSet):
         chat: the prompts are messages for a chat template.
         gen_length: region that holds the answers.
     """
-
-    known = {"prompt": ("prompt",), "answer": ("answer",)}
 
     def __init__(
         self,
@@ -35,14 +41,5 @@ class FileTask(DataSet):
     ) -> None:
         if name is None:
             name = "file" if isinstance(path, Mapping) else Path(path).stem
-        super().__init__(name, path, columns, verifier, chat=chat)
-        self.gen_length, self.block_length = gen_length, block_length
-
-    def message(self, row: Row, split: str) -> tuple[str, str]:
-        return self.question(row), ""
-
-    def plain(self, row: Row) -> str:
-        return self.question(row)
-
-    def shot(self, row: Row) -> str:
-        raise UnmaskError("few_shot is for data sets: write worked examples into the prompts of your file.")
+        lengths = {"gen_length": gen_length, "block_length": block_length}
+        super().__init__(name, FILE, path, columns, verifier, chat=chat, **lengths)

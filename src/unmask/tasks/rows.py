@@ -1,10 +1,9 @@
-"""Rows of a data set, from a JSONL or Parquet file or the Hub, and how they fall into splits."""
+"""Rows of a data set, from a JSONL or Parquet file or the Hub."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,14 +16,6 @@ HEAVY = ("trials",)  # of KodCode: other models' attempts, gigabytes that nothin
 
 
 @dataclass(frozen=True)
-class Row:
-    """A row and where it stands, for messages: ``train.jsonl, row 12``."""
-
-    values: Mapping[str, Any]
-    place: str
-
-
-@dataclass(frozen=True)
 class HubSplit:
     """A split of a data set on the Hub."""
 
@@ -33,60 +24,70 @@ class HubSplit:
     split: str
 
 
-class Columns:
-    """Finds our columns in a row, by the names that a data set usually gives them, or by those that the user says.
+@dataclass(frozen=True)
+class Row:
+    """A row of a data set, read by our names of its columns.
 
-    Args:
-        known: our name -> names it usually goes by.
-        renamed: our name -> the file's.
-
-    Raises:
-        UnmaskError: a column that we do not have is renamed.
+    Attributes:
+        place: where it stands, for messages: ``train.jsonl, row 12``.
+        names: our name of a column -> names it goes by in the data set.
     """
 
-    def __init__(self, known: Mapping[str, Sequence[str]], renamed: Mapping[str, str] | None = None) -> None:
-        for name in renamed or {}:
-            if name not in known:
-                raise UnmaskError(f"Unknown column {name!r}: {nearest(name, known)}")
-        self._names = {**known, **{ours: (theirs,) for ours, theirs in (renamed or {}).items()}}
+    values: Mapping[str, Any]
+    place: str
+    names: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
-    def get(self, row: Row, name: str) -> Any:
-        """What a row has under one of our names; None if nothing."""
-        return next((row.values[each] for each in self._names[name] if row.values.get(each) not in (None, "")), None)
+    def get(self, name: str) -> Any:
+        """What the row has under one of our names; None if nothing."""
+        return next((self.values[each] for each in self.names[name] if self.values.get(each) not in (None, "")), None)
 
-    def need(self, row: Row, name: str) -> Any:
+    def need(self, name: str) -> Any:
         """As `get`, of a column that no row may lack.
 
         Raises:
             UnmaskError: naming the row and the column.
         """
-        names = self._names[name]
-        value = self.get(row, name)
-        if value is None and not any(each in row.values for each in names):
-            has = ", ".join(row.values) or "none"
+        names = self.names[name]
+        value = self.get(name)
+        if value is None and not any(each in self.values for each in names):
+            has = ", ".join(self.values) or "none"
             ours = " or ".join(map(repr, names))
-            raise UnmaskError(f"{row.place}: no column {ours} (it has: {has}): rename or add it.")
+            raise UnmaskError(f"{self.place}: no column {ours} (it has: {has}): rename or add it.")
         if value is None:
-            empty = next(each for each in names if each in row.values)
-            raise UnmaskError(f"{row.place}: column {empty!r} is empty: fill it or leave the row out.")
+            empty = next(each for each in names if each in self.values)
+            raise UnmaskError(f"{self.place}: column {empty!r} is empty: fill it or leave the row out.")
         return value
 
-    def text(self, row: Row, name: str) -> str:
+    def text(self, name: str) -> str:
         """As `need`, of text or a number.
 
         Raises:
             UnmaskError: naming the row and the column.
         """
-        value = self.need(row, name)
+        value = self.need(name)
         if not isinstance(value, str | int | float):
             kind = type(value).__name__
-            raise UnmaskError(f"{row.place}: the {name} is a {kind}: give text, or another column by columns=.")
+            raise UnmaskError(f"{self.place}: the {name} is a {kind}: give text, or another column by columns=.")
         return str(value)
 
-    def others(self, row: Row, *names: str) -> dict[str, Any]:
-        """The row without our columns of these names."""
-        ours = {each for name in names for each in self._names[name]}
-        return {name: value for name, value in row.values.items() if name not in ours}
+    def others(self, *names: str) -> dict[str, Any]:
+        """The row's columns without ours of these names."""
+        ours = {each for name in names for each in self.names[name]}
+        return {name: value for name, value in self.values.items() if name not in ours}
+
+
+def column_names(
+    known: Mapping[str, Sequence[str]], renamed: Mapping[str, str] | None = None
+) -> dict[str, Sequence[str]]:
+    """Our name of a column -> names it goes by: those that the data set usually has, or the one that the user says.
+
+    Raises:
+        UnmaskError: a column that we do not have is renamed.
+    """
+    for name in renamed or {}:
+        if name not in known:
+            raise UnmaskError(f"Unknown column {name!r}: {nearest(name, known)}")
+    return {**known, **{ours: (theirs,) for ours, theirs in (renamed or {}).items()}}
 
 
 def read_rows(path: str | Path) -> list[Row]:
@@ -131,36 +132,6 @@ def hub_rows(parts: Sequence[HubSplit]) -> list[Row]:
         where = "/".join(name for name in (part.repo, part.config, part.split) if name)
         rows += [Row(values, f"{where}, row {i}") for i, values in enumerate(data, start=1)]
     return rows
-
-
-def hashed_split(prompt: str) -> str:
-    """The split of a prompt of a single file: 8 of 10 for training, one each for validation and test."""
-    return {8: "validation", 9: "test"}.get(_hash(prompt) % 10, "train")
-
-
-def held_out(prompt: str) -> bool:
-    """True for one in twenty prompts: they are kept from a training set that comes without a validation set."""
-    return _hash(prompt) % 20 == 0
-
-
-def check_disjoint(prompts: Mapping[str, Sequence[tuple[str, str]]]) -> None:
-    """
-    Args:
-        prompts: split -> (prompt, place) each.
-
-    Raises:
-        UnmaskError: a prompt stands in two splits, naming both places.
-    """
-    seen: dict[str, tuple[str, str]] = {}
-    for split, places in prompts.items():
-        for prompt, place in places:
-            first, where = seen.setdefault(prompt, (split, place))
-            if first != split:
-                raise UnmaskError(f"{place}: the {first} split has the same prompt ({where}): leave one of them out.")
-
-
-def _hash(prompt: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"split of {prompt}".encode("utf-8", "surrogatepass")).digest()[:8])
 
 
 def _jsonl(path: Path) -> Iterator[Row]:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 from unmask.errors import UnmaskError
 from unmask.settings import function_of
+from unmask.tasks.base import Example
 from unmask.tasks.math_judge import equal_formulas
+from unmask.tasks.programs import passes, sandbox
 from unmask.tasks.reading import last_number, marked
 
 Verifier = Callable[..., bool]
-Verify = Callable[[str, str, Mapping[str, Any]], bool]
 
 TEXT = re.compile(r"\\(?:text|textbf|textrm|textit|mbox|mathrm)\s*\{([^{}]*)\}")
 BASE = re.compile(r"\d_\{?(\d+)\}?$")
@@ -76,49 +78,75 @@ def code(text: str, answer: str, columns: Mapping[str, Any]) -> bool:
     Raises:
         UnmaskError: the row has no tests.
     """
-    from unmask.tasks.code import passes  # code tasks load verifiers
-
     return passes(text, answer, columns)
 
 
+code.prepare = sandbox  # type: ignore[attr-defined]
 VERIFIERS: dict[str, Verifier] = {f.__name__: f for f in (exact, number, gsm8k, gsm8k_strict, math, code)}
 
 
-def load_verifier(verifier: str | Verifier) -> Verify:
+@dataclass(frozen=True)
+class ByAnswer:
+    """Verifies a text by the gold answer of its example.
+
+    Attributes:
+        name: for messages.
+        function: a verifier of `VERIFIERS`, or a user's own.
+        takes_columns: the function is given the other columns of the row.
+    """
+
+    name: str
+    function: Verifier
+    takes_columns: bool
+
+    def prepare(self) -> None:
+        """Call the verifier's own `prepare`, if it has one.
+
+        Raises:
+            UnmaskError: naming what this machine lacks.
+        """
+        getattr(self.function, "prepare", lambda: None)()
+
+    def __call__(self, text: str, answer: str, columns: Mapping[str, Any]) -> bool:
+        """
+        Raises:
+            UnmaskError: a user's function fails, or gives something that is neither true nor false.
+        """
+        more = {"columns": columns} if self.takes_columns else {}
+        if self.function in VERIFIERS.values():
+            return self.function(text, answer, **more)
+        try:
+            verdict: Any = self.function(text, answer, **more)
+        except Exception as e:
+            told = f"{type(e).__name__}: {e}"
+            raise UnmaskError(f"The verifier {self.name!r} failed on {text[:40]!r} ({told}): mend it.") from e
+        if not isinstance(verdict, int) and type(verdict).__name__ != "bool":  # numpy's bool is none of Python's
+            raise UnmaskError(f"The verifier {self.name!r} gave {verdict!r} for {text[:40]!r}: return True or False.")
+        return bool(verdict)
+
+    def verify_all(self, examples: Sequence[Example], texts: Sequence[str]) -> list[bool]:
+        """Whether each text is right, in order."""
+        return [self(text, each.answer, each.columns) for each, text in zip(examples, texts, strict=True)]
+
+
+def load_verifier(verifier: str | Verifier) -> ByAnswer:
     """A verifier by its name, a user's own by its dotted path, or the function itself.
 
-    A function with a parameter ``columns`` is given the other columns of the row.
-
-    Returns:
-        A function of text, answer and columns. It raises an `UnmaskError` if a user's function fails, or gives
-        something that is neither true nor false.
+    A function with a parameter ``columns`` is given the other columns of the row. One with an attribute ``prepare``, a
+    function without arguments, has it called before anything is decoded.
 
     Raises:
         UnmaskError: no such verifier, or ``math`` without math-verify.
     """
-    if verifier in ("math", math):
-        require_math_verify()
     function = _function_of(verifier) if isinstance(verifier, str) else verifier
+    if function is math:
+        require_math_verify()
     name = verifier if isinstance(verifier, str) else getattr(verifier, "__name__", repr(verifier))
     try:
         takes_columns = "columns" in inspect.signature(function).parameters
     except ValueError:  # some built-in functions have no signature
         takes_columns = False
-
-    def verify(text: str, answer: str, columns: Mapping[str, Any]) -> bool:
-        more = {"columns": columns} if takes_columns else {}
-        if function in VERIFIERS.values():
-            return function(text, answer, **more)
-        try:
-            verdict: Any = function(text, answer, **more)
-        except Exception as e:
-            told = f"{type(e).__name__}: {e}"
-            raise UnmaskError(f"The verifier {name!r} failed on {text[:40]!r} ({told}): mend it.") from e
-        if not isinstance(verdict, int) and type(verdict).__name__ != "bool":  # numpy's bool is none of Python's
-            raise UnmaskError(f"The verifier {name!r} gave {verdict!r} for {text[:40]!r}: return True or False.")
-        return bool(verdict)
-
-    return verify
+    return ByAnswer(name, function, takes_columns)
 
 
 def require_math_verify() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from unmask.tasks.sandbox.remote import OPERATIONS
-from unmask.tasks.sandbox.wire import MUTABLE, Broken, Wire, dump, receive, refresh, send
+from unmask.sandbox.remote import OPERATIONS
+from unmask.sandbox.wire import MUTABLE, Broken, Wire, dump, receive, refresh, send
 
 TESTS = "tests"
 """The module name of the tests: what they define themselves, the code may read and write."""

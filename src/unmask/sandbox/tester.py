@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from types import CodeType, ModuleType
 from typing import Any
 
-from unmask.tasks.sandbox import pytest_stand_in
-from unmask.tasks.sandbox.guest import MODULE, read_job
-from unmask.tasks.sandbox.peer import TESTS, Peer
-from unmask.tasks.sandbox.wire import Ended
+from unmask.sandbox import pytest_stand_in
+from unmask.sandbox.guest import MODULE, read_job
+from unmask.sandbox.peer import TESTS, Peer
+from unmask.sandbox.wire import Ended
 
 
 class NoTestError(Exception):

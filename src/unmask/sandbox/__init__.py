@@ -3,7 +3,7 @@
 Code and tests run in a process each: the *guest* runs the code; the *tester* runs the tests, in which the names that
 the code defines stand for objects of the guest. Values cross as copies of plain data, so whatever the code does to its
 own interpreter (exits, patched builtins, objects equal to everything), the tester compares values of its own. Each
-process is in a jail of its own: see `unmask.tasks.sandbox.jail`. Linux only.
+process is in a jail of its own: see `unmask.sandbox.jail`. Linux only.
 
 What differs from running both in one process:
 
@@ -112,7 +112,7 @@ class Sandbox:
     Args:
         limits: for each program.
         workers: programs at once in `run_all`; one a processor if None.
-        without: layers of `unmask.tasks.sandbox.jail.LAYERS` to do without, for tests of the sandbox.
+        without: layers of `unmask.sandbox.jail.LAYERS` to do without, for tests of the sandbox.
 
     Raises:
         UnmaskError: this machine offers too little protection; no worker.
@@ -154,7 +154,7 @@ class Sandbox:
 
 @lru_cache
 def protection(without: tuple[str, ...] = ()) -> tuple[str, ...]:
-    """The layers of `unmask.tasks.sandbox.jail.LAYERS` that this machine offers.
+    """The layers of `unmask.sandbox.jail.LAYERS` that this machine offers.
 
     Raises:
         UnmaskError: they do not keep a program from the network, from writing outside its folder, or from leaving

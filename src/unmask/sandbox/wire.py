@@ -16,7 +16,7 @@ from functools import lru_cache
 from importlib import import_module
 from typing import Any
 
-from unmask.tasks.sandbox.remote import Ask, Remote, operations_of, remote_class
+from unmask.sandbox.remote import Ask, Remote, operations_of, remote_class
 
 MAX_BYTES = 2**24
 MAX_DEPTH = 100

@@ -105,7 +105,7 @@ def start(
         run: what to run, given the report.
         layers: from `LAYERS`.
         readable: folders and files that may be read.
-        limits: see `unmask.tasks.sandbox.Limits`.
+        limits: see `unmask.sandbox.Limits`.
         keep: file descriptors that the function needs.
         output: a file descriptor for what it prints.
         report: a file descriptor for lines: ``inner`` and the number of the process that runs the function; ``jail``

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
-from unmask.tasks.sandbox.peer import Peer
+from unmask.sandbox.peer import Peer
 
 MODULE = "solution"
 

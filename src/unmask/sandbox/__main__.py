@@ -3,10 +3,10 @@
 import sys
 from types import ModuleType
 
-for name in ("unmask", "unmask.tasks", "unmask.tasks.sandbox"):
+for name in ("unmask", "unmask.sandbox"):
     package = sys.modules[name] = ModuleType(name)
     package.__path__ = [__file__.rpartition("/")[0]]
 
-from unmask.tasks.sandbox.keeper import main  # noqa: E402
+from unmask.sandbox.keeper import main  # noqa: E402
 
 main(sys.argv[1])

@@ -1,0 +1,115 @@
+"""`check_model`: does a dLLM adapter keep what decoding relies on?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from unmask.models.base import MaskedDiffusionModel
+from unmask.testing.demand import demand
+
+TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}  # of logits, relative to their spread
+
+
+def check_model(model: MaskedDiffusionModel, *, batches: int = 3, seed: int = 0) -> None:
+    """Check a dLLM adapter with random tokens.
+
+    Ids must lie in the vocabulary and the mask id must be banned; `hidden` and `head` must give one row a position, of
+    the stated sizes, finite and without gradients; the head's output must be the caller's to write into; a row's logits
+    must depend neither on left padding nor on its neighbours nor on which other positions are asked for; and every
+    position must be able to see the prompt and the tokens after it (full attention, not causal).
+
+    Raises:
+        UnmaskError: naming the first property that does not hold.
+    """
+    _check_ids(model)
+    for batch in range(batches):
+        generator = torch.Generator().manual_seed(seed * 1_000_003 + batch)
+        length = 6 if model.max_length is None else max(2, min(6, model.max_length // 2))
+        room = 8 if model.max_length is None else max(1, min(8, model.max_length - length))
+        usable = [i for i in range(model.vocab_size) if i not in {model.mask_id, model.pad_id, *model.eos_ids.tolist()}]
+        lengths = torch.randint(1, room + 1, (4,), generator=generator).tolist()
+        prompts = [[usable[i] for i in torch.randint(len(usable), (n,), generator=generator)] for n in lengths]
+        region = torch.full((4, length), model.mask_id)
+        shown = torch.randint(len(usable), (4, length), generator=generator)
+        region = torch.where(torch.rand(4, length, generator=generator) < 0.5, torch.tensor(usable)[shown], region)
+        with torch.no_grad():
+            _check_rows(model, prompts, region.to(model.device), usable)
+
+
+def _check_ids(model: MaskedDiffusionModel) -> None:
+    name = _name(model)
+    named = {"mask_id": [model.mask_id], "pad_id": [model.pad_id], "eos_ids": model.eos_ids.tolist()}
+    for what, ids in named.items():
+        inside = all(0 <= i < model.vocab_size for i in ids)
+        demand(inside, name, f"has {what} {ids} outside its vocabulary of {model.vocab_size}: correct it")
+    demand(model.mask_id in model.banned_ids.tolist(), name, "must have its mask id among banned_ids")
+    demand(model.mask_id not in named["eos_ids"], name, "has the mask id among eos_ids: take it out")
+
+
+def _check_rows(
+    model: MaskedDiffusionModel, prompts: Sequence[Sequence[int]], region: Tensor, usable: Sequence[int]
+) -> None:
+    name, length = _name(model), region.shape[1]
+    everywhere = torch.arange(length)
+
+    def logits(rows: Sequence[int], where: Tensor, region: Tensor = region, first: int | None = None) -> Tensor:
+        """(rows, where, v) logits of a batch, left-padded; `first` replaces each prompt's first token."""
+        width = max(len(prompts[row]) for row in rows)
+        tokens = torch.full((len(rows), width + length), model.pad_id, device=model.device)
+        attention = torch.zeros_like(tokens, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            prompt = list(prompts[row]) if first is None else [first, *prompts[row][1:]]
+            tokens[i, width - len(prompt) : width] = torch.tensor(prompt)
+            tokens[i, width:], attention[i, width - len(prompt) :] = region[row], True
+        flat = (torch.arange(len(rows))[:, None] * (width + length) + width + where).flatten().to(model.device)
+        hidden = model.hidden(tokens, attention, flat)
+        found = model.head(hidden)
+        demand(hidden.ndim == 2 and len(hidden) == len(flat), name, "must give one hidden row a position, in order")
+        demand(
+            found.shape == (len(flat), model.vocab_size),
+            name,
+            f"must give (n, {model.vocab_size}) logits from head, not {tuple(found.shape)}: correct vocab_size",
+        )
+        demand(bool(found.isfinite().all()), name, "gives logits that are not finite: check its weights and dtype")
+        demand(not found.requires_grad, name, "must be frozen: call requires_grad_(False) on the network")
+        kept = found.clone()
+        found.zero_()
+        demand(model.head(hidden).equal(kept), name, "must give a fresh tensor from head: return a clone")
+        return kept.view(len(rows), len(where), -1)
+
+    # Eight- and four-bit kernels round differently at every batch shape.
+    rounded = getattr(model.network, "quantization_method", None) is not None
+
+    def same(a: Tensor, b: Tensor) -> bool:
+        spread = max(1.0, a.float().std().item())
+        return bool(((a - b).abs().float() / spread).max() < TOLERANCE[torch.bfloat16 if rounded else a.dtype])
+
+    rows = list(range(len(prompts)))
+    together = logits(rows, everywhere)
+    alone = torch.cat([logits([row], everywhere) for row in rows])
+    demand(
+        same(together, alone),
+        name,
+        "gives a row other logits beside longer prompts: hide the padding and count positions behind it",
+    )
+    demand(
+        same(together[:, ::2], logits(rows, everywhere[::2])),
+        name,
+        "gives a position other logits when fewer are asked for: select positions after the body, not before",
+    )
+    changed = region.clone()
+    changed[:, -1] = torch.where(region[:, -1] == usable[0], usable[1], usable[0])
+    demand(
+        not together[:, :1].equal(logits(rows, everywhere, changed)[:, :1]),
+        name,
+        "does not see the tokens after a position: give it full attention instead of a causal mask",
+    )
+    other = next(token for token in usable if all(prompt[0] != token for prompt in prompts))
+    demand(not same(together, logits(rows, everywhere, first=other)), name, "does not see the prompt: attend to it")
+
+
+def _name(model: MaskedDiffusionModel) -> str:
+    return f"The dLLM {model.name!r}"

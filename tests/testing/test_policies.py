@@ -1,0 +1,112 @@
+"""`check_policy`: what keeps the contract passes, and each way to break it is named."""
+
+import pytest
+
+from unmask.errors import UnmaskError
+from unmask.observation import Needs
+from unmask.policies import ConfidenceThreshold, Policy, largest
+from unmask.testing import check_policy
+
+
+class Good(Policy):
+    type_name = "good"
+
+    def select(self, observation):
+        return largest(observation.confidence[..., 0], observation.selectable, 1)
+
+    def config(self):
+        return {}
+
+
+class WrongShape(Good):
+    def select(self, observation):
+        return observation.confidence > 0.5
+
+
+class WholeBatch(Good):
+    def select(self, observation):
+        sure = (observation.confidence[..., 0] > 0.5) & observation.selectable
+        return sure if sure.any() else super().select(observation)
+
+
+class Stateful(Good):
+    calls = 0
+
+    def select(self, observation):
+        self.calls += 1
+        return largest(observation.confidence[..., 0], observation.selectable, 1 + self.calls % 2)
+
+
+class Writes(Good):
+    def select(self, observation):
+        observation.confidence.mul_(0.5)
+        return super().select(observation)
+
+
+class SecretlyRandom(Good):
+    def select(self, observation):
+        return largest(observation.noise, observation.selectable, 1)
+
+
+class Stalls(Good):
+    def select(self, observation):
+        return (observation.confidence[..., 0] > 0.9) & observation.selectable
+
+
+class Opaque(Good):
+    def config(self):
+        return {"network": object()}
+
+
+class HidesASetting(ConfidenceThreshold):
+    def config(self):
+        return {"threshold": 0.9}
+
+
+def test_a_good_policy_passes():
+    check_policy(Good())
+
+
+class NeedsEverything(Good):
+    @property
+    def needs(self):
+        return Needs(top_k=5, positions="region", entropy=True, kl_history=3, hidden_states=True)
+
+    def select(self, observation):
+        assert observation.confidence.shape[-1] == 5
+        assert observation.kl.shape[-1] == 3
+        assert observation.hidden_states.shape[-1] == 24
+        return largest(observation.entropy, observation.selectable, 1)
+
+
+def test_a_policy_is_shown_what_it_needs_and_no_more():
+    check_policy(NeedsEverything(), hidden_size=24)
+
+    class Greedy(Good):
+        def select(self, observation):
+            assert observation.confidence.shape[-1] == 1
+            assert observation.entropy is None
+            assert observation.kl is None
+            assert observation.hidden_states is None
+            assert (observation.confidence[~observation.selectable] == 0).all()
+            return super().select(observation)
+
+    check_policy(Greedy())
+
+
+@pytest.mark.parametrize(
+    ("policy", "message"),
+    [
+        (WrongShape(), "WrongShape must return a boolean tensor of the shape of observation.masked"),
+        (WholeBatch(), "WholeBatch must decide each row by itself"),
+        (Stateful(), "Stateful must decide the same when it sees the same: keep no state"),
+        (Writes(), "Writes must not write into observation.confidence"),
+        (SecretlyRandom(), "SecretlyRandom uses observation.noise: let its property stochastic be True"),
+        (Stalls(), "Stalls must reveal something in every row that can"),
+        (Opaque(), "Opaque must have a config of plain values"),
+        (HidesASetting(0.1), "HidesASetting must come back the same from its config"),
+    ],
+)
+def test_each_broken_promise_is_named(policy, message):
+    with pytest.raises(UnmaskError, match=message):
+        check_policy(policy)
