@@ -25,37 +25,28 @@ from transformers.utils import logging
 
 import unmask
 from unmask.decoding.decode import decode
+from unmask.decoding.state import Step
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.masked_lm import MaskedLM
-from unmask.policies.base import Policy
-from unmask.policies.transformer import TransformerPolicy
-from unmask.rl.clone import Demonstration, clone, lesson
+from unmask.observation import Observation
+from unmask.policies.base import LearnedPolicy, Policy
+from unmask.policies.wrappers import Plain
 from unmask.rl.config import TrainConfig
-from unmask.rl.prompts import fitting
 from unmask.rl.processes import Processes
+from unmask.rl.prompts import fitting
+from unmask.rl.rewards import load_reward
+from unmask.rl.start import starting_policy
+from unmask.rl.warm_start import WarmStart
 from unmask.tasks.base import Task
-from unmask.decoding.state import Step
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.plain import Choose, plain_loop, plain_rule
+from tests.oracle import RULES, Choose, plain_loop, plain_rule
 
 SHAPES = {  # hidden, layers, heads, feed-forward, vocabulary
     "31m": (512, 6, 8, 1024, 30_000),
     "wide-vocabulary": (64, 2, 2, 128, 126_464),
     "llada-8b": (4096, 32, 32, 12_288, 126_464),
 }
-RULES: list[dict[str, Any]] = [
-    {"type": "top_k_confidence", "k": 1},
-    {"type": "top_k_confidence", "k": 4},
-    {"type": "confidence_threshold", "threshold": 0.9},
-    {"type": "factor", "factor": 1.0},
-    {"type": "margin_top_k", "k": 2},
-    {"type": "margin_threshold", "threshold": 0.8},
-    {"type": "entropy_bound", "gamma": 0.1},
-    {"type": "klass", "threshold": 0.6, "kl": 0.015, "history": 2},
-    {"type": "rising_threshold", "start": 0.5, "end": 0.95},
-    {"type": "fixed_schedule", "counts": [1, 2, 3, 4, 4, 4]},
-]
 THRESHOLD = "confidence_threshold:threshold=0.9"
 
 
@@ -184,37 +175,26 @@ def ids(model: MaskedLM) -> dict[str, int]:
     return {"mask_id": model.mask_id, "pad_id": model.pad_id, "first_position": model.first_position}
 
 
-def learned(policy: Policy, gen_length: int) -> Choose:
+def learned(policy: LearnedPolicy, gen_length: int) -> Choose:
     """The learned policy in the plain loop, as training draws from it."""
 
     def choose(p: torch.Tensor, masked: torch.Tensor, may: torch.Tensor, step: int) -> torch.Tensor:
         confidence = p.max(dim=-1, keepdim=True).values
-        logits = policy(confidence, masked, torch.full((len(p),), step / gen_length))
+        when = torch.full((len(p),), step / gen_length)
+        logits = policy.logits(Observation(confidence, masked, may, when, torch.zeros(may.shape)))
         return torch.rand(may.shape) < logits.sigmoid()
 
     return choose
 
 
-def cloned(model: MaskedLM, task: Task) -> TransformerPolicy:
+def cloned(model: MaskedLM, task: Task) -> LearnedPolicy:
     """The quick start's policy before its first GRPO iteration."""
     config = TrainConfig()
-    torch.manual_seed(config.seed)
-    policy = TransformerPolicy(config.policy)
-    taught = lesson(
-        model,
-        Demonstration(config.clone_from, task.block_length),
-        policy,
-        task,
-        fitting(model, task.examples("train", config.clone_examples, seed=1), task.gen_length),
-        keep=config.clone_keep,
-        gen_length=task.gen_length,
-        block_length=task.gen_length,
-        batch_size=config.batch_size,
-        seed=config.seed,
-        team=Processes(),
-    )
-    shape = {"updates": config.clone_updates, "batch_size": config.clone_batch_size, "lr": config.clone_lr}
-    clone(policy, taught, seed=config.seed, **shape)
+    torch.manual_seed(config.run.seed)
+    policy = starting_policy(config.policy, model)
+    prompts, _ = fitting(model, task.examples("train", config.clone.examples, seed=1), task.gen_length)
+    reward = load_reward("multiplicative", 1.0)
+    WarmStart(model, task, config.decode, reward, config.clone, Processes()).run(policy, prompts)
     return policy
 
 
@@ -229,7 +209,7 @@ def rollouts(args: argparse.Namespace) -> None:
         ("cloned, where training starts", cloned(model, task)),
         ("trained (house-base-full)", unmask.load_policy("house-base-full")),
     ):
-        drawing = policy.drawing(force_progress=False)
+        drawing = Plain(policy)
 
         def ours(drawing: Policy = drawing) -> object:
             return decode(model, drawing, prompts, gen_length=32, batch_size=64, stop_at_eos=False)
@@ -367,7 +347,7 @@ def cost_row(model: MaskedLM, setting: dict[str, Any], args: argparse.Namespace)
     shares = [spent["hidden"], spent["head"], reading, out.policy_seconds, rest]
     return (
         f"| {setting['policy']} | {setting['batch']} | {setting['length']} | {setting['block']} "
-        f"| {1000 * whole / passes:.0f} | {1000 * whole / out.model_rows:.1f} "
+        f"| {1000 * whole / passes:.0f} | {1000 * whole / out.passes:.1f} "
         + " ".join(f"| {100 * share / whole:.1f}" for share in shares)
         + " |"
     )

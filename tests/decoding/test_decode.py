@@ -5,14 +5,15 @@ import sys
 
 import pytest
 import torch
-from benchmarks.decoding import RULES, ids
-from benchmarks.plain import plain_loop, plain_rule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.conftest import make_tiny
-from unmask.decoding.blocks import AdaptiveBlocks, check_block_length, selectable
-from unmask.decoding.decode import decode, generate, stream
+from tests.oracle import RULES, plain_loop, plain_rule
+from unmask.decoding.blocks import AdaptiveBlocks, FixedBlocks, check_block_length
+from unmask.decoding.decode import decode, stream
+from unmask.decoding.generate import generate
+from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
 from unmask.observation import Needs
 from unmask.policies import (
@@ -50,6 +51,10 @@ deterministic = st.one_of(
     st.builds(lambda rule: MaxReveal(rule, 2), st.builds(ConfidenceThreshold, st.just(0.1))),
 )
 blocks = st.sampled_from([2, 4, 8, AdaptiveBlocks(default=3, delimiters=(".", ",", "red"), threshold=0.1, window=0.5)])
+
+
+def ids_of(model):
+    return {"mask_id": model.mask_id, "pad_id": model.pad_id, "first_position": model.first_position}
 
 
 def same_row(together, i, alone):
@@ -108,7 +113,7 @@ def test_copies_of_a_prompt_share_passes_and_differ_by_their_draws(monkeypatch):
     out = decode(TINY, RandomOrder(2), [[5, 6, 7]] * 6 + [[8, 9]] * 2, gen_length=8, batch_size=8)
     assert rows[0] == 2, "eight rows, two prompts"
     assert max(rows) > 2
-    assert out.model_rows_run == sum(rows) < out.model_rows == int(out.nfe.sum())
+    assert out.passes_run == sum(rows) < out.passes == int(out.nfe.sum())
     assert len(out.revealed_at[:6].unique(dim=0)) > 1
 
 
@@ -153,7 +158,7 @@ def test_the_plain_loop_agrees(settings, block_length):
     ours = decode(TINY, load_policy(settings), prompts, batch_size=4, stop_at_eos=False, **options)
     for i, prompt in enumerate(prompts):
         rule = plain_rule(settings, TINY.mask_id)
-        tokens, nfe = plain_loop(TINY.network, [prompt], rule, **ids(TINY), **options)
+        tokens, nfe = plain_loop(TINY.network, [prompt], rule, **ids_of(TINY), **options)
         assert torch.equal(tokens[0], ours.tokens[i])
         assert nfe[0] == ours.nfe[i]
 
@@ -244,8 +249,9 @@ def test_blocks_are_filled_from_left_to_right():
 def test_selectable_is_each_rows_own_first_masked_block():
     masked = torch.tensor([[0, 1, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]], dtype=torch.bool)
     expected = torch.tensor([[0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 0]], dtype=torch.bool)
-    assert torch.equal(selectable(masked, 2), expected)
-    assert torch.equal(selectable(masked, 4), masked)
+    none = torch.zeros(len(masked), dtype=torch.long)
+    assert torch.equal(FixedBlocks(2).scope(masked, none), expected)
+    assert torch.equal(FixedBlocks(4).scope(masked, none), masked)
 
 
 def test_suppressed_eos_waits_for_the_text_before_it():
@@ -275,15 +281,28 @@ def test_the_head_runs_only_where_asked():
     assert asked == [2, 1] * 4
 
 
+BAD = "Bad value in the decoding options"
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"gen_length": 8, "block_length": 3}, "block_length 3 does not divide gen_length 8: use a divisor such as 2."),
-        ({"gen_length": 0}, "gen_length must be at least 1, not 0."),
+        (
+            {"gen_length": 0},
+            "Bad value in the decoding options: gen_length = 0: Input should be greater than or equal to 1.",
+        ),
         ({"gen_length": 95}, "Prompt 0 has 4 tokens and with gen_length 95 needs 99 positions, but the dLLM has 96"),
-        ({"gen_length": 8, "batch_size": 0}, "batch_size and max_steps must be at least 1"),
-        ({"gen_length": 8, "temperature": -0.5}, "temperature must be 0 (the likeliest token) or above, not -0.5."),
-        ({"gen_length": 8, "temperature": float("nan")}, "temperature must be 0"),
+        ({"gen_length": 8, "batch_size": 0}, f"{BAD}: batch_size = 0: Input should be"),
+        (
+            {"gen_length": 8, "temperature": -0.5},
+            f"{BAD}: temperature = -0.5: Input should be greater than or equal to 0.",
+        ),
+        (
+            {"gen_length": 8, "temperature": float("nan")},
+            f"{BAD}: temperature = nan: Input should be",
+        ),
+        ({"gen_lenght": 8}, "Unknown key 'gen_lenght' in the decoding options: did you mean 'gen_length'?"),
         (
             {"gen_length": 8, "block_length": AdaptiveBlocks(delimiters=("red gold",))},
             "The delimiter 'red gold' is 2 tokens of 'tiny': give a single one.",
@@ -389,10 +408,10 @@ def test_results_come_in_the_order_of_the_prompts_whatever_their_lengths():
 
 def test_rows_are_given_as_they_end_and_checked_before_the_first():
     prompts = [[5, 6], [7, 8, 9, 10], [11]]
-    given = list(stream(TINY, TopKConfidence(4), prompts, gen_length=8, batch_size=1))
-    assert [done.index for done in given] == [1, 0, 2], "longest first"
+    given = list(stream(TINY, TopKConfidence(4), prompts, DecodeConfig(gen_length=8, batch_size=1)))
+    assert [done.row.tolist() for done in given] == [[1], [0], [2]], "longest first"
     with pytest.raises(UnmaskError, match="Prompt 1 is empty"):
-        stream(TINY, TopKConfidence(4), [[5], []], gen_length=8)
+        stream(TINY, TopKConfidence(4), [[5], []], DecodeConfig(gen_length=8))
 
 
 def test_prompts_of_like_length_are_live_together():

@@ -1,7 +1,5 @@
 """What is read from logits, against the plain formulas over the whole vocabulary in float64."""
 
-import math
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +7,7 @@ from hypothesis import strategies as st
 
 from unmask.decoding import readout
 from unmask.decoding.readout import read, sample
+from unmask.models.memory import Reader
 from unmask.observation import Needs
 
 BANNED = torch.tensor([3])
@@ -37,57 +36,36 @@ def test_confidence_and_entropy_are_those_of_the_plain_softmax(n, v, scale, offs
     assert (found.entropy - torch.special.entr(plain).sum(dim=-1)).abs().max() < 1e-5
 
 
-@settings(max_examples=30, deadline=None)
-@given(st.integers(1, 20), st.sampled_from([0.5, 5.0]), st.integers(0, 1000))
-def test_kl_is_that_of_now_against_before(n, scale, seed):
-    now, before = logits_of(n, 50, scale, seed), logits_of(n + 2, 50, scale, seed + 1)
-    slot = torch.arange(n) + 2
-    slot[0] = -1
-    needs = Needs(kl_history=1)
-    found = read(torch.clone, now, needs, BANNED, 50, last=before, slot=slot)
-    p, q = now.double().log_softmax(dim=-1), before[2:].double().log_softmax(dim=-1)
-    expected = (p.exp() * (p - q)).sum(dim=-1)
-    assert found.kl[0] == math.inf
-    assert torch.allclose(found.kl[1:].double(), expected[1:], atol=1e-5, rtol=1e-5)
-    assert torch.equal(found.logits, now)
-    assert (read(torch.clone, now, needs, BANNED, 50).kl == math.inf).all()
-
-
-def test_kl_of_the_same_logits_is_zero_and_impossible_tokens_count_for_nothing():
-    logits = logits_of(4, 20, 3.0, 0)
-    logits[:, 7] = -torch.inf
-    needs = Needs(kl_history=1, entropy=True)
-    found = read(torch.clone, logits, needs, BANNED, 20, last=logits.clone(), slot=torch.arange(4))
-    assert found.kl.max() < 1e-6
-    without = logits[:, [i for i in range(20) if i != 7]].double().softmax(dim=-1)
-    assert torch.allclose(found.entropy.double(), torch.special.entr(without).sum(dim=-1), atol=1e-5)
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_chunks_change_nothing(monkeypatch, dtype):
     logits = logits_of(700, 30, 2.0, 0).to(dtype)
-    last, slot = logits_of(700, 30, 2.0, 1).to(dtype), torch.arange(700)
-    needs = Needs(top_k=3, entropy=True, kl_history=1)
+    needs = Needs(top_k=3, entropy=True)
     fed = torch.randn(30, 5, generator=torch.Generator().manual_seed(2))
+    seen = []
 
-    def carry(p):
+    def mix(z, p, before):
+        seen.append(before)
         return p @ fed
 
-    whole = read(torch.clone, logits, needs, BANNED, 30, last, slot, carry)
+    reader = Reader(mix, lambda taken: taken)
+    whole = read(torch.clone, logits, needs, BANNED, 30, [reader])
     calls = []
+    seen.clear()
     monkeypatch.setattr(readout, "HEAD_ELEMENTS", 300 * 30)
     monkeypatch.setattr(readout, "READ_ELEMENTS", 7 * 30)
-    cut = read(lambda h: (calls.append(len(h)), h.clone())[1], logits, needs, BANNED, 30, last, slot, carry)
-    assert torch.allclose(whole.carried, logits.float().softmax(dim=-1) @ fed, atol=1e-5)
+    cut = read(lambda h: (calls.append(len(h)), h.clone())[1], logits, needs, BANNED, 30, [reader])
+    assert torch.allclose(whole.read[0], logits.float().softmax(dim=-1) @ fed, atol=1e-5)
+    assert torch.allclose(whole.read[0], cut.read[0], atol=1e-6)
     assert calls == [300, 300, 100]
-    for name, value in vars(whole).items():
-        assert torch.allclose(value.float(), getattr(cut, name).float(), atol=1e-6), name
+    assert seen[:3] == [0, 7, 14]
+    for name in ("confidence", "token", "entropy"):
+        assert torch.allclose(getattr(whole, name).float(), getattr(cut, name).float(), atol=1e-6), name
 
 
 def test_nothing_to_read_is_read():
-    found = read(torch.clone, torch.zeros(0, 10), Needs(top_k=2, entropy=True, kl_history=1), BANNED, 10)
+    found = read(torch.clone, torch.zeros(0, 10), Needs(top_k=2, entropy=True), BANNED, 10)
     assert found.confidence.shape == (0, 2)
-    assert found.logits.shape == (0, 10)
+    assert found.entropy.shape == (0,)
 
 
 def test_more_confidences_than_tokens_are_zero():

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from unmask.decoding.decode import generate
+from unmask.decoding.generate import generate
 from unmask.decoding.state import Step
 from unmask.decoding.trajectory import Recorder, words_of
 from unmask.models.auto import load_model

@@ -17,7 +17,8 @@ from transformers import (
     RobertaPreLayerNormForMaskedLM,
 )
 
-from unmask.decoding.decode import decode, generate
+from unmask.decoding.decode import decode
+from unmask.decoding.generate import generate
 from unmask.errors import UnmaskError
 from unmask.models.auto import load_model
 from unmask.models.masked_lm import MaskedLM

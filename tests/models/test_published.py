@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers.utils import hub
 
 from tests.models.plain import plain_logits
-from unmask.decoding.decode import decode, generate
+from unmask.decoding.decode import decode
+from unmask.decoding.generate import generate
 from unmask.errors import UnmaskError
 from unmask.models.auto import load_model, parameter_count
 from unmask.models.config import ModelConfig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from cyclopts import Group, Parameter
 from pydantic import BaseModel, create_model
@@ -34,7 +34,7 @@ def flags_of(
     for number, (table, fields) in enumerate(tables.items(), start=1):
         group = Group(table.capitalize(), sort_key=number)
         found = {key: _flag(table, key, field, group, table in set(flat), first) for key, field in fields.items()}
-        model = create_model(f"{name}{table.capitalize()}", **found)
+        model: type[BaseModel] = create_model(f"{name}{table.capitalize()}", **cast(Any, found))
         flag = "*" if table in set(flat) else f"--{table}"
         made[table] = (Annotated[model | None, Parameter(name=flag, group=group)], None)
     return create_model(name, **made)
@@ -46,13 +46,14 @@ def _flag(
     plain = "--" + ("" if flat else f"{table}.") + key.replace("_", "-")
     short = first.get(f"{table}.{key}")
     default = field.get_default(call_default_factory=True) if not field.is_required() else None
+    own: dict[str, Any] = {"accepts_keys": False, "converter": _first_token} if _is_block_length(field) else {}
     parameter = Parameter(
         name=short or plain,
         group=FIRST if short else group,
         help=_help(field, default),
         show_default=False,
         negative_iterable=(),
-        **({"accepts_keys": False, "converter": _first_token} if _is_block_length(field) else {}),
+        **own,
     )
     kind: Any = Any if _is_block_length(field) else field.annotation
     if field.metadata:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -69,7 +70,7 @@ class Memories(Memory):
     def trim(self, columns: int) -> Memories:
         return self._each(lambda memory: memory.trim(columns))
 
-    def _each(self, change: Callable[[Memory], Memory]) -> Memories:
+    def _each(self, change: Callable[[Any], Any]) -> Memories:
         return replace(self, **{name: change(memory) for name, memory in vars(self).items() if memory is not None})
 
 

@@ -33,7 +33,8 @@ from lm_eval.tasks import TaskManager
 
 from unmask.decoding.blocks import parse_block_length
 from unmask.decoding.decode import decode
-from unmask.decoding.source import check_policy_fits, check_prompt
+from unmask.decoding.options import DecodeConfig, check_policy_fits, decode_config
+from unmask.decoding.source import check_prompt
 from unmask.errors import UnmaskError
 from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
@@ -123,7 +124,7 @@ class UnmaskLM(LM):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         if not str(batch_size).isdigit():
-            raise UnmaskError(f"batch_size must be a number of live rows, not {batch_size!r}: try 32.")
+            raise UnmaskError(f"batch_size must be a number of active rows, not {batch_size!r}: try 32.")
         if not isinstance(model, MaskedDiffusionModel):
             there = torch.cuda.is_available() or not str(device).startswith("cuda")  # the harness's command says cuda:0
             model = load_model(model, dtype=dtype, device=device if there else None)
@@ -132,13 +133,14 @@ class UnmaskLM(LM):  # type: ignore[misc]
         check_policy_fits(self.model, self.policy)
         self.spent: list[Spent] = []
         self._gen_length, self._temperature, self._on_ended = gen_length, temperature, on_ended
-        self._block_length = int(str(block_length)) if str(block_length).isdigit() else block_length
+        self._seed = seed
         self._options: dict[str, Any] = {
+            "block_length": parse_block_length(block_length),
             "batch_size": int(batch_size),
-            "seed": seed,
             "stop_at_eos": stop_at_eos,
             "suppress_eos": suppress_eos,
         }
+        decode_config(None, self._options)  # refused before data are loaded
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Texts in the order of the requests. Those of one length and temperature share one call of `decode`; each
@@ -148,16 +150,15 @@ class UnmaskLM(LM):  # type: ignore[misc]
         for settings in dict.fromkeys(one.settings for one in asked):
             gen_length, temperature = settings
             places = [i for i, one in enumerate(asked) if one.settings == settings]
+            config = DecodeConfig(gen_length=gen_length, temperature=temperature, **self._options)
             out = decode(
                 self.model,
                 self.policy,
                 [asked[i].tokens for i in places],
-                partial(self._tick, len(texts), len(asked)),
+                config,
+                seed=self._seed,
                 streams=places,
-                gen_length=gen_length,
-                block_length=parse_block_length(self._block_length),
-                temperature=temperature,
-                **self._options,
+                on_ended=partial(self._tick, len(texts), len(asked)),
             )
             revealed = (out.revealed_at >= 0).tolist()
             for i, tokens, shown, nfe, ended in zip(
@@ -199,9 +200,9 @@ class UnmaskLM(LM):  # type: ignore[misc]
             "unmask": {
                 "model": self.model.name,
                 "policy": {"type": self.policy.type_name, **self.policy.config()},
-                "block_length": self._block_length,
                 "temperature": self._temperature,
-                **self._options,
+                "seed": self._seed,
+                **DecodeConfig(**self._options).model_dump(include=set(self._options)),
                 "versions": versions(),
                 **_means(self.spent),
                 "tasks": {str(name): _means([one for one in self.spent if one.task == name]) for name in names},
@@ -232,7 +233,7 @@ class UnmaskLM(LM):  # type: ignore[misc]
         gen_length = self._gen_length
         if gen_length is None:
             gen_length = int(next(iter(lengths), DEFAULT_GEN_LENGTH))
-            blocks = parse_block_length(self._block_length)
+            blocks = self._options["block_length"]
             gen_length += -gen_length % blocks if isinstance(blocks, int) and blocks > 0 else 0
         tokens = self.model.encode(context)
         check_prompt(self.model, tokens, gen_length, f"Document {request.doc_id} of {request.task_name!r}")

@@ -13,8 +13,9 @@ from torch import Tensor
 from unmask.errors import UnmaskError
 from unmask.noise import row_keys, uniform
 from unmask.observation import Needs, Observation
-from unmask.policies.auto import TYPES, load_policy
+from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy
+from unmask.policies.registry import TYPES
 from unmask.testing.demand import demand
 
 
