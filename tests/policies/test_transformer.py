@@ -10,10 +10,20 @@ from safetensors.torch import load_file, save_file
 
 from unmask.decoding.decode import decode
 from unmask.errors import UnmaskError
+from unmask.observation import Observation
+from unmask.policies.actions import Bernoulli
 from unmask.policies.auto import load_policy
 from unmask.policies.transformer import TransformerConfig, TransformerPolicy
+from unmask.policies.wrappers import Plain
 
 VECTORS = Path(__file__).parent.parent / "vectors"
+
+
+def logits_of(policy, read, masked, step):
+    """The logits, where `read` are confidences or hidden states, as the policy reads them."""
+    hidden = read if policy.needs.hidden_states else None
+    confidence = torch.zeros(*masked.shape, 1) if policy.needs.hidden_states else read
+    return policy.logits(Observation(confidence, masked, masked, step, torch.zeros(masked.shape), hidden_states=hidden))
 
 
 @pytest.fixture(scope="module")
@@ -29,14 +39,16 @@ def test_logits_of_a_released_checkpoint(vectors):
     masked = torch.tensor(vectors["mask"], dtype=torch.bool)
     confidence = torch.tensor(vectors["confidence"])
     released = load_policy(VECTORS / "released_layout_policy.safetensors")
-    logits = released(confidence.view(*masked.shape, -1), masked, torch.tensor(vectors["step_fraction"]).view(-1))
+    logits = logits_of(
+        released, confidence.view(*masked.shape, -1), masked, torch.tensor(vectors["step_fraction"]).view(-1)
+    )
     assert torch.allclose(logits, torch.tensor(vectors["logits"]).view_as(logits), atol=1e-5)
 
 
 def test_a_fresh_policy_starts_slow():
     torch.manual_seed(0)
     policy = TransformerPolicy()
-    logits = policy(torch.rand(4, 16, 1), torch.ones(4, 16, dtype=torch.bool), torch.zeros(4))
+    logits = logits_of(policy, torch.rand(4, 16, 1), torch.ones(4, 16, dtype=torch.bool), torch.zeros(4))
     assert policy.output_proj.bias.item() == -2.0
     assert torch.sigmoid(logits).mean().item() == pytest.approx(0.119, abs=0.1)
     assert (policy.transformer_blocks[0].ada_conditioning.weight == 0).all()
@@ -58,17 +70,17 @@ def test_saved_and_loaded_policies_give_the_same_logits(tmp_path):
     policy.save(tmp_path / "p", card="# a policy")
     again = load_policy(tmp_path / "p")
     inputs = torch.rand(2, 8, 3), torch.rand(2, 8) > 0.5, torch.rand(2)
-    assert torch.equal(policy(*inputs), again(*inputs))
+    assert torch.equal(logits_of(policy, *inputs), logits_of(again, *inputs))
     assert again.settings == policy.settings
     assert (tmp_path / "p" / "README.md").read_text() == "# a policy"
 
 
-def test_drawing_shares_weights_but_not_settings():
+def test_plain_shares_the_network_but_not_the_draw():
     policy = TransformerPolicy()
-    other = policy.drawing(force_progress=False)
-    assert policy.settings.force_progress
-    assert not other.settings.force_progress
-    assert other.output_proj.weight is policy.output_proj.weight
+    other = Plain(policy)
+    assert policy.actions == Bernoulli(force_progress=True)
+    assert other.actions == Bernoulli(force_progress=False)
+    assert other.inner is policy
 
 
 def damage(folder, change):
@@ -128,7 +140,7 @@ def test_a_released_checkpoint_loads_from_a_folder_and_saves_as_ours(tmp_path, v
     assert policy.settings == TransformerConfig(time_period=1.0, round_time=True)
     policy.save(tmp_path / "ours")
     inputs = torch.rand(2, 8, 1), torch.rand(2, 8) > 0.5, torch.rand(2)
-    assert torch.equal(policy(*inputs), load_policy(tmp_path / "ours")(*inputs))
+    assert torch.equal(logits_of(policy, *inputs), logits_of(load_policy(tmp_path / "ours"), *inputs))
 
 
 def test_a_released_checkpoint_of_another_architecture_is_refused(tmp_path):
@@ -166,12 +178,12 @@ def test_ablations_leave_out_what_they_say_and_come_back_from_a_folder(tmp_path,
         torch.nn.init.normal_(parameter, std=0.1)
     k = settings.get("hidden_size", settings.get("top_k", 1))
     features, masked, step = torch.rand(2, 8, k), torch.tensor([[True, False] * 4] * 2), torch.tensor([0.2, 0.8])
-    logits = policy(features, masked, step)
+    logits = logits_of(policy, features, masked, step)
     assert logits.shape == (2, 8)
-    assert torch.equal(logits, policy(features, ~masked, step)) == (not policy.settings.use_mask)
-    assert torch.equal(logits, policy(features, masked, step + 0.1)) == (not policy.settings.use_time)
+    assert torch.equal(logits, logits_of(policy, features, ~masked, step)) == (not policy.settings.use_mask)
+    assert torch.equal(logits, logits_of(policy, features, masked, step + 0.1)) == (not policy.settings.use_time)
     policy.save(tmp_path / "p")
-    assert torch.equal(load_policy(tmp_path / "p")(features, masked, step), logits)
+    assert torch.equal(logits_of(load_policy(tmp_path / "p"), features, masked, step), logits)
     assert len(policy.transformer_blocks) == settings.get("blocks", 1)
 
 
