@@ -1,6 +1,6 @@
 """Collapse is noticed after its patience, and only if it lasts."""
 
-from unmask.rl.watchdog import Watchdog
+from unmask.rl.collapse import CollapseDetector
 
 FINE = {"nfe_min": 6, "nfe_max": 9, "signal": 0.5, "correct": 0.5, "updated": True}
 
@@ -13,19 +13,19 @@ def test_each_collapse_has_its_sentence():
         ({"signal": 0.0, "correct": 1.0, "updated": False}, "earn the same"),
         ({"signal": 0.1, "updated": False}, "Lower min_signal"),
     ):
-        dog = Watchdog(3, 4, 32)
-        assert dog.see({**FINE, **change}) is None
-        assert dog.see({**FINE, **change}) is None
-        assert words in dog.see({**FINE, **change})
+        detector = CollapseDetector(3, 4, 32)
+        assert detector.update({**FINE, **change}) is None
+        assert detector.update({**FINE, **change}) is None
+        assert words in detector.update({**FINE, **change})
 
 
 def test_a_good_iteration_calms_it():
-    dog = Watchdog(2, 4, 32)
+    detector = CollapseDetector(2, 4, 32)
     bad = {**FINE, "updated": False}
-    assert [dog.see(m) is None for m in (bad, FINE, bad, FINE, bad)] == [True] * 5
-    assert dog.see(bad) is not None
+    assert [detector.update(m) is None for m in (bad, FINE, bad, FINE, bad)] == [True] * 5
+    assert detector.update(bad) is not None
 
 
-def test_without_patience_it_never_barks():
-    dog = Watchdog(0, 4, 32)
-    assert all(dog.see({**FINE, "updated": False}) is None for _ in range(50))
+def test_without_patience_it_never_triggers():
+    detector = CollapseDetector(0, 4, 32)
+    assert all(detector.update({**FINE, "updated": False}) is None for _ in range(50))

@@ -2,23 +2,28 @@
 
 import pytest
 
-from unmask.policies.transformer import TransformerConfig
-from unmask.rl.config import Expert, TrainConfig
+from tests.rl.runs import tables
+from unmask.rl.algorithms.base import Expert
+from unmask.rl.config import TrainConfig
 from unmask.rl.plan import plan
 
 
+def train_config(**settings):
+    return TrainConfig.model_validate(tables(**settings))
+
+
 def test_the_papers_batch():
-    config = TrainConfig(
+    config = train_config(
         prompts=16,
         group_size=8,
         iterations=936,
         train_examples=14976,
-        clone_from="none",
+        clone_rule="none",
         batch_size=64,
         validate_every=50,
     )
     p = plan(config, 256, processes=8)
-    assert (p.rows, p.rows_here, p.live) == (128, 16, 16)
+    assert (p.rows, p.rows_here, p.active) == (128, 16, 16)
     assert p.epochs == pytest.approx(1.0)
     assert p.updates == 1872
     assert p.most_passes == 936 * 128 * 256
@@ -28,12 +33,12 @@ def test_the_papers_batch():
 
 
 def test_experts_and_cloning_cost_passes_too():
-    config = TrainConfig(prompts=3, group_size=4, iterations=10, experts=(Expert(), Expert()), clone_examples=5)
+    config = train_config(prompts=3, group_size=4, iterations=10, experts=(Expert(), Expert()), clone_examples=5)
     p = plan(config, 32, processes=2)
-    assert (p.rows, p.rows_here, p.live) == (18, 12, 8)
+    assert (p.rows, p.rows_here, p.active) == (18, 12, 8)
     assert p.most_passes == (10 * 18 + 5) * 32
 
 
 def test_hidden_states_take_memory():
-    config = TrainConfig(policy=TransformerConfig(reads="hidden_states"))
+    config = train_config(reads="hidden_states")
     assert plan(config, 32, 1, hidden_size=128).recorded_bytes > 20 * plan(TrainConfig(), 32, 1).recorded_bytes

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from tests.rl.test_trainer import checkpoint, config, told, trainer, weights
+from tests.rl.runs import SMALL, checkpoint, config, tables, told, trainer, weights
 from tests.test_journal import holding
 from unmask.errors import UnmaskError
 from unmask.rl.run import RunFolder, read_metrics
@@ -22,10 +22,12 @@ def test_bad_resumes_are_refused(tiny, tmp_path):
     with pytest.raises(UnmaskError, match="exists: pass --resume to go on, or another --run"):
         trainer(tiny, tmp_path / "run", iterations=1).run()
     changed = trainer(tiny, tmp_path / "run", iterations=2, lr=1e-3, batch_size=7)
-    with pytest.raises(UnmaskError, match=r"with iterations = 1, not 2; lr = 0.0002, not 0.001: .* --allow-changes"):
+    with pytest.raises(
+        UnmaskError, match=r"with algorithm.lr = 0.0002, not 0.001; run.iterations = 1, not 2: .* --allow-changes"
+    ):
         changed.run(resume=True)
     assert changed.run(resume=True, allow_changes=True) is not None
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["lr"] == 1e-3, "what it goes on with"
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["algorithm"]["lr"] == 1e-3, "what it goes on with"
     assert checkpoint(tmp_path / "run").name == "checkpoint-2"
 
 
@@ -48,8 +50,8 @@ def test_nothing_in_a_run_folder_is_a_pickle(tiny, tmp_path):
 
 def test_a_checkpoint_of_another_architecture_is_refused(tiny, tmp_path):
     trainer(tiny, tmp_path / "run", iterations=1).run()
-    other = trainer(tiny, tmp_path / "run", iterations=1, policy={"blocks": 2})
-    with pytest.raises(UnmaskError, match="with policy = "):
+    other = trainer(tiny, tmp_path / "run", iterations=1, blocks=2)
+    with pytest.raises(UnmaskError, match="with policy.blocks = 1, not 2"):
         other.run(resume=True)
     with pytest.raises(UnmaskError, match="lacks the tensor 'transformer_blocks.1.q_proj.weight'"):
         other.run(resume=True, allow_changes=True)
@@ -78,7 +80,9 @@ def test_only_the_main_process_claims_the_folder(tiny, tmp_path):
     other = trainer(tiny, tmp_path / "run", iterations=1)
     with holding(tmp_path / "run" / ".lock"):  # the main process of the same launch
         folder = RunFolder(tmp_path / "run", main=False)
-        assert folder.restore(other.policy, other.optimizer, other.config).iteration == 1
+        assert (
+            folder.restore(other.policy, other.optimiser.module, other.optimiser.optimizer, other.config).iteration == 1
+        )
 
 
 def test_a_line_cut_short_is_left_out(tmp_path):
@@ -98,14 +102,14 @@ def test_a_disk_that_fills_leaves_the_last_checkpoint_as_it_was(tiny, tmp_path):
     run.run()
     before = weights(tmp_path / "run")
     again = trainer(tiny, tmp_path / "run", iterations=2)
-    again.progress = again.folder.restore(again.policy, again.optimizer, again.config)
-    again.progress.iteration = 3
+    assert again.keeper.resume(again.optimiser, allow_changes=False)
+    again.keeper.progress.iteration = 3
     old = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (2_000_000, old[1]))  # the policy fits, Adam's moments do not
         with pytest.raises(Exception, match=r"(?i)file too large"):
-            again.folder.save(again.policy, again.optimizer, again.progress)
+            again.keeper.save(again.optimiser, {})
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, ignored)
@@ -114,10 +118,15 @@ def test_a_disk_that_fills_leaves_the_last_checkpoint_as_it_was(tiny, tmp_path):
 
 
 def command(folder, model, *more):
-    settings = config(
-        folder, iterations=40, validate_every=1, prompts=2, clone_from="none", reward="additive"
-    ).model_dump(exclude_unset=True)
-    flags = [f"--{key.replace('_', '-')}={value}" for key, value in settings.items()]
+    changes = {"iterations": 40, "validate_every": 1, "prompts": 2, "clone_rule": "none", "reward": "additive"}
+    asked = config(folder, **changes).model_dump(mode="json")
+    short = {"run.folder": "run", "run.iterations": "iterations", "algorithm.lr": "lr", "clone.rule": "clone-from"}
+    wanted = {**SMALL, **changes, "folder": None}
+    flags = []
+    for table, values in tables(**wanted).items():
+        for key in values:
+            name = short.get(f"{table}.{key}", key if table in ("run", "task", "decode") else f"{table}.{key}")
+            flags.append(f"--{name.replace('_', '-')}={asked[table][key]}")
     argv = ["train", "--model", model, "--gen-length", "8", "--validation-prompts", "2", *flags, *more]
     return [sys.executable, "-m", "unmask.cli", *map(str, argv)]
 

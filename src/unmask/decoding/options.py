@@ -63,6 +63,10 @@ class DecodeConfig(Settings):
         roomy = model is not None and (model.max_length is None or model.max_length >= 4 * LONG)
         return LONG if roomy else SHORT
 
+    def of(self, task: Task, model: MaskedDiffusionModel) -> DecodeConfig:
+        """With the region filled in, for whoever decodes a task's prompts."""
+        return self.model_copy(update={"gen_length": self.region(task, model)})
+
     def resolve(self, model: MaskedDiffusionModel, task: Task | None = None) -> Options:
         """Fill in every default.
 

@@ -139,7 +139,7 @@ def roll_out(
     Returns:
         The roll-outs, in the order of the examples.
     """
-    recorder = Recorder(needs)
+    recorder, config = Recorder(needs), config.of(task, model)
     out = decode(
         model,
         policy,
@@ -151,5 +151,5 @@ def roll_out(
         also_observe=needs,
         on_ended=on_ended,
     )
-    outcome = judge(task, examples, out.texts, out.nfe, out.complete, config.region(task, model))
+    outcome = judge(task, examples, out.texts, out.nfe, out.complete, config.region())
     return Rollouts(recorder.steps(), out, outcome)

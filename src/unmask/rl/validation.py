@@ -36,7 +36,7 @@ def validator(
     """
     team = processes or Processes()
     mine = team.share(list(enumerate(prompts)))
-    gen_length = config.region(task, model)
+    config = config.of(task, model)
 
     def validate(policy: Policy) -> Metrics:
         sums, seconds = [0.0] * 3, [0.0] * 3
@@ -51,7 +51,7 @@ def validator(
                 seed=SEED,
             )
             examples = [prompt.example for _, prompt in mine]
-            outcome = judge(task, examples, out.texts, out.nfe, out.complete, gen_length)
+            outcome = judge(task, examples, out.texts, out.nfe, out.complete, config.region())
             verdicts = outcome.by_task()
             sums = [x.sum().item() for x in (reward(outcome), outcome.correct, outcome.nfe)]
             seconds = [out.total_seconds, out.model_seconds, out.policy_seconds]

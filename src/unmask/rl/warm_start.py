@@ -147,7 +147,7 @@ class WarmStart:
                 config = self._decoding(cell)
                 tokens = [prompt.tokens for prompt in mine]
                 out = decode(self.model, load_policy(cell.policy), tokens, config, streams=numbers)
-                examples, length = [prompt.example for prompt in mine], config.region(self.task, self.model)
+                examples, length = [prompt.example for prompt in mine], config.region()
                 rewards = self.reward(judge(self.task, examples, out.texts, out.nfe, out.complete, length))
                 earned, count, spent = rewards.sum().item(), float(len(mine)), float(out.passes)
             earned, count, spent = team.total(earned, count, spent)
@@ -202,7 +202,7 @@ class WarmStart:
         )
 
     def _decoding(self, cell: Demonstration) -> DecodeConfig:
-        return self.config.model_copy(update={"block_length": cell.block_length})
+        return self.config.of(self.task, self.model).model_copy(update={"block_length": cell.block_length})
 
 
 def demonstrations(rule: str, block_length: Block, default: Block, longest: Block) -> list[Demonstration]:

@@ -5,15 +5,8 @@ import math
 import pytest
 import torch
 
-from unmask.rl.grpo import (
-    clipped_loss,
-    group_advantages,
-    has_signal,
-    is_clipped,
-    root_mean_square,
-    step_weights,
-    with_experts,
-)
+from unmask.rl.algorithms.base import has_signal, step_weights
+from unmask.rl.algorithms.grpo import clipped_loss, group_advantages, is_clipped, root_mean_square, with_experts
 
 
 def test_advantages_are_not_divided_by_the_deviation():
