@@ -3,12 +3,16 @@
 import pytest
 import torch
 
+from tests.conftest import make_tiny
 from unmask.decoding.decode import decode
+from unmask.decoding.generate import generate
+from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
 from unmask.observation import Needs
 from unmask.policies import ConfidenceThreshold, TransformerPolicy
 from unmask.rl.env import DecodingEnv
 from unmask.rl.rewards import load_reward
+from unmask.rl.rollout import roll_out
 from unmask.tasks.auto import load_task
 
 
@@ -139,3 +143,65 @@ def test_nothing_is_left_to_see_when_all_have_ended(tiny):
     env.step(torch.ones(1, 8, dtype=torch.bool))
     with pytest.raises(UnmaskError, match="All episodes have ended"):
         env.observe()
+
+
+def test_nan_logits_are_refused_by_name(tiny):
+    broken, task = make_tiny(), load_task("house")
+    with torch.no_grad():
+        broken.network.lm_head.decoder.bias.fill_(torch.nan)
+    examples = task.examples("train", 2)
+    with pytest.raises(UnmaskError, match="The dLLM 'tiny' returned NaN logits"):
+        DecodingEnv(broken, task, gen_length=8).reset(examples)
+    env = DecodingEnv(tiny, task, gen_length=8)
+    env.reset(examples)
+    env.model = env._running.model = broken
+    with pytest.raises(UnmaskError, match="The dLLM 'tiny' returned NaN logits"):
+        env.step(torch.eye(2, 8) > 0)
+    prompts = [broken.encode(example.prompt) for example in examples]
+    config = DecodeConfig(gen_length=8)
+    with pytest.raises(UnmaskError, match="The dLLM 'tiny' returned NaN logits"):
+        roll_out(broken, ConfidenceThreshold(0.5), task, examples, config, prompts=prompts, needs=Needs(), seed=0)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"suppress_eos": True},
+        {"temperature": 1.0},
+        {"stop_at_eos": True},
+        {"block_length": "adaptive:default=3,delimiters=[red],window=0.5,threshold=0.1"},
+        {"max_steps": 3},
+    ],
+    ids=str,
+)
+def test_the_environment_decodes_with_every_option_as_generate_does(tiny, options):
+    task, policy = load_task("house"), TransformerPolicy()
+    examples = [example for example in task.examples("train", 3) for _ in range(2)]  # copies share passes
+    env = DecodingEnv(tiny, task, DecodeConfig(gen_length=8, stop_at_eos=False), **options)
+    play(env, policy, examples, seed=5)
+    out = generate(
+        tiny,
+        policy,
+        [example.prompt for example in examples],
+        gen_length=8,
+        seed=5,
+        **{"stop_at_eos": False, **options},
+    )
+    assert env.nfe.tolist() == out.nfe.tolist()
+    assert env.texts == out.texts
+
+
+def test_copies_in_the_environment_share_passes(tiny, monkeypatch):
+    rows, original = [], tiny.hidden
+    monkeypatch.setattr(tiny, "hidden", lambda tokens, *rest: (rows.append(len(tokens)), original(tokens, *rest))[1])
+    task = load_task("house")
+    env = DecodingEnv(tiny, task, gen_length=8)
+    env.reset(task.examples("train", 1) * 4)
+    assert rows == [1]
+
+
+def test_policies_see_what_they_declared_and_no_more(tiny):
+    task = load_task("house")
+    env = DecodingEnv(tiny, task, gen_length=8, block_length=4, needs=Needs())
+    seen = env.reset(task.examples("train", 2))
+    assert (seen.confidence[..., 0] > 0).equal(seen.selectable)

@@ -160,7 +160,7 @@ class Session:
         why = ended(state, self.model.eos_ids, self.options.max_steps, self.options.stop_at_eos)
         # What the host must know comes over in one copy: why each row ended, and whether a confidence is NaN.
         *codes, nan = torch.cat([why, observation.confidence.isnan().any().long()[None]]).tolist()
-        refuse_nan(bool(nan), f"dLLM {self.model.name!r}")
+        refuse_nan(bool(nan), self.model)
         self._state, self._pass, self._observation = state, None, None
         if all(code == RUNNING for code in codes):
             return None

@@ -62,7 +62,7 @@ def see(
     absent = [name for name, wanted in kinds.items() if wanted]
     if absent or (logits is None and needs.entropy and entropy is None):
         missing = absent[0] if absent else "entropies"
-        raise UnmaskError(f"The policy needs {missing}, which were not given: use a policy that reads confidences.")
+        raise UnmaskError(f"The policy needs {missing}, which nobody gave: use a policy that reads confidences.")
     length, device = masked.shape[1], masked.device
     steps = torch.full((len(masked),), step, device=device) if isinstance(step, int) else step
     if logits is not None:
@@ -74,7 +74,8 @@ def see(
             raise UnmaskError(f"The policy needs the {needs.top_k} largest probabilities per position: give as many.")
         nothing = torch.zeros_like(masked, dtype=torch.long)
         reading = Reading(probabilities[..., : needs.top_k].float(), nothing, entropy)
-    refuse_nan(bool(reading.confidence.isnan().any()), "logits or probabilities")
+    if reading.confidence.isnan().any():
+        raise UnmaskError("The logits hold NaN: run the dLLM in float32 or bfloat16, or check its weights.")
     keys = row_keys(0, torch.arange(len(masked), device=device)) if key is None else key
     may = masked if selectable is None else selectable & masked
     return observation_of(reading, masked, may, steps, uniform(keys, steps, length)).only(needs)
@@ -118,14 +119,14 @@ def observation_of(
     )
 
 
-def refuse_nan(found: bool, what: str) -> None:
+def refuse_nan(found: bool, model: MaskedDiffusionModel) -> None:
     """
     Raises:
-        UnmaskError: NaN was found in the predictions of `what`.
+        UnmaskError: the dLLM's logits were found to be NaN.
     """
     if found:
         raise UnmaskError(
-            f"The {what} returned NaN logits: load it with dtype float32 or bfloat16, or check its weights."
+            f"The dLLM {model.name!r} returned NaN logits: load it with dtype float32 or bfloat16, or check its weights."
         )
 
 

@@ -150,7 +150,7 @@ class DecodingEnv:
             raise UnmaskError("All episodes have ended: reset, or begin new ones.")
         if not self._fresh:
             seen = session.observe().only(self.needs)
-            refuse_nan(bool(seen.confidence.isnan().any()), f"dLLM {self.model.name!r}")
+            refuse_nan(bool(seen.confidence.isnan().any()), self.model)
             self._show(session.rows, seen)
             self._fresh = True
         return self.shown
