@@ -126,7 +126,8 @@ def refuse_nan(found: bool, model: MaskedDiffusionModel) -> None:
     """
     if found:
         raise UnmaskError(
-            f"The dLLM {model.name!r} returned NaN logits: load it with dtype float32 or bfloat16, or check its weights."
+            f"The dLLM {model.name!r} returned NaN logits: load it with dtype float32 or bfloat16, "
+            "or check its weights."
         )
 
 
