@@ -23,8 +23,9 @@ from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.noise import row_keys, uniform
 from unmask.observation import Needs, Observation
-from unmask.policies.auto import TYPES, load_policy
+from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy
+from unmask.policies.registry import policy_types
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}  # of logits, relative to their spread
 
@@ -110,7 +111,7 @@ def _check_batch(policy: Policy, seen: Observation, generator: torch.Generator) 
     _demand(
         bool(moved.all()),
         policy,
-        "must reveal something in every row that can: add largest(...), or MinReveal",
+        "must reveal something in every row that can: add topk_positions(...), or MinReveal",
     )
 
 
@@ -120,7 +121,7 @@ def _check_config(policy: Policy, seen: Observation) -> None:
         json.dumps(config)
     except TypeError as e:
         raise UnmaskError(f"{_name(policy)} must have a config of plain values: {e}.") from None
-    if policy.type_name not in TYPES:
+    if policy.type_name not in policy_types():
         return
     with tempfile.TemporaryDirectory() as folder:
         policy.save(Path(folder) / "policy")

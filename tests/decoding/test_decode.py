@@ -29,7 +29,7 @@ from unmask.policies import (
     RisingThreshold,
     TopKConfidence,
     TransformerPolicy,
-    largest,
+    topk_positions,
     load_policy,
 )
 
@@ -119,7 +119,7 @@ class EveryThirdStep(Policy):
 
     def select(self, observation):
         step = (observation.step_fraction * observation.masked.shape[1]).round().long()
-        return largest(observation.confidence[..., 0], observation.selectable, 2) & (step % 3 == 0)[:, None]
+        return topk_positions(observation.confidence[..., 0], observation.selectable, 2, tie_decimals=None) & (step % 3 == 0)[:, None]
 
     def config(self):
         return {}
@@ -346,7 +346,7 @@ class ReadsHiddenStates(Policy):
 
     def select(self, observation):
         assert observation.hidden_states.shape[-1] == 32
-        return largest(observation.hidden_states[..., 0], observation.selectable, 1)
+        return topk_positions(observation.hidden_states[..., 0], observation.selectable, 1, tie_decimals=None)
 
     def config(self):
         return {}
