@@ -7,7 +7,6 @@ import pytest
 
 from unmask import policies
 from unmask.errors import UnmaskError
-from unmask.policies import registry
 from unmask.policies.base import Rule
 from unmask.policies.grids import combinations, grid
 from unmask.policies.registry import class_of, make_policy, policy_types, tuned_rules
@@ -15,7 +14,9 @@ from unmask.policies.registry import class_of, make_policy, policy_types, tuned_
 
 def test_every_file_of_a_rule_is_found():
     files = Path(policies.__file__).parent.glob("*.py")
-    named = sum(line.startswith("    type_name: ClassVar[str] = ") for file in files for line in file.open())
+    named = sum(
+        line.startswith("    type_name: ClassVar[str] = ") for file in files for line in file.read_text().splitlines()
+    )
     assert len(policy_types()) == named
     assert list(policy_types()) == sorted(policy_types())
     for type_name, found in policy_types().items():
@@ -44,9 +45,10 @@ def test_a_rule_is_one_file(tmp_path, monkeypatch):
         assert grid("leftmost") == ["leftmost:k=1", "leftmost:k=3"]
         assert policies.load_policy("leftmost:k=3") == policies.Leftmost(3)
     finally:
+        monkeypatch.undo()
         policy_types.cache_clear()
         sys.modules.pop("unmask.policies.leftmost")
-    assert registry.policy_types().keys() >= {"factor"}
+    assert "leftmost" not in policy_types()
 
 
 def test_unknown_names_are_refused_with_the_nearest():
@@ -71,8 +73,10 @@ def test_grids_hold_settings_that_their_rules_take():
 
 
 def test_families_and_what_a_block_cuts_short():
-    assert {name: found.family() for name, found in policy_types().items() if issubclass(found, Rule)} == {
-        **{name: name for name in ("beta_scaling", "factor", "max_reveal", "min_reveal", "mode", "temperature")},
+    assert policies.Factor.family() == "factor"
+    assert {
+        name: found.family() for name, found in policy_types().items() if issubclass(found, Rule) and found.label
+    } == {
         "confidence_threshold": "threshold",
         "entropy_bound": "EB",
         "fixed_schedule": "fixed schedule",
