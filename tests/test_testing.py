@@ -40,7 +40,9 @@ class Stateful(Good):
 
     def select(self, observation):
         self.calls += 1
-        return topk_positions(observation.confidence[..., 0], observation.selectable, 1 + self.calls % 2, tie_decimals=None)
+        return topk_positions(
+            observation.confidence[..., 0], observation.selectable, 1 + self.calls % 2, tie_decimals=None
+        )
 
 
 class Writes(Good):

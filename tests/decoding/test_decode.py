@@ -29,8 +29,8 @@ from unmask.policies import (
     RisingThreshold,
     TopKConfidence,
     TransformerPolicy,
-    topk_positions,
     load_policy,
+    topk_positions,
 )
 
 TINY = make_tiny()
@@ -119,7 +119,10 @@ class EveryThirdStep(Policy):
 
     def select(self, observation):
         step = (observation.step_fraction * observation.masked.shape[1]).round().long()
-        return topk_positions(observation.confidence[..., 0], observation.selectable, 2, tie_decimals=None) & (step % 3 == 0)[:, None]
+        return (
+            topk_positions(observation.confidence[..., 0], observation.selectable, 2, tie_decimals=None)
+            & (step % 3 == 0)[:, None]
+        )
 
     def config(self):
         return {}

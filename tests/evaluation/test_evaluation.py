@@ -4,8 +4,8 @@ import json
 
 import pytest
 import torch
-
 from unmask.evaluation.cells import Cell, Region, tuned
+
 from unmask.evaluation.evaluate import evaluate, write_rows
 from unmask.evaluation.figures import plot
 from unmask.evaluation.intervals import Interval, bootstrap

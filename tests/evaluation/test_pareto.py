@@ -138,7 +138,7 @@ def test_hypervolume_by_hand():
     assert hypervolume(STAIRS, 20) == pytest.approx((4 * 0.2 + 8 * 0.3 + 4 * 0.9) / 20)
     assert hypervolume(STAIRS, 10) == pytest.approx((4 * 0.2 + 2 * 0.3) / 10)
     assert hypervolume(STAIRS, 4) == 0
-    with pytest.raises(UnmaskError, match=r"reference NFE is 0; give one above 0"):
+    with pytest.raises(UnmaskError, match=r"reference NFE is 0: give one above 0"):
         hypervolume(STAIRS, 0)
 
 
@@ -183,7 +183,7 @@ def test_aup_refuses(curve):
 
 
 def test_aup_refuses_a_best_in_percent():
-    with pytest.raises(UnmaskError, match=r"is 80.0; give a share above 0"):
+    with pytest.raises(UnmaskError, match=r"is 80.0: give a share above 0"):
         aup([(1, 0.5)], best=80.0)
 
 
@@ -263,7 +263,7 @@ def test_a_seed_that_trades_speed_for_accuracy_along_the_rule_is_no_better():
 
 def test_refusals():
     right = torch.ones(1, 3)
-    with pytest.raises(UnmaskError, match=r"cells with outcomes on the policy's 3 prompts; evaluate them on those"):
+    with pytest.raises(UnmaskError, match=r"cells with outcomes on the policy's 3 prompts: evaluate them on those"):
         paired_bootstrap(Outcomes(right, right), [Outcomes(torch.ones(1, 4), torch.ones(1, 4))])
     with pytest.raises(UnmaskError, match="needs cells"):
         paired_bootstrap(Outcomes(right, right), [])
