@@ -25,16 +25,16 @@ from transformers.utils import logging
 
 import unmask
 from unmask.decoding.decode import decode
+from unmask.decoding.state import Step
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.masked_lm import MaskedLM
 from unmask.policies.base import Policy
 from unmask.policies.transformer import TransformerPolicy
 from unmask.rl.clone import Demonstration, clone, lesson
 from unmask.rl.config import TrainConfig
-from unmask.rl.prompts import fitting
 from unmask.rl.processes import Processes
+from unmask.rl.prompts import fitting
 from unmask.tasks.base import Task
-from unmask.decoding.state import Step
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.plain import Choose, plain_loop, plain_rule

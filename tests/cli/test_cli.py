@@ -12,7 +12,6 @@ import pytest
 import unmask
 from unmask.cli.console import Stop
 from unmask.cli.main import main
-from unmask.cli.quickstart import fresh_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -226,13 +225,6 @@ def test_prompts_over_the_limit_are_counted(capsys, tmp_path, tiny_folder):
     assert code == 2
     assert "prompts have more than 9 tokens (the longest 11): set long_prompts to 'skip' or 'truncate'" in err
     assert not (tmp_path / "a").exists()
-
-
-def test_fresh_folder_never_overwrites(tmp_path):
-    assert fresh_folder(tmp_path / "q") == tmp_path / "q"
-    (tmp_path / "q").mkdir()
-    (tmp_path / "q-2").mkdir()
-    assert fresh_folder(tmp_path / "q") == tmp_path / "q-3"
 
 
 def test_a_new_rule_is_one_file(tmp_path, tiny_folder):
