@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from benchmarks.training import ALPHAS, SEEDS, folder, read_metrics, rows_of
 
-from unmask.evaluation.cells import OWN, Cell
+from unmask.evaluation.entries import Entry
 from unmask.evaluation.gather import read_results
 from unmask.evaluation.intervals import Interval
 from unmask.evaluation.pareto import (
@@ -69,9 +69,9 @@ class Evidence:
         return sum(any(line["stage"] == "collapse" for line in one) for one in lines)
 
 
-def rules(results: Sequence[tuple[Cell, Any]], keep: Callable[[Cell], bool]) -> list[tuple[Cell, Outcomes]]:
-    """Outcomes of the rules' cells."""
-    return [(cell, outcomes(rows)) for cell, rows in results if cell.label not in OWN and keep(cell)]
+def rules(results: Sequence[tuple[Entry, Any]], keep: Callable[[Entry], bool]) -> list[tuple[Entry, Outcomes]]:
+    """Outcomes of the rules' entries."""
+    return [(entry, outcomes(rows)) for entry, rows in results if entry.kind == "rule" and keep(entry)]
 
 
 def at(found: Outcomes) -> str:
@@ -95,12 +95,12 @@ def mean(found: Outcomes) -> tuple[float, float]:
     return found.nfe.mean().item(), found.correct.mean().item()
 
 
-def most_accurate(cells: Sequence[tuple[Cell, Outcomes]]) -> tuple[Cell, Outcomes]:
+def most_accurate(cells: Sequence[tuple[Entry, Outcomes]]) -> tuple[Entry, Outcomes]:
     """The faster one on a tie."""
     return max(cells, key=lambda one: (mean(one[1])[1], -mean(one[1])[0]))
 
 
-def beside(policy: Outcomes, cells: Sequence[tuple[Cell, Outcomes]], name: str) -> tuple[str, float]:
+def beside(policy: Outcomes, cells: Sequence[tuple[Entry, Outcomes]], name: str) -> tuple[str, float]:
     """The policy against rules at its NFE: in words, and the lower end of the difference in points (NaN: none so fast)."""
     cells = _best_of_each(cells)
     mixed = len({cell.label for cell, _ in cells}) > 1  # several rules: the best mixture of any two cells
@@ -113,7 +113,7 @@ def beside(policy: Outcomes, cells: Sequence[tuple[Cell, Outcomes]], name: str) 
     return f"{name} {100 * level:.1f}% there, {gap(found)}", 100 * found.low
 
 
-def _best_of_each(cells: Sequence[tuple[Cell, Outcomes]]) -> list[tuple[Cell, Outcomes]]:
+def _best_of_each(cells: Sequence[tuple[Entry, Outcomes]]) -> list[tuple[Entry, Outcomes]]:
     """The cells on their own rule's frontier."""
     best = []
     for label in dict.fromkeys(cell.label for cell, _ in cells):
@@ -151,7 +151,7 @@ def in_blocks(e: Evidence) -> list[Claim]:
             "MATH-500, BL 32, alpha 10: 15.3 ± 0.2, threshold 7.4",
         ),
     ):
-        threshold = rules(results, lambda c: c.label == "threshold" and c.block_length == BLOCKS)
+        threshold = rules(results, lambda c: c.label == "threshold" and c.decode.block_length == BLOCKS)
         words, low = beside(policy, threshold, "threshold")
         wider, _ = beside(policy, rules(results, lambda c: True), "any rule in any blocks")
         fastest = min((one for _, one in threshold), key=lambda one: mean(one)[0])
@@ -164,8 +164,8 @@ def in_blocks(e: Evidence) -> list[Claim]:
             )
         )
     middle = e.policy("semi", "warm start, alpha 0.3")
-    threshold = rules(e.house, lambda c: c.label == "threshold" and c.block_length == BLOCKS)
-    plain = rules(e.house, lambda c: c.label in ("random", "top-k") and c.block_length == BLOCKS)
+    threshold = rules(e.house, lambda c: c.label == "threshold" and c.decode.block_length == BLOCKS)
+    plain = rules(e.house, lambda c: c.label in ("random", "top-k") and c.decode.block_length == BLOCKS)
     words, low = beside(middle, threshold, "threshold")
     others, far = beside(middle, plain, "random or top-K")
     same = not math.isnan(low) and low <= 0
@@ -181,7 +181,7 @@ def in_blocks(e: Evidence) -> list[Claim]:
 
 def in_full(e: Evidence) -> list[Claim]:
     """Full diffusion."""
-    every = rules(e.house, lambda c: c.block_length == FULL)
+    every = rules(e.house, lambda c: c.decode.block_length == FULL)
     top = most_accurate(every)
     found = []
     fast, slow = e.policy("alpha", "scaled, alpha 3"), e.policy("alpha", "scaled, alpha 0")
@@ -207,7 +207,7 @@ def in_full(e: Evidence) -> list[Claim]:
         )
     )
     second = e.policy("elsewhere", "ledger, full, alpha 1")
-    every = rules(e.ledger, lambda c: c.block_length == FULL)
+    every = rules(e.ledger, lambda c: c.decode.block_length == FULL)
     words, low = beside(second, every, "any rule")
     found.append(
         Claim(
@@ -281,8 +281,8 @@ def elsewhere(e: Evidence) -> list[Claim]:
     return found
 
 
-def _baseline(cell: Cell) -> bool:
-    return cell.label == "threshold" and cell.block_length == BLOCKS and cell.policy["threshold"] == 0.9
+def _baseline(cell: Entry) -> bool:
+    return cell.label == "threshold" and cell.decode.block_length == BLOCKS and cell.policy["threshold"] == 0.9
 
 
 def ablations(e: Evidence) -> list[Claim]:
@@ -343,7 +343,7 @@ def honest(e: Evidence) -> list[Claim]:
         Claim(
             "The usual baseline (BL = 32, threshold 0.9) is beaten by other cells of the grid: (64, 0.7) has the same "
             "accuracy with 42% fewer NFE",
-            f"(8, 0.9): {at(usual)}; ({cell.block_length}, {cell.policy['threshold']}): {at(best)}, {saved:.0f}% fewer NFE",
+            f"(8, 0.9): {at(usual)}; ({cell.decode.block_length}, {cell.policy['threshold']}): {at(best)}, {saved:.0f}% fewer NFE",
             HOLDS if saved > 5 else FAILS,
         )
     ]

@@ -35,9 +35,9 @@ def main() -> None:
 def row(seed: int, found: dict) -> str:
     """One line of the table."""
     cells = found["summaries"]
-    policy, cloned = (next(s for s in cells if s["cell"]["label"] == label) for label in ("policy", "cloned"))
-    rules = [s for s in cells if s["cell"]["label"] not in ("policy", "cloned")]
-    full = [s for s in rules if s["cell"]["block_length"] == s["cell"]["gen_length"]]
+    policy, cloned = (next(s for s in cells if s["entry"]["kind"] == kind) for kind in ("policy", "clone"))
+    rules = [s for s in cells if s["entry"]["kind"] == "rule"]
+    full = [s for s in rules if s["entry"]["block_length"] == s["entry"]["gen_length"]]
     rule = max(full, key=lambda s: s["accuracy"]["mean"])
     verdict, seconds, total = found["verdict"], found["seconds"], found["total_seconds"]
 
@@ -50,7 +50,7 @@ def row(seed: int, found: dict) -> str:
     return (
         f"| {seed} | {percent(policy['accuracy']['mean'])}, {interval} | {policy['nfe']['mean']:.1f} "
         f"| {percent(cloned['accuracy']['mean'])} | {cloned['nfe']['mean']:.1f} "
-        f"| {rule['cell']['label']} {percent(rule['accuracy']['mean'])} | {rule['nfe']['mean']:.1f} "
+        f"| {rule['entry']['label']} {percent(rule['accuracy']['mean'])} | {rule['nfe']['mean']:.1f} "
         f"| {gap} | {total / 60:.1f} min | {shares} |"
     )
 

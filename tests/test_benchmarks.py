@@ -31,19 +31,19 @@ def made(policies, rules):
     """Evidence of what each policy and each threshold in blocks reaches."""
     from benchmarks.claims import Evidence
 
-    from unmask.evaluation.cells import Cell
+    from unmask.evaluation.entries import candidate, decoding
 
     evidence = object.__new__(Evidence)
     evidence.policy = lambda study, name: outcomes(*policies[name])
     evidence.stopped = lambda study, name: 2 if name == "expert steering" else 0
     results = [
         (
-            Cell("threshold", {"type": "confidence_threshold", "threshold": threshold}, 8, 32),
+            candidate(f"confidence_threshold:threshold={threshold}", decoding(32, 8))[0],
             [{"seed": 0, "correct": i < 200 * accuracy, "nfe": nfe} for i in range(200)],
         )
         for threshold, (accuracy, nfe) in rules.items()
     ]
-    random = Cell("random", {"type": "random_order", "k": 4}, 8, 32, draws=True)
+    random, _ = candidate("random_order:k=4", decoding(32, 8))
     results.append((random, [{"seed": 0, "correct": i < 20, "nfe": 8} for i in range(200)]))
     evidence.house = evidence.ledger = evidence.twice = results
     return evidence

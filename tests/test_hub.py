@@ -14,8 +14,11 @@ from unmask.hub import (
     is_finite,
     load_strictly,
     read_config,
+    read_origin,
     read_weights,
     save_policy_folder,
+    weights_digest,
+    write_origin,
 )
 
 
@@ -120,3 +123,22 @@ def test_what_cannot_be_read_is_refused(tmp_path):
 def test_policies_are_bundled():
     assert all(json.loads((folder / "config.json").read_text()) for folder in bundled("policies").values())
     assert bundled("nothing") == {}
+
+
+def test_a_trained_policy_says_what_its_training_began_from(tmp_path):
+    weights = {"w": torch.tensor([1.0, 2.0])}
+    for name, scale in (("start", 1), ("best", 2)):
+        save_policy_folder(tmp_path / "run" / name, {"type": "x"}, {"w": scale * weights["w"]})
+    best = tmp_path / "run" / "best"
+    assert read_origin(best) is None
+    write_origin(best, tmp_path / "run" / "start")
+    origin = read_origin(best)
+    assert (origin.start, origin.weights) == ("../start", weights_digest(weights))
+    assert origin.weights != weights_digest(read_weights(best / "model.safetensors"))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    assert read_origin(tmp_path / "moved" / "best") == origin, "a run folder may move"
+    save_policy_folder(tmp_path / "moved" / "best", {"type": "x"}, weights)
+    assert read_origin(tmp_path / "moved" / "best") is None, "other weights, another origin"
+    (tmp_path / "moved" / "best" / "origin.json").write_text("[]")
+    with pytest.raises(UnmaskError, match="origin.json does not say what the training began from: delete it, or"):
+        read_origin(tmp_path / "moved" / "best")

@@ -1,12 +1,15 @@
-"""Strict saving and loading of policy folders: config.json, model.safetensors, README.md.
+"""Strict saving and loading of policy folders: config.json, model.safetensors, README.md, origin.json.
 
 Nothing is unpickled.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +20,23 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unmask.errors import UnmaskError
-from unmask.files import written_whole
+from unmask.files import write_text, written_whole
 
 ASSETS = Path(__file__).parent / "assets"
+ORIGIN = "origin.json"
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The policy that a training began from, as the folder of the trained one says.
+
+    Attributes:
+        start: its folder, relative to that of the trained policy.
+        weights: `weights_digest` of it.
+    """
+
+    start: str
+    weights: str
 
 
 def save_policy_folder(
@@ -30,7 +47,7 @@ def save_policy_folder(
     Raises:
         UnmaskError: the folder holds files that are not a policy's.
     """
-    known = {"config.json", "model.safetensors", "README.md"}
+    known = {"config.json", "model.safetensors", "README.md", ORIGIN}
     others = sorted(p.name for p in Path(folder).iterdir() if p.name not in known) if Path(folder).is_dir() else []
     if others:
         raise UnmaskError(f"{folder} holds other files ({others[0]}): save the policy to a folder of its own.")
@@ -72,6 +89,37 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise UnmaskError(f"No weights at {path}: copy the whole folder, model.safetensors included.") from None
     except SafetensorError as e:
         raise UnmaskError(f"{path} is not a readable safetensors file ({e}): copy or save it again.") from None
+
+
+def weights_digest(weights: Mapping[str, Tensor] | None) -> str:
+    """Twelve hexadecimal digits that tell a policy's weights from others under the same name."""
+    digest = hashlib.sha256()
+    for name, value in sorted((weights or {}).items()):
+        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def write_origin(folder: str | Path, start: str | Path) -> None:
+    """Say in a saved policy's folder which saved policy its training began from; saving it again removes this."""
+    weights = weights_digest(read_weights(Path(start) / "model.safetensors"))
+    origin = Origin(Path(os.path.relpath(start, folder)).as_posix(), weights)
+    write_text(Path(folder) / ORIGIN, json.dumps(asdict(origin), indent=2) + "\n")
+
+
+def read_origin(folder: str | Path) -> Origin | None:
+    """What `write_origin` wrote; None if it did not.
+
+    Raises:
+        UnmaskError: the file is broken.
+    """
+    path = Path(folder) / ORIGIN
+    if not path.exists():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Origin(str(values["start"]), str(values["weights"]))
+    except (ValueError, KeyError, TypeError):
+        raise UnmaskError(f"{path} does not say what the training began from: delete it, or train again.") from None
 
 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:

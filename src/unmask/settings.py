@@ -65,8 +65,11 @@ def refusal(error: ValidationError, where: str) -> UnmaskError:
 
 
 def explain(error: ValidationError) -> str:
-    """The first thing wrong, as a sentence."""
+    """The first thing wrong, as a sentence; that of an error of ours as it is."""
     first = error.errors(include_url=False)[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, UnmaskError):
+        return str(cause)
     leaf = ".".join(str(part) for part in first["loc"]) or "value"
     message = first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""

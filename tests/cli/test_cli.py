@@ -12,7 +12,6 @@ import pytest
 import unmask
 from unmask.cli.console import Stop
 from unmask.cli.main import main
-from unmask.cli.quickstart import fresh_folder
 
 ROOT = Path(__file__).parents[2]
 
@@ -228,39 +227,26 @@ def test_prompts_over_the_limit_are_counted(capsys, tmp_path, tiny_folder):
     assert not (tmp_path / "a").exists()
 
 
-def test_fresh_folder_never_overwrites(tmp_path):
-    assert fresh_folder(tmp_path / "q") == tmp_path / "q"
-    (tmp_path / "q").mkdir()
-    (tmp_path / "q-2").mkdir()
-    assert fresh_folder(tmp_path / "q") == tmp_path / "q-3"
-
-
-def test_a_new_rule_is_one_file_and_one_line(tmp_path, tiny_folder):
-    """In a copy of the package: add policies/leftmost.py and its line in auto.py; eval, decode and TOML know it."""
+def test_a_new_rule_is_one_file(tmp_path, tiny_folder):
+    """In a copy of the package: add policies/leftmost.py; eval with heuristics, decode and TOML know it."""
     package = tmp_path / "unmask"
     shutil.copytree(Path(unmask.__file__).parent, package, ignore=shutil.ignore_patterns("assets", "__pycache__"))
     (package / "policies" / "leftmost.py").write_text(
-        '''"""Left to right, k positions a step."""
-from typing import Any, ClassVar
-from pydantic.dataclasses import dataclass
-from unmask.policies.base import Policy
-from unmask.policies.ranking import largest
+        '''"""Left to right, k positions per step."""
+from typing import ClassVar
+from unmask.policies.base import Grid, Rule, rule
+from unmask.policies.ranking import topk_positions
 
-@dataclass(frozen=True)
-class Leftmost(Policy):
+@rule
+class Leftmost(Rule):
     type_name: ClassVar[str] = "leftmost"
+    label: ClassVar[str] = "left to right"
+    grid: ClassVar[Grid] = {"k": (1, 2)}
     k: int = 1
     def select(self, observation):
-        return largest(observation.noise * 0, observation.selectable, self.k)
-    def config(self) -> dict[str, Any]:
-        return {"k": self.k}
+        return topk_positions(observation.noise * 0, observation.selectable, self.k)
 '''
     )
-    auto = package / "policies" / "auto.py"
-    line = '    "leftmost": "unmask.policies.leftmost:Leftmost",\n'
-    text = auto.read_text()
-    auto.write_text(text.replace("TYPES = {\n", "TYPES = {\n" + line))
-    assert auto.read_text() != text
     (tmp_path / "c.toml").write_text('policies = ["leftmost:k=2"]\nprompts = 3\ngen_length = 8\n')
 
     def command(*argv):
@@ -271,6 +257,8 @@ class Leftmost(Policy):
             text=True,
         )
 
+    done = command("sweep", "--dry-run", "--gen-length", 8, "--block-lengths", 8)
+    assert done.stdout.count("left to right  block_length 8") == 2, done.stderr
     done = command("eval", "--config", "c.toml", "--output", "out")
     assert done.returncode == 0, done.stderr
     rows = [json.loads(row) for row in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]

@@ -7,7 +7,7 @@ from itertools import accumulate
 import pytest
 
 from tests.cli.test_cli import run
-from unmask.hub import bundled
+from unmask.hub import bundled, write_origin
 
 SMALL = ["--prompts", 8, "--seeds", 2, "--gen-length", 16]
 
@@ -31,8 +31,9 @@ def swept(tmp_path_factory, tiny_folder):
     from unmask.cli.main import main
 
     folder = tmp_path_factory.mktemp("swept")
-    for part in ("best", "start"):
-        shutil.copytree(bundled("policies")["house-base-full"], folder / "run" / part)
+    for part, name in (("best", "house-base-full"), ("start", "house-base-block8")):
+        shutil.copytree(bundled("policies")[name], folder / "run" / part)
+    write_origin(folder / "run" / "best", folder / "run" / "start")
     grid = write(
         folder / "grid.toml",
         f"""
@@ -66,7 +67,7 @@ def test_a_grid_is_every_combination(swept):
     assert labels.count("KLASS") == 4
     assert {length for label, _, length in found if label == "KLASS"} == {16}
     counts = {(json.loads(policy)["k"], length) for label, policy, length in found if label == "count"}
-    assert counts == {(4, 8), (4, 16), (12, 16)}, "12 positions of a block of 8 are no cell of their own"
+    assert counts == {(4, 8), (4, 16), (12, 16)}, "12 positions of a block of 8 are no entry of their own"
     assert {length for label, _, length in found if label == "policy"} == {8}
 
 
@@ -75,7 +76,10 @@ def test_a_learned_policy_has_its_controls(swept):
     learned = {row["policy"]["name"] for row in found if row["label"] == "policy"}
     assert learned == {f"{swept / 'run' / 'best'}{more}" for more in ("", " | beta_scaling:beta=0.5")}
     assert {row["policy"]["name"] for row in found if row["label"] == "cloned"} == {str(swept / "run" / "start")}
-    replays = [row for row in found if row["label"] == "replay"]
+    (weights,) = {row["policy"]["weights"] for row in found if row["kind"] == "policy"}
+    assert {row["of"] for row in found if row["kind"] == "clone"} == {weights}
+    replays = [row for row in found if row["kind"] == "replay"]
+    assert len({row["of"] for row in replays}) == 2, "each is of one policy, settings and all"
     assert {row["policy"]["name"] for row in replays} == {f"pace of {name}" for name in learned}
     own = [
         row for row in found if row["label"] == "policy" and row["block_length"] == 8 and "beta" not in row["policy"]
@@ -107,7 +111,7 @@ def test_a_sweep_goes_on(capsys, swept, tiny_folder):
     code, out, _ = run(capsys, *argv, "--resume")
     assert code == 0
     for control in ("cloned, at", "replay, at"):
-        assert control in " ".join(out.split()), "beside the policy that it is of"
+        assert control in " ".join(out.split()), "against the policy that it is of"
     assert (swept / "out" / "rows.jsonl").read_text() == before
     assert "frontier over its whole grid" in out
     assert "unmask report" in out
@@ -187,7 +191,7 @@ def copied(swept, tmp_path, change=lambda row: row):
         ({"config": {"task": "ledger"}}, "task 'house' and"),
         ({"model": "another"}, "model"),
         ({"stop_at_eos": True}, "stop_at_eos False and"),
-        ({}, "both hold the cell"),
+        ({}, "both hold the entry"),
     ],
 )
 def test_what_is_not_comparable_is_not_in_one_plot(capsys, tmp_path, swept, change, sentence):
@@ -211,7 +215,7 @@ def test_other_prompts_and_missing_rows_are_named(capsys, tmp_path, swept):
     write(other / "rows.jsonl", "".join(whole[:-1]))
     code, _, err = run(capsys, "report", other)
     assert code == 2
-    assert "evaluate all cells on the same prompts, and --resume what was stopped" in err
+    assert "evaluate all entries on the same prompts, and --resume what was stopped" in err
     write(other / "rows.jsonl", "".join(whole)[:-30])
     code, _, err = run(capsys, "report", other)
     assert code == 2

@@ -116,7 +116,7 @@ def test_each_kind_of_bad_line(capsys, tmp_path, tiny_folder, row, message):
         (["hall: red?", "--resume"], "--resume needs --output"),
         (["hall: red?", "--block-length", "3"], "block_length 3 does not divide gen_length 8"),
         (["hall: red?", "--block-length", "some"], "Unknown block_length 'some'"),
-        (["hall: red?", "--temperature", "-1"], "temperature must be 0 (the likeliest token) or above, not -1.0."),
+        (["hall: red?", "--temperature", "-1"], "temperature = '-1': Input should be greater than or equal to 0."),
         (["hall: red?", "--policy", "top_k_confidence:k=0"], "k = '0': Input should be greater than or equal to 1"),
         (["hall: red?", "--policy", "factor | temprature:tau=1"], "did you mean 'temperature'?"),
         (["hall: red?", "--policy", "factr"], "For a rule, did you mean 'factor'?"),

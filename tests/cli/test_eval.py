@@ -81,7 +81,7 @@ def test_broken_rows_are_named(capsys, tmp_path, tiny_folder):
     path.write_text(whole + whole.splitlines(keepends=True)[3])
     code, _, err = run(capsys, *argv, "--resume")
     assert code == 2
-    assert "line 25, is a second row of prompt 3 and seed 0 in its cell: delete one." in err
+    assert "line 25, is a second row of prompt 3 and seed 0 in its entry: delete one." in err
     path.write_text(whole[:-20])
     code, _, err = run(capsys, *argv, "--resume")
     assert code == 2

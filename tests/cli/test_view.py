@@ -12,6 +12,7 @@ import unmask
 from tests.cli.test_cli import run
 from unmask.cli.drawing import Run, animate, frame, paint, panel, region, table, write_steps
 from unmask.decoding.decode import stream
+from unmask.decoding.options import DecodeConfig
 from unmask.decoding.trajectory import Recorder, Trajectory
 from unmask.tasks.auto import load_task
 
@@ -22,7 +23,9 @@ FOUR = ["--policies", "random_order:k=4"]
 def decoded(name, prompt, correct=None, gen_length=32):
     model, recorder = unmask.load_model(), Recorder([0])
     policy = unmask.load_policy(name)
-    done = next(stream(model, policy, [model.encode(prompt)], gen_length=gen_length, callback=recorder))
+    config = DecodeConfig(gen_length=gen_length)
+    (batch,) = stream(model, policy, [model.encode(prompt)], config, callback=recorder)
+    (done,) = batch.completions(model)
     return Run(name, recorder.trajectory(model, prompt, done), correct)
 
 
@@ -126,7 +129,7 @@ def test_a_policy_draws_as_in_an_evaluation(capsys):
     example = load_task().examples("test", 3)[2]
     model, policy = unmask.load_model(), unmask.load_policy("random_order:k=4")
     prompts = [model.encode(e.prompt) for e in load_task().examples("test", 3)]
-    texts = {c.index: c.text for c in stream(model, policy, prompts, gen_length=32, seed=5)}
+    texts = unmask.generate(model, policy, prompts, gen_length=32, seed=5).texts
     _, out, _ = run(capsys, "view", *FOUR, "--index", 2, "--seed", 5)
     assert example.prompt in out
     assert plain_steps(out, FOUR[1])["end"].startswith(texts[2])

@@ -30,8 +30,8 @@ from unmask.policies import (
     RisingThreshold,
     TopKConfidence,
     TransformerPolicy,
-    largest,
     load_policy,
+    topk_positions,
 )
 
 TINY = make_tiny()
@@ -124,7 +124,10 @@ class EveryThirdStep(Policy):
 
     def select(self, observation):
         step = (observation.step_fraction * observation.masked.shape[1]).round().long()
-        return largest(observation.confidence[..., 0], observation.selectable, 2) & (step % 3 == 0)[:, None]
+        return (
+            topk_positions(observation.confidence[..., 0], observation.selectable, 2, tie_decimals=None)
+            & (step % 3 == 0)[:, None]
+        )
 
     def config(self):
         return {}
@@ -365,7 +368,7 @@ class ReadsHiddenStates(Policy):
 
     def select(self, observation):
         assert observation.hidden_states.shape[-1] == 32
-        return largest(observation.hidden_states[..., 0], observation.selectable, 1)
+        return topk_positions(observation.hidden_states[..., 0], observation.selectable, 1, tie_decimals=None)
 
     def config(self):
         return {}

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 from unmask.decoding.trajectory import Trajectory
 from unmask.evaluation.findings import (
-    Beside,
     CellFinding,
     Findings,
     RuleFinding,
-    Shown,
+    ShownTrajectory,
     TrainingCurve,
-    Transferred,
+    TransferResult,
+    Versus,
 )
 from unmask.evaluation.intervals import Interval
 from unmask.evaluation.pareto import Difference
@@ -50,8 +50,8 @@ def made_up(positions: int = 32, prompts: int = 2) -> Findings:
     ]
     policy = next(i for i, cell in enumerate(cells) if cell.learned)
     gaps = [0.373, 0.41, math.nan, 0.52]
-    beside = [
-        Beside(policy, rule.rule, Difference(gap, gap - 0.04, gap + 0.04, float(math.isnan(gap)), -0.01))
+    versus = [
+        Versus(policy, rule.rule, Difference(gap, gap - 0.04, gap + 0.04, float(math.isnan(gap)), -0.01))
         for rule, gap in zip(rules, gaps, strict=False)
     ]
     return Findings(
@@ -69,7 +69,7 @@ def made_up(positions: int = 32, prompts: int = 2) -> Findings:
         gen_length=32,
         cells=cells,
         rules=rules,
-        beside=beside,
+        versus=versus,
         training=[_run(rng, f"alpha {alpha}, seed {seed}") for alpha, seed in ((1, 0), (1, 1), (3, 0))],
         transfer=_transfer(rng),
         trajectories=[
@@ -85,7 +85,7 @@ def made_up(positions: int = 32, prompts: int = 2) -> Findings:
 
 
 def only_trajectories() -> Findings:
-    return replace(made_up(), cells=(), rules=(), beside=(), training=(), transfer=())
+    return replace(made_up(), cells=(), rules=(), versus=(), training=(), transfer=())
 
 
 def _cells(rng: random.Random) -> list[CellFinding]:
@@ -146,7 +146,7 @@ def _run(rng: random.Random, name: str) -> TrainingCurve:
     )
 
 
-def _transfer(rng: random.Random) -> list[Transferred]:
+def _transfer(rng: random.Random) -> list[TransferResult]:
     names = ("house, full", "house, blocks of 8", "ledger, full")
     found = []
     for i, policy in enumerate(names):
@@ -155,12 +155,12 @@ def _transfer(rng: random.Random) -> list[Transferred]:
             gap = Interval(loss, loss - 0.03, loss + 0.03)
             slower = Interval(j - i + 0.0, j - i - 0.4, j - i + 0.4)
             found.append(
-                Transferred(policy, target, around(0.95 + loss, 0.02), around(6.2 + j, 0.2), gap, slower, i == j)
+                TransferResult(policy, target, around(0.95 + loss, 0.02), around(6.2 + j, 0.2), gap, slower, i == j)
             )
     return found[:-2] + found[-1:]  # one was not measured
 
 
-def _shown(rng: random.Random, index: int, name: str, positions: int, nfe: int, ended: str) -> Shown:
+def _shown(rng: random.Random, index: int, name: str, positions: int, nfe: int, ended: str) -> ShownTrajectory:
     """Random words revealed mostly from left to right, then EOS; out of steps, some stay masked."""
     length = positions - positions // 4
     revealed = [min(nfe - 1, max(0, round(nfe * (0.7 * i / positions + 0.3 * rng.random())))) for i in range(positions)]
@@ -180,4 +180,4 @@ def _shown(rng: random.Random, index: int, name: str, positions: int, nfe: int, 
         text=text,
         ended=ended,
     )
-    return Shown(name, index, ended == "complete" and index % 2 == 0, "84" if index else "gold", trajectory)
+    return ShownTrajectory(name, index, ended == "complete" and index % 2 == 0, "84" if index else "gold", trajectory)

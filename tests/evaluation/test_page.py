@@ -347,7 +347,7 @@ def test_one_trajectory_alone(open_page):
 
 
 def test_without_plots_there_is_no_plotly():
-    tables = replace(FINDINGS, cells=(), rules=(), beside=(), training=(), trajectories=())
+    tables = replace(FINDINGS, cells=(), rules=(), versus=(), training=(), trajectories=())
     assert len(render(tables)) < 100_000
 
 
@@ -361,8 +361,8 @@ def test_without_plots_there_is_no_plotly():
     ],
 )
 def test_headline_is_honest(gap, told):
-    beside = replace(FINDINGS.beside[0], difference=Difference(*gap, undefined=0.0, selection=0.0))
-    (line,) = _headlines(replace(FINDINGS, beside=(beside,)))
+    beside = replace(FINDINGS.versus[0], difference=Difference(*gap, undefined=0.0, selection=0.0))
+    (line,) = _headlines(replace(FINDINGS, versus=(beside,)))
     assert line.startswith("policy house-base-full (full diffusion) answers 95.3%: ")
     assert told in line.replace("\N{MINUS SIGN}", "-")
 

@@ -138,7 +138,7 @@ def test_hypervolume_by_hand():
     assert hypervolume(STAIRS, 20) == pytest.approx((4 * 0.2 + 8 * 0.3 + 4 * 0.9) / 20)
     assert hypervolume(STAIRS, 10) == pytest.approx((4 * 0.2 + 2 * 0.3) / 10)
     assert hypervolume(STAIRS, 4) == 0
-    with pytest.raises(UnmaskError, match=r"reference NFE is 0; give one above 0"):
+    with pytest.raises(UnmaskError, match=r"reference NFE is 0: give one above 0"):
         hypervolume(STAIRS, 0)
 
 
@@ -183,7 +183,7 @@ def test_aup_refuses(curve):
 
 
 def test_aup_refuses_a_best_in_percent():
-    with pytest.raises(UnmaskError, match=r"is 80.0; give a share above 0"):
+    with pytest.raises(UnmaskError, match=r"is 80.0: give a share above 0"):
         aup([(1, 0.5)], best=80.0)
 
 
@@ -194,19 +194,6 @@ def test_a_point_out_of_range(nfe, accuracy, message):
 
 
 # Intervals
-
-
-def test_seeds_that_differ_alone_give_the_t_interval():
-    # Prompts do not differ: means 0.5, 0.6, 0.7 have standard error 0.1 / sqrt(3), and t(2 degrees) is 4.303.
-    interval = bootstrap(torch.tensor([[0.5], [0.6], [0.7]]).expand(3, 100))
-    half = 4.303 * 0.1 / math.sqrt(3)
-    assert (interval.mean, interval.low, interval.high) == pytest.approx((0.6, 0.6 - half, 0.6 + half), abs=1e-6)
-
-
-def test_equal_seeds_add_nothing():
-    values = torch.rand(1, 120, generator=torch.Generator().manual_seed(0))
-    one, four = bootstrap(values), bootstrap(values.expand(4, 120))
-    assert (four.low, four.high) == pytest.approx((one.low, one.high), abs=1e-6)
 
 
 def test_paired_by_hand():
@@ -263,14 +250,12 @@ def test_a_seed_that_trades_speed_for_accuracy_along_the_rule_is_no_better():
 
 def test_refusals():
     right = torch.ones(1, 3)
-    with pytest.raises(UnmaskError, match=r"cells with outcomes on the policy's 3 prompts; evaluate them on those"):
+    with pytest.raises(UnmaskError, match=r"cells with outcomes on the policy's 3 prompts: evaluate them on those"):
         paired_bootstrap(Outcomes(right, right), [Outcomes(torch.ones(1, 4), torch.ones(1, 4))])
     with pytest.raises(UnmaskError, match="needs cells"):
         paired_bootstrap(Outcomes(right, right), [])
     with pytest.raises(UnmaskError, match=r"shapes \(1, 3\) and NFE \(1, 2\)"):
         Outcomes(right, torch.ones(1, 2))
-    with pytest.raises(UnmaskError, match="at least 1 seed and 2 prompts"):
-        bootstrap(torch.ones(0, 5))
 
 
 # Coverage: how often 95% intervals hold a known truth. Seeds of these tests are fixed, so they pass or fail for good.

@@ -1,39 +1,38 @@
 """Rows are kept as they are made; what a kill left is gone on with, and anything else is refused by its line."""
 
 import json
-from dataclasses import asdict
 
 import pytest
 
 from tests.test_journal import holding
 from unmask.errors import UnmaskError
-from unmask.evaluation.cells import Cell, key_of_cell
+from unmask.evaluation.entries import Entry, decoding, entry_key
 from unmask.evaluation.store import RowStore, read_rows
 from unmask.files import jsonl
 
 SHARED = {"model": "tiny", "gen_length": 8}
 
 
-def cell(label):
+def entry(label):
     settings = {"type": "top_k_confidence", "k": 1, "name": label, "weights": None}
-    return Cell(label, settings, 8, 8, False, False, True)
+    return Entry("policy", None, label, settings, decoding(8, stop_at_eos=True))
 
 
 def row(which, index, seed=0):
-    return {**asdict(which), "seed": seed, "index": index, "text": "a\u2028b"}
+    return {**which.columns(), "seed": seed, "index": index, "text": "a\u2028b"}
 
 
-A, B = cell("a"), cell("b")
+A, B = entry("a"), entry("b")
 
 
-def test_rows_come_back_by_cell_seed_and_prompt(tmp_path):
+def test_rows_come_back_by_entry_seed_and_prompt(tmp_path):
     store = RowStore(tmp_path / "s", SHARED)
     store.append([row(B, 1), row(A, 1)])
     store.append([row(A, 0), row(A, 0, seed=1), row(A, 1, seed=1), row(B, 0)])
     assert store.done(A) == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert store.of(A, [1, 0], 2) == [row(A, 0, 1), row(A, 1, 1), row(A, 0), row(A, 1)]
     store.finish([B, A])
-    assert [key_of_cell(r) for r in read_rows(tmp_path / "s" / "rows.jsonl")] == [B.key] * 2 + [A.key] * 4
+    assert [entry_key(r) for r in read_rows(tmp_path / "s" / "rows.jsonl")] == [B.key] * 2 + [A.key] * 4
     assert {file.name for file in (tmp_path / "s").glob("rows*")} == {"rows.jsonl"}
 
 
@@ -92,7 +91,7 @@ def test_a_second_launch_is_kept_out(tmp_path):
         (jsonl([row(A, 0), row(A, 1)])[:-5], "line 2, is no row"),
         (
             "\n" + jsonl([row(A, 3), row(A, 3)]),
-            "line 3, is a second row of prompt 3 and seed 0 in its cell",
+            "line 3, is a second row of prompt 3 and seed 0 in its entry",
         ),
     ],
 )

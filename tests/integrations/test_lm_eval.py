@@ -16,8 +16,8 @@ from lm_eval.tasks import TaskManager
 
 import unmask
 from tests.cli.test_cli import run
-from unmask.evaluation.cells import Cell
-from unmask.evaluation.evaluate import evaluate
+from unmask.evaluation.entries import candidate, decoding
+from unmask.evaluation.evaluate import Setup, evaluate
 from unmask.integrations import lm_eval
 from unmask.integrations.lm_eval import UnmaskLM, evaluate_tasks
 from unmask.models.masked_lm import MaskedLM
@@ -84,8 +84,8 @@ def request(context, doc_id=0, **settings):
 
 
 def ours(house, policy, block_length, **options):
-    cell = Cell("", {}, block_length, 32, **options)
-    return evaluate(house[0], unmask.load_policy(policy), unmask.load_task("house"), house[1], cell)
+    setup = Setup(house[0], unmask.load_task("house"), house[1])
+    return evaluate(setup, *candidate(policy, decoding(32, block_length, **options)))
 
 
 @pytest.mark.parametrize(

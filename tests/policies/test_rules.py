@@ -28,10 +28,10 @@ from unmask.policies import (
     TopKConfidence,
     TransformerConfig,
     TransformerPolicy,
-    average_pace,
     load_policy,
 )
-from unmask.policies.auto import TYPES
+from unmask.policies.fixed_schedule import average_pace
+from unmask.policies.registry import policy_types
 from unmask.testing import check_policy
 
 
@@ -176,7 +176,7 @@ def test_temperature_and_beta_change_a_learned_policys_logits():
     assert scaled[0, 0] == 1
     drawn = BetaScaling(policy, 1.5).select(seen([[0.5] * 4], noise=[[0.999, 0.42, 0.76, 0.9]]))
     assert drawn.tolist() == [[True, False, False, False]], "0.40 < 0.42 and 0.75 < 0.76"
-    assert not policy.drawing(force_progress=False).settings.force_progress
+    assert not policy.actions.drawn(force_progress=False).force_progress
 
 
 @pytest.mark.parametrize("wrap", [lambda p: Temperature(p, 0.5), lambda p: MaxReveal(BetaScaling(p, 2.0), 3)])
@@ -209,7 +209,7 @@ RULES = [
 
 def test_every_type_is_tried_here():
     learned = {"transformer", "temperature", "beta_scaling", "mode"}
-    assert {rule.type_name for rule in RULES} | learned == set(TYPES)
+    assert {rule.type_name for rule in RULES} | learned == set(policy_types())
 
 
 @settings(max_examples=60, deadline=None)

@@ -8,7 +8,8 @@ from unmask.decoding.blocks import AdaptiveBlocks
 from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
 from unmask.policies import TransformerPolicy
-from unmask.policies.grids import GRIDS, grid
+from unmask.policies.grids import grid
+from unmask.policies.registry import tuned_rules
 from unmask.rl.config import CloneConfig
 from unmask.rl.processes import Processes
 from unmask.rl.prompts import fitting
@@ -87,6 +88,6 @@ def test_in_adaptive_blocks_teacher_and_learner_have_the_same():
 def test_every_grid_is_of_rules_that_load():
     from unmask.policies import load_policy
 
-    for type_name in GRIDS:
+    for type_name in tuned_rules():
         for spec in grid(type_name):
             assert load_policy(spec).type_name == type_name

@@ -4,7 +4,7 @@ import pytest
 
 from unmask.errors import UnmaskError
 from unmask.observation import Needs
-from unmask.policies import ConfidenceThreshold, Policy, largest
+from unmask.policies import ConfidenceThreshold, Policy, topk_positions
 from unmask.testing import check_policy
 
 
@@ -12,7 +12,7 @@ class Good(Policy):
     type_name = "good"
 
     def select(self, observation):
-        return largest(observation.confidence[..., 0], observation.selectable, 1)
+        return topk_positions(observation.confidence[..., 0], observation.selectable, 1, tie_decimals=None)
 
     def config(self):
         return {}
@@ -34,7 +34,9 @@ class Stateful(Good):
 
     def select(self, observation):
         self.calls += 1
-        return largest(observation.confidence[..., 0], observation.selectable, 1 + self.calls % 2)
+        return topk_positions(
+            observation.confidence[..., 0], observation.selectable, 1 + self.calls % 2, tie_decimals=None
+        )
 
 
 class Writes(Good):
@@ -45,7 +47,7 @@ class Writes(Good):
 
 class SecretlyRandom(Good):
     def select(self, observation):
-        return largest(observation.noise, observation.selectable, 1)
+        return topk_positions(observation.noise, observation.selectable, 1, tie_decimals=None)
 
 
 class Stalls(Good):
@@ -76,7 +78,7 @@ class NeedsEverything(Good):
         assert observation.confidence.shape[-1] == 5
         assert observation.kl.shape[-1] == 3
         assert observation.hidden_states.shape[-1] == 24
-        return largest(observation.entropy, observation.selectable, 1)
+        return topk_positions(observation.entropy, observation.selectable, 1, tie_decimals=None)
 
 
 def test_a_policy_is_shown_what_it_needs_and_no_more():

@@ -1,4 +1,4 @@
-"""What several commands do with the library: load, validate, watch."""
+"""What several commands do with the library: decoding flags, plots, decoding in the terminal."""
 
 from __future__ import annotations
 
@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from cyclopts import Parameter
+from cyclopts import Parameter, Token
+from pydantic import Field
 from rich.text import Text
 
+from unmask.decoding.blocks import BlockLength
 from unmask.decoding.decode import decode
+from unmask.decoding.options import DecodeConfig
+from unmask.decoding.results import Completion
 from unmask.decoding.state import Step
 from unmask.errors import UnmaskError
 from unmask.evaluation.figures import plot
@@ -21,6 +25,21 @@ from unmask.policies.base import Policy
 ConfigFile = Annotated[str | None, Parameter(help="TOML file with these settings; flags override it.")]
 DryRun = Annotated[bool, Parameter(help="Say what would be done, and stop.", negative="")]
 Resume = Annotated[bool, Parameter(help="Go on from the last checkpoint.", negative="")]
+Seed = Annotated[int, Parameter(help="Of tokens that are drawn and policies that draw.")]
+
+
+def _as_written(_: Any, tokens: Sequence[Token]) -> str:
+    return tokens[0].value
+
+
+class DecodeFlags(DecodeConfig):
+    """`DecodeConfig` on the command line, where a block length is one word that the config itself reads."""
+
+    block_length: Annotated[
+        BlockLength,
+        Parameter(accepts_keys=False, n_tokens=1, converter=_as_written),
+        Field(description=DecodeConfig.model_fields["block_length"].description),
+    ] = None
 
 
 def draw(summaries: Sequence[Summary], path: Path, title: str) -> str:
@@ -33,12 +52,21 @@ def draw(summaries: Sequence[Summary], path: Path, title: str) -> str:
 
 
 def watch(
-    model: MaskedDiffusionModel, policy: Policy, prompt: str | list[Message], *, gen_length: int, **options: Any
-) -> tuple[list[Text], str, int]:
+    model: MaskedDiffusionModel,
+    policy: Policy,
+    prompt: str | list[Message],
+    config: DecodeConfig,
+    *,
+    seed: int = 0,
+    stream: int = 0,
+) -> tuple[list[Text], Completion]:
     """Decode one prompt and draw each step as a line: new tokens lit, older ones plain, masks as dots.
 
+    Args:
+        stream: the prompt's random stream, its index among the prompts of a longer call.
+
     Returns:
-        The lines, the text, the NFE.
+        The lines, and what came out.
     """
     lines: list[Text] = []
     end = int(model.eos_ids[0])
@@ -56,6 +84,5 @@ def watch(
             line.append(" ")
         lines.append(line)
 
-    tokens = [model.encode(prompt)]
-    out = decode(model, policy, tokens, gen_length=gen_length, callback=show, **options)
-    return lines, model.text(out.tokens[0].tolist()), int(out.nfe[0])
+    out = decode(model, policy, [model.encode(prompt)], config, seed=seed, streams=[stream], callback=show)
+    return lines, out[0]

@@ -1,12 +1,9 @@
-"""What `unmask eval` and `unmask sweep` share: settings, and a run that can be stopped, resumed and shared."""
+"""What `unmask eval`, `sweep` and `transfer` share: settings, and a run that can be stopped, resumed and shared."""
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated
 
 from accelerate import Accelerator
@@ -14,12 +11,12 @@ from annotated_types import Ge
 from pydantic import Field
 
 from unmask.cli.console import Stop, console, errors, ticking
+from unmask.decoding.options import DecodeConfig
+from unmask.decoding.session import Totals
 from unmask.errors import UnmaskError
-from unmask.evaluation.cells import Cell, Contestant, Region
-from unmask.evaluation.comparison import Comparison
-from unmask.evaluation.evaluate import Row
-from unmask.evaluation.store import RowStore
-from unmask.models.base import MaskedDiffusionModel
+from unmask.evaluation.comparison import Comparison, ComparisonResult
+from unmask.evaluation.entries import Candidate, decoding
+from unmask.evaluation.evaluate import Setup
 from unmask.models.config import ModelConfig
 from unmask.rl.processes import Processes
 from unmask.tasks.base import Split, Task
@@ -47,17 +44,18 @@ class ComparisonConfig(ModelConfig, TaskConfig):
     stop_at_eos: Annotated[bool, Field(description="End a prompt at its EOS (off: NFE as in the paper).")] = False
     suppress_eos: Annotated[bool, Field(description="Confidence 0 for EOS behind masked text.")] = False
     batch_size: Annotated[
-        int | None, Ge(1), Field(description="Live rows at most (default: 32, of a dLLM below 10M weights 256).")
+        int | None, Ge(1), Field(description="Active rows at most (default: 32, of a dLLM below 10M weights 256).")
     ] = None
     trajectories: Annotated[int, Ge(0), Field(description="Prompts whose decoding is kept step by step.")] = 4
 
-    def regions(self, gen_length: int, block_lengths: Sequence[int | str]) -> list[Region]:
-        """One for each block length.
+    def decodings(self, gen_length: int, block_lengths: Sequence[int | str]) -> list[DecodeConfig]:
+        """How entries decode, one for each block length.
 
         Raises:
             UnmaskError: one that does not divide the region.
         """
-        return [Region(gen_length, length, self.suppress_eos, self.stop_at_eos) for length in block_lengths]
+        eos = {"suppress_eos": self.suppress_eos, "stop_at_eos": self.stop_at_eos}
+        return [decoding(gen_length, length, **eos) for length in block_lengths]
 
     @property
     def from_file(self) -> bool:
@@ -79,15 +77,6 @@ FREE = {
 }
 
 
-@dataclass(frozen=True)
-class Found:
-    """What a run made: cells with their rows, where, and of what."""
-
-    cells: list[tuple[Cell, list[Row]]]
-    folder: Path
-    title: str
-
-
 def verifiable(config: ComparisonConfig) -> Task:
     """The task.
 
@@ -102,26 +91,27 @@ def verifiable(config: ComparisonConfig) -> Task:
     return task
 
 
-def plan(contestants: Sequence[Contestant], prompts: int, task: Task) -> None:
+def plan(candidates: Sequence[Candidate], prompts: int, task: Task) -> None:
     """Say what would be done."""
-    console.print(f"Would evaluate {len(contestants)} cells on {prompts} prompts of {task.name}:")
-    for cell, _ in contestants:
-        console.print(f"  {cell.label}  block_length {cell.block_length}  {dict(cell.policy)}", highlight=False)
+    console.print(f"Would evaluate {len(candidates)} entries on {prompts} prompts of {task.name}:")
+    for entry, _ in candidates:
+        block_length = entry.columns()["block_length"]
+        console.print(f"  {entry.label}  block_length {block_length}  {dict(entry.policy)}", highlight=False)
 
 
 def compare(
     config: ComparisonConfig,
     task: Task,
     gen_length: int,
-    contestants: Sequence[Contestant],
+    candidates: Sequence[Candidate],
     *,
     resume: bool,
-    then: Callable[[Cell, list[Row]], Contestant | None] | None = None,
-) -> Found | None:
+    controls: bool = False,
+) -> ComparisonResult | None:
     """Make the rows that are missing, in this process or in all that were launched.
 
     Args:
-        then: makes of a finished cell one more to be run.
+        controls: replay the average pace of each learned policy, too.
 
     Returns:
         None in all processes but the first.
@@ -130,75 +120,54 @@ def compare(
         UnmaskError: the output folder holds results and `resume` is False, or results of something else.
         KeyboardInterrupt: stopped; rows so far are kept.
     """
-    team = Processes(Accelerator() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None)
-    if not team.main:
+    processes = Processes(Accelerator() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None)
+    if not processes.main:
         console.quiet = errors.quiet = True
+    setup = _setup(config, task, processes)
+    shared = config.model_dump(mode="json", include=set(ComparisonConfig.model_fields) - FREE)
+    shared |= {"model": setup.model.name, "task": task.name, "gen_length": gen_length}
+    comparison = Comparison(setup, config.output, shared, seeds=config.seeds, resume=resume, processes=processes)
+    run(comparison, candidates, "evaluating")
+    replays = comparison.replays(candidates) if controls else []
+    run(comparison, replays, "controls")
+    return comparison.finish([entry for entry, _ in [*candidates, *replays]])
+
+
+def _setup(config: ComparisonConfig, task: Task, processes: Processes) -> Setup:
     split = config.split or (None if config.from_file else "test")
     examples = task.examples(split, config.prompts)
     if not examples:
         raise UnmaskError(f"The task {task.name!r} has no prompts in its {split or 'file'}: give another --split.")
     task.prepare()
-    model = config.load(team.device if config.device_map is None else None)
+    model = config.load(processes.device if config.device_map is None else None)
     console.print(model.summary(), highlight=False, soft_wrap=True)
-    folder = Path(config.output)
-    wanted = set(ComparisonConfig.model_fields) - FREE
-    shared = config.model_dump(mode="json", include=wanted) | {
-        "model": model.name,
-        "task": task.name,
-        "gen_length": gen_length,
-    }
-    store = RowStore(folder, shared, resume=resume) if team.main else None
-    team.wait()
-    store = store or RowStore(folder, shared, resume=True, rank=team.rank)
-    comparison = Comparison(
-        model=model,
-        task=task,
-        examples=examples,
-        seeds=config.seeds,
-        batch_size=config.batch_size or (256 if weights_of(model) < 10_000_000 else 32),
-        split=split or "all",
-        trajectories=config.trajectories,
-        context={"config": shared},
-        share=(team.rank, team.size),
-    )
-    _run(comparison, contestants, store, "evaluating")
-    team.wait()
-    everyone = list(contestants)
-    if then is not None:
-        store.reload()
-        more = [then(cell, comparison.rows(cell, store)) for cell, _ in contestants]
-        extra = [one for one in more if one is not None]
-        _run(comparison, extra, store, "controls")
-        everyone += extra
-        team.wait()
-    if not team.main:
-        return None
-    store.finish([cell for cell, _ in everyone])
-    shown = f"{len(examples)} {split} prompts" if split else f"{len(examples)} prompts"
-    cells = [(cell, comparison.rows(cell, store)) for cell, _ in everyone]
-    return Found(cells, folder, f"{model.name} on {task.name}, {shown}, {gen_length} positions")
+    return Setup(model, task, examples, split or "all", config.batch_size, config.trajectories)
 
 
-def weights_of(model: MaskedDiffusionModel) -> float:
-    """How many it has; many, if it does not tell."""
-    return sum(p.numel() for p in model.network.parameters()) if model.network is not None else math.inf
+def run(
+    comparison: Comparison,
+    candidates: Sequence[Candidate],
+    label: str,
+    *,
+    totals: Totals | None = None,
+    go_on: str = ": go on with --resume",
+) -> None:
+    """`Comparison.run` with progress by rows, and a clean stop.
 
-
-def _run(comparison: Comparison, contestants: Sequence[Contestant], store: RowStore, label: str) -> None:
-    """`Comparison.run` with progress by rows, and a clean stop."""
-    todo = sum(comparison.missing(cell, store) for cell, _ in contestants)
+    Args:
+        go_on: what a stopped run is told, behind where its rows are.
+    """
     made = 0
-    with ticking(label, todo) as tick, Stop() as stop:
+    with ticking(label, comparison.missing(candidates)) as tick, Stop() as stop:
 
-        def tell(rows: int, name: str) -> None:
+        def on_progress(rows: int, name: str) -> None:
             nonlocal made
             made += rows
             tick(made, name)
 
         try:
-            comparison.run(contestants, store, tell=tell, stop=stop)
+            comparison.run(candidates, on_progress=on_progress, totals=totals, stop=stop)
         except KeyboardInterrupt:
-            errors.print(
-                f"Stopped; rows so far are in {store.path}: go on with --resume.", highlight=False, soft_wrap=True
-            )
+            stopped = f"Stopped; rows so far are in {comparison.folder}{go_on}."
+            errors.print(stopped, highlight=False, soft_wrap=True)
             raise

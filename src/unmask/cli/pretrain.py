@@ -12,8 +12,8 @@ from transformers import AutoModelForMaskedLM
 from unmask.cli.common import ConfigFile, DryRun, Resume
 from unmask.cli.console import Stop, console, duration, ticking
 from unmask.errors import Stopped
-from unmask.evaluation.cells import Region, tuned
-from unmask.evaluation.evaluate import evaluate
+from unmask.evaluation.entries import candidate, decoding, tuned
+from unmask.evaluation.evaluate import Setup, evaluate
 from unmask.evaluation.summaries import Summary, best, summarise
 from unmask.evaluation.tables import setting, table
 from unmask.files import write_text
@@ -82,19 +82,19 @@ def write_card(config: PretrainConfig, seconds: float, prompts: int) -> None:
         examples = task.examples("test", prompts)
         lengths = (config.gen_length, 2 * config.gen_length)
         rule = "confidence_threshold:threshold=0.9"
-        blockwise = [Region(length, task.block_length).contestant(rule) for length in lengths]
-        full = tuned(Region(config.gen_length, config.gen_length), CARD_RULES) if name == main_task else []
+        blockwise = [candidate(rule, decoding(length, task.block_length)) for length in lengths]
+        full = tuned(decoding(config.gen_length), CARD_RULES) if name == main_task else []
         done: list[Summary] = []
         with ticking(f"evaluating on {name}", len(blockwise) + len(full)) as tick:
-            for cell, policy in [*blockwise, *full]:
-                done.append(summarise(cell, evaluate(model, policy, task, examples, cell)))
-                tick(len(done), cell.label)
+            for entry, policy in [*blockwise, *full]:
+                done.append(summarise(entry, evaluate(Setup(model, task, examples), entry, policy)))
+                tick(len(done), entry.label)
         console.print(table(done, f"{model.name} on {name}, {prompts} test prompts"))
         for length, found in zip(lengths, done, strict=False):
             results.append(_result(name, f"region {length}, blocks of {task.block_length}, threshold 0.9", found))
-        for label in dict.fromkeys(cell.label for cell, _ in full):
-            top = best([s for s in done[2:] if s.cell.label == label])
-            results.append(_result(name, f"full diffusion, best {label} ({setting(top.cell)})", top))
+        for label in dict.fromkeys(entry.label for entry, _ in full):
+            top = best([s for s in done[2:] if s.entry.label == label])
+            results.append(_result(name, f"full diffusion, best {label} ({setting(top.entry)})", top))
     parameters = AutoModelForMaskedLM.from_pretrained(config.output).num_parameters()
     write_text(Path(config.output) / "README.md", card(config, seconds, prompts, parameters, results))
 

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from unmask.cli.console import Stop, errors, ticking
-from unmask.decoding.decode import DecodeOptions, stream
+from unmask.decoding.decode import stream
+from unmask.decoding.options import DecodeConfig
 from unmask.decoding.results import Completion
 from unmask.decoding.source import check_prompt
 from unmask.decoding.state import Step
@@ -25,12 +26,30 @@ Row = dict[str, Any]
 
 @dataclass
 class Prompts:
-    """Prompts by their place in the input (line number - 1), and what was wrong with the others."""
+    """Prompts by their index in the input (line number - 1), and what was wrong with the others."""
 
     name: str
     rows: dict[int, Row]
     column: str
     bad: dict[int, str]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is decoded, and how.
+
+    Attributes:
+        chat: prompts are users' messages.
+        settings: what each row says of how it was made.
+    """
+
+    model: MaskedDiffusionModel
+    policy: Policy
+    source: Prompts
+    chat: bool
+    config: DecodeConfig
+    seed: int
+    settings: Mapping[str, Any]
 
 
 def from_arguments(prompts: Sequence[str]) -> Prompts:
@@ -85,30 +104,23 @@ def refuse_to_overwrite(output: Path) -> None:
             )
 
 
-def decode_all(
-    model: MaskedDiffusionModel,
-    policy: Policy,
-    source: Prompts,
-    chat: bool,
-    options: DecodeOptions,
-    settings: Mapping[str, Any],
-    output: Path | None,
-) -> None:
+def decode_all(job: Job, output: Path | None) -> None:
     """Decode what is not done yet; keep every finished prompt at once; put them in order at the end."""
-    tokens: dict[int, list[int]] = {}
+    source, tokens = job.source, dict[int, list[int]]()
+    gen_length = job.config.region(model=job.model)
     for i, row in source.rows.items():
         try:
-            tokens[i] = model.encode(as_prompt(row[source.column], chat))
-            check_prompt(model, tokens[i], options["gen_length"], "its prompt")
+            tokens[i] = job.model.encode(as_prompt(row[source.column], job.chat))
+            check_prompt(job.model, tokens[i], gen_length, "its prompt")
         except UnmaskError as e:
             tokens.pop(i, None)
             source.bad[i] = f"cannot be decoded ({str(e).rstrip('.')})"
     with _claimed(output) if output else nullcontext():
         part = _part(output) if output else None
-        done = _finished(output, part, source, settings)
+        done = _finished(output, part, source, job.settings)
         waiting = [i for i in tokens if i not in done]
         if waiting:
-            _decode_waiting(model, policy, source, tokens, done, waiting, options, settings, part)
+            _decode_waiting(job, tokens, done, waiting, part)
         if output and part:
             write_text(output, jsonl(done[i] for i in sorted(done)))
             part.unlink(missing_ok=True)
@@ -118,15 +130,7 @@ def decode_all(
 
 
 def _decode_waiting(
-    model: MaskedDiffusionModel,
-    policy: Policy,
-    source: Prompts,
-    tokens: Mapping[int, Sequence[int]],
-    done: dict[int, Row],
-    waiting: Sequence[int],
-    options: DecodeOptions,
-    settings: Mapping[str, Any],
-    part: Path | None,
+    job: Job, tokens: Mapping[int, Sequence[int]], done: dict[int, Row], waiting: Sequence[int], part: Path | None
 ) -> None:
     with Stop() as stop, ticking("decoding", len(waiting), errors) as tick:
 
@@ -134,16 +138,19 @@ def _decode_waiting(
             if stop():
                 raise KeyboardInterrupt
 
-        options = {**options, "callback": leave, "streams": waiting}
-        completions = stream(model, policy, [tokens[i] for i in waiting], **options)  # checks the options
+        remaining = [tokens[i] for i in waiting]
+        call: dict[str, Any] = {"seed": job.seed, "streams": waiting, "callback": leave}
+        batches = stream(job.model, job.policy, remaining, job.config, **call)  # checks now, before the part is begun
         if part:
             Journal(part).replace(done.values())
+        kept = len(done)
         try:
-            for count, completion in enumerate(completions, 1):
-                index = waiting[completion.index]
-                done[index] = _row(source, index, completion, settings)
-                _append(done[index], part)
-                tick(count, f"{completion.nfe} NFE")
+            for batch in batches:
+                for completion in batch.completions(job.model):
+                    index = waiting[completion.index]
+                    done[index] = _row(job.source, index, completion, job.settings)
+                    _append(done[index], part)
+                    tick(len(done) - kept, f"{completion.nfe} NFE")
         except KeyboardInterrupt:
             errors.print(f"Stopped. {_kept(len(done), len(tokens), part)}", highlight=False, soft_wrap=True)
             raise

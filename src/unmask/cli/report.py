@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from unmask.cli.common import draw
 from unmask.cli.console import console
 from unmask.errors import UnmaskError
-from unmask.evaluation.findings import Findings, TrainingCurve, Transferred
+from unmask.evaluation.findings import Findings, TrainingCurve, TransferResult
 from unmask.evaluation.gather import findings, read_results
 from unmask.evaluation.summaries import summarise
 from unmask.files import write_text
@@ -43,7 +43,7 @@ def report(
     results = read_results(evaluations) if evaluations else []
     training = [folder for folder, kind in kinds.items() if kind == "training"]
     transfers = [one for folder, kind in kinds.items() if kind == "transfer" for one in read_transfer(folder)]
-    summaries = [summarise(cell, rows) for cell, rows in results]
+    summaries = [summarise(entry, rows) for entry, rows in results]
     shown = findings(results, summaries, title) if results else Findings(title or "unmask", {}, 0, (), ())
     shown = replace(
         shown,
@@ -53,7 +53,7 @@ def report(
     path = Path(output)
     write_text(path, render(shown))
     parts = [
-        f"{len(results)} cells" if results else "",
+        f"{len(results)} entries" if results else "",
         f"{len(training)} training runs" if training else "",
         f"{len({one.target for one in transfers})} transfers" if transfers else "",
     ]
@@ -108,7 +108,7 @@ def short_names(folders: Sequence[Path]) -> list[str]:
     return ["/".join(p[shared:]) if len(parts) > 1 else p[-1] for p in parts]
 
 
-def read_transfer(folder: Path) -> list[Transferred]:
+def read_transfer(folder: Path) -> list[TransferResult]:
     """What `unmask transfer` wrote.
 
     Raises:
@@ -116,6 +116,6 @@ def read_transfer(folder: Path) -> list[Transferred]:
     """
     try:
         values: dict[str, Any] = json.loads((folder / "transfer.json").read_text(encoding="utf-8"))
-        return TypeAdapter(list[Transferred]).validate_python(values["transfers"])
+        return TypeAdapter(list[TransferResult]).validate_python(values["transfers"])
     except (ValueError, KeyError, ValidationError):
         raise UnmaskError(f"{folder / 'transfer.json'} is broken: run unmask transfer again.") from None

@@ -22,7 +22,7 @@ from unmask.models.auto import dtype_of, parameter_count
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.config import ModelConfig
 from unmask.policies.base import LearnedPolicy
-from unmask.policies.registry import TYPES, class_of
+from unmask.policies.registry import policy_types
 from unmask.rl.algorithms.auto import load_algorithm, names
 from unmask.rl.card import card, describe
 from unmask.rl.config import (
@@ -62,7 +62,7 @@ FLAT = ("model", "task", "decode", "run")
 
 def _tables() -> dict[str, dict[str, FieldInfo]]:
     """Every setting of every table; of networks and algorithms those that any of them has."""
-    networks = [found.Config for name in TYPES if issubclass(found := class_of(name), LearnedPolicy)]
+    networks = [found.Config for found in policy_types().values() if issubclass(found, LearnedPolicy)]
     algorithms = [load_algorithm(name).Settings for name in names()]
     chosen: dict[str, dict[str, FieldInfo]] = {"policy": {}, "algorithm": {}}
     for table, classes in (("policy", networks), ("algorithm", algorithms)):

@@ -18,9 +18,9 @@ from unmask.cli.common import ConfigFile, DryRun
 from unmask.cli.comparison import ComparisonConfig, compare, verifiable
 from unmask.cli.console import console
 from unmask.errors import UnmaskError, nearest
-from unmask.evaluation.cells import Cell, Contestant
-from unmask.evaluation.evaluate import Row
-from unmask.evaluation.findings import Transferred
+from unmask.evaluation.comparison import Results
+from unmask.evaluation.entries import Candidate, candidate
+from unmask.evaluation.findings import TransferResult
 from unmask.evaluation.pareto import Outcomes, paired_difference
 from unmask.evaluation.summaries import outcomes, summary
 from unmask.files import write_text
@@ -47,16 +47,16 @@ class Target(ModelConfig, TaskConfig):
 class TransferConfig(Settings):
     """Policies and where they are tried; both stand in the TOML file."""
 
-    output: Annotated[str, Field(description="Folder for a folder of rows a target, and transfer.json.")] = (
+    output: Annotated[str, Field(description="Folder for a folder of rows per target, and transfer.json.")] = (
         "runs/transfer"
     )
     policies: Annotated[
         dict[str, Several], Parameter(parse=False), Field(description="Name -> policy, or its training seeds.")
     ] = {}
     targets: Annotated[tuple[Target, ...], Parameter(parse=False), Field(description="Where they are tried.")] = ()
-    prompts: Annotated[int, Ge(2), Field(description="Prompts a target.")] = 500
+    prompts: Annotated[int, Ge(2), Field(description="Prompts per target.")] = 500
     seeds: Annotated[int, Ge(1), Field(description="Decoding seeds of policies that draw.")] = 1
-    batch_size: Annotated[int | None, Ge(1), Field(description="Live rows at most.")] = None
+    batch_size: Annotated[int | None, Ge(1), Field(description="Active rows at most.")] = None
 
 
 def transfer(
@@ -66,26 +66,23 @@ def transfer(
     resume: Annotated[bool, Parameter(help="Add what is missing to the output folder.", negative="")] = False,
     dry_run: DryRun = False,
 ) -> None:
-    """What policies lose where they were not trained, against one that was.
-
-    Example: unmask transfer --config configs/transfer/house.toml
-    """
+    """What policies lose where they were not trained, against one that was."""
     resolved = load_settings(TransferConfig, config, settings.model_dump(exclude_unset=True) if settings else {})
     _check(resolved)
     plans = [(target, *_plan(resolved, target)) for target in resolved.targets]
     if dry_run:
-        for target, _, _, contestants in plans:
-            console.print(f"{target.name}: {', '.join(contestants)}", highlight=False)
+        for target, _, _, candidates in plans:
+            console.print(f"{target.name}: {', '.join(candidates)}", highlight=False)
         return
-    found: list[Transferred] = []
-    for target, comparison, task, contestants in plans:
+    found: list[TransferResult] = []
+    for target, comparison, task, candidates in plans:
         console.rule(target.name, align="left")
         begun = (Path(comparison.output) / "config.json").exists()
-        everyone = {cell.key: (cell, policy) for group in contestants.values() for cell, policy in group}
+        everyone = {entry.key: (entry, policy) for group in candidates.values() for entry, policy in group}
         gen_length = comparison.gen_length or task.gen_length
         made = compare(comparison, task, gen_length, list(everyone.values()), resume=resume and begun)
         if made is not None:
-            found += _against_native(target, contestants, made.cells)
+            found += _against_native(target, candidates, made.results)
     if found:
         path = Path(resolved.output) / "transfer.json"
         write_text(path, json.dumps({"transfers": [asdict(one) for one in found]}, indent=2) + "\n")
@@ -114,7 +111,7 @@ def _check(config: TransferConfig) -> None:
 NATIVE = "trained there"
 
 
-def _plan(config: TransferConfig, target: Target) -> tuple[ComparisonConfig, Task, dict[str, list[Contestant]]]:
+def _plan(config: TransferConfig, target: Target) -> tuple[ComparisonConfig, Task, dict[str, list[Candidate]]]:
     """A target's comparison and, by name, the policies tried there."""
     where = target.model_dump(exclude={"name", "native", "policies", "block_length"}, exclude_unset=True)
     folder = Path(config.output) / _folder(target.name)
@@ -127,13 +124,9 @@ def _plan(config: TransferConfig, target: Target) -> tuple[ComparisonConfig, Tas
     )
     task = verifiable(comparison)
     gen_length = target.gen_length or task.gen_length
-    (region,) = comparison.regions(gen_length, [target.block_length or gen_length])
-    tried = {name: config.policies[name] for name in target.policies or config.policies}
-    return (
-        comparison,
-        task,
-        {name: [region.contestant(one) for one in paths] for name, paths in {NATIVE: target.native, **tried}.items()},
-    )
+    (decode,) = comparison.decodings(gen_length, [target.block_length or gen_length])
+    tried = {NATIVE: target.native, **{name: config.policies[name] for name in target.policies or config.policies}}
+    return comparison, task, {name: [candidate(one, decode) for one in paths] for name, paths in tried.items()}
 
 
 def _folder(name: str) -> str:
@@ -141,16 +134,16 @@ def _folder(name: str) -> str:
 
 
 def _against_native(
-    target: Target, contestants: Mapping[str, Sequence[Contestant]], cells: Sequence[tuple[Cell, Sequence[Row]]]
-) -> list[Transferred]:
-    rows = {cell.key: rows for cell, rows in cells}
-    groups = {name: together([outcomes(rows[cell.key]) for cell, _ in group]) for name, group in contestants.items()}
+    target: Target, candidates: Mapping[str, Sequence[Candidate]], results: Results
+) -> list[TransferResult]:
+    rows = {entry.key: rows for entry, rows in results}
+    groups = {name: together([outcomes(rows[entry.key]) for entry, _ in group]) for name, group in candidates.items()}
     native = groups[NATIVE]
     found = []
     for name, group in groups.items():
         accuracy, nfe = summary(group)
         loss, slower = (paired_difference(a, b) for a, b in ((group.correct, native.correct), (group.nfe, native.nfe)))
-        found.append(Transferred(name, target.name, accuracy, nfe, loss, slower, native=name == NATIVE))
+        found.append(TransferResult(name, target.name, accuracy, nfe, loss, slower, native=name == NATIVE))
     return found
 
 
@@ -162,11 +155,11 @@ def together(policies: Sequence[Outcomes]) -> Outcomes:
     )
 
 
-def matrix(found: Sequence[Transferred]) -> Table:
+def matrix(found: Sequence[TransferResult]) -> Table:
     """Policies by targets: points of accuracy lost, and forward passes more."""
     targets = list(dict.fromkeys(one.target for one in found))
     grid = Table(
-        title="Accuracy % @ NFE where each was tried; behind it the difference to the policy trained there",
+        title="Accuracy % @ NFE where each was tried, and the difference to the policy trained there",
         title_justify="left",
     )
     grid.add_column("policy")
@@ -178,7 +171,7 @@ def matrix(found: Sequence[Transferred]) -> Table:
     return grid
 
 
-def _tried(one: Transferred) -> str:
+def _tried(one: TransferResult) -> str:
     reached = f"{100 * one.accuracy.mean:.1f} @ {one.nfe.mean:.1f}"
     if one.native:
         return reached

@@ -12,12 +12,13 @@ from cyclopts import Parameter
 from pydantic import Field
 from rich.text import Text
 
+from unmask.cli.common import DecodeFlags, Seed
 from unmask.cli.console import console, errors
-from unmask.cli.decode import LONG, SHORT
 from unmask.cli.drawing import Run, animate, printable, table, write_steps
 from unmask.cli.prompts import as_prompt
-from unmask.decoding.blocks import check_block_length, parse_block_length
-from unmask.decoding.decode import DecodeOptions, stream
+from unmask.decoding.blocks import AdaptiveBlocks, check_block_length
+from unmask.decoding.decode import stream
+from unmask.decoding.options import DecodeConfig
 from unmask.decoding.source import encode_example
 from unmask.decoding.trajectory import Recorder
 from unmask.errors import UnmaskError
@@ -27,7 +28,7 @@ from unmask.models.config import ModelConfig
 from unmask.policies.auto import DEFAULT_POLICY, load_policy
 from unmask.policies.base import Policy
 from unmask.provenance import hardware, versions
-from unmask.tasks.base import Example, Split, Task
+from unmask.tasks.base import Example, Split, Task, verdicts
 from unmask.tasks.config import TaskConfig
 
 PROMPT_END = 600  # characters shown of a longer prompt
@@ -44,40 +45,34 @@ class ViewConfig(ModelConfig, TaskConfig):
             "' | max_reveal:n=4' and the like wrap them.",
         ),
     ] = (DEFAULT_POLICY, "confidence_threshold:threshold=0.9")
-    index: Annotated[int, Ge(0), Field(description="Without a prompt: place of the task's prompt, from 0.")] = 0
+    index: Annotated[int, Ge(0), Field(description="Without a prompt: index of the task's prompt, from 0.")] = 0
     split: Annotated[
         Split | None, Field(description="Of the task (default: test; all rows where a task has one file).")
     ] = None
-    gen_length: Annotated[
-        int | None,
-        Ge(1),
-        Field(description="Positions to generate (default: the task's; of a prompt as unmask decode has it)."),
-    ] = None
-    block_length: Annotated[
-        str | None,
-        Field(
-            description="Semi-autoregressive block, or adaptive:default=32,threshold=0.3,delimiters=[.] "
-            "(default: full diffusion)."
-        ),
-    ] = None
-    temperature: Annotated[float, Ge(0), Field(description="Of the tokens; 0 takes the likeliest.")] = 0.0
-    seed: Annotated[int, Field(description="Of tokens that are drawn and policies that draw.")] = 0
-    max_steps: Annotated[int | None, Ge(1), Field(description="Forward passes at most (default: gen_length).")] = None
-    stop_at_eos: Annotated[bool, Field(description="End once the text and the EOS behind it stand.")] = True
-    suppress_eos: Annotated[bool, Field(description="Confidence 0 for EOS behind masked text.")] = False
     colour_by: Annotated[
         Literal["step", "confidence"],
         Field(description="What a token's colour tells: when it was revealed, or how sure the dLLM was."),
     ] = "step"
-    speed: Annotated[float, Gt(0), Field(description="Steps a second.")] = 8.0
+    speed: Annotated[float, Gt(0), Field(description="Steps per second.")] = 8.0
     html: Annotated[Path | None, Field(description="Write the page here: the same, to step through.")] = None
+
+
+class ViewFlags(DecodeFlags):
+    """How to decode one prompt."""
+
+    batch_size: Annotated[int, Parameter(parse=False)] = 1
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt, with where it is from unless it was typed."""
+    """A prompt, with where it is from unless it was typed.
+
+    Attributes:
+        index: among the task's prompts; 0 if it was typed.
+    """
 
     prompt: str
+    index: int = 0
     example: Example | None = None
     task: Task | None = None
 
@@ -89,30 +84,24 @@ def view(
     /,
     *,
     settings: Annotated[ViewConfig | None, Parameter(name="*")] = None,
+    decoding: Annotated[ViewFlags | None, Parameter(name="*")] = None,
+    seed: Seed = 0,
 ) -> None:
-    """Watch policies decode a prompt: the text fills in step by step, on one clock.
-
-    Example: unmask view
-
-    Example: unmask view "hall: red blue gold?" --policies house-base-full --policies top_k_confidence:k=1
-    """
-    wanted = settings or ViewConfig()
+    """Watch policies decode a prompt: the text fills in step by step, on one clock."""
+    wanted, config = settings or ViewConfig(), decoding or ViewFlags()
     policies = [(name, load_policy(name)) for name in wanted.policies]
-    parse_block_length(wanted.block_length)
     if wanted.html is not None:
         _check_page(wanted.html)
     asked = _asked(prompt, wanted)
-    length = wanted.gen_length or (asked.task.gen_length if asked.task else None)
-    if length is not None:
-        _check_block(wanted, length)
+    if config.gen_length is not None or asked.task is not None:  # else the dLLM has a say
+        _check_blocks(config, config.region(asked.task))
     model = wanted.load()
     if errors.is_terminal and wanted.model is not None:
         errors.print(model.summary(), style="bright_black", highlight=False, soft_wrap=True)
-    if length is None:
-        length = LONG if model.max_length is None or model.max_length >= 4 * LONG else SHORT
-    runs = [_decode(model, name, policy, asked, wanted, length) for name, policy in policies]
+    config = config.model_copy(update={"gen_length": config.region(asked.task, model)})
+    runs = [_decode(model, name, policy, asked, wanted, config, seed) for name, policy in policies]
     if wanted.html is not None:
-        _write_page(wanted.html, model, asked, wanted, runs)
+        _write_page(wanted.html, model, asked, config, seed, runs)
     _introduce(asked)
     if console.is_interactive:
         animate(console, runs, wanted.colour_by, wanted.speed)
@@ -145,13 +134,13 @@ def _asked(prompt: str | None, wanted: ViewConfig) -> Asked:
         )
     if task.verifiable:
         task.prepare()
-    return Asked(examples[wanted.index].prompt, examples[wanted.index], task)
+    example = examples[wanted.index]
+    return Asked(example.prompt, wanted.index, example, task)
 
 
-def _check_block(wanted: ViewConfig, length: int) -> None:
-    blocks = parse_block_length(wanted.block_length)
-    if isinstance(blocks, int):
-        check_block_length(length, blocks)
+def _check_blocks(config: DecodeConfig, gen_length: int) -> None:
+    if not isinstance(config.block_length, AdaptiveBlocks):
+        check_block_length(gen_length, config.block_length)
 
 
 def _check_page(path: Path) -> None:
@@ -168,32 +157,25 @@ def _check_page(path: Path) -> None:
 
 
 def _decode(
-    model: MaskedDiffusionModel, name: str, policy: Policy, asked: Asked, wanted: ViewConfig, gen_length: int
+    model: MaskedDiffusionModel,
+    name: str,
+    policy: Policy,
+    asked: Asked,
+    wanted: ViewConfig,
+    config: DecodeConfig,
+    seed: int,
 ) -> Run:
-    prompt = asked.prompt
-    tokens = (
-        encode_example(model, asked.example)
-        if asked.example
-        else model.encode(as_prompt(prompt, chat=bool(wanted.chat)))
-    )
+    example, prompt = asked.example, as_prompt(asked.prompt, chat=bool(wanted.chat))
+    tokens = encode_example(model, example) if example else model.encode(prompt)
     recorder = Recorder([0])
-    options: DecodeOptions = {
-        "gen_length": gen_length,
-        "block_length": parse_block_length(wanted.block_length),
-        "temperature": wanted.temperature,
-        "seed": wanted.seed,
-        "max_steps": wanted.max_steps,
-        "stop_at_eos": wanted.stop_at_eos,
-        "suppress_eos": wanted.suppress_eos,
-        "callback": recorder,
-        "streams": [wanted.index],  # as this prompt draws among the others of its task
-    }
+    streams = [asked.index]  # as this prompt draws among the others of its task
     with errors.status(f"decoding with {name}"):
-        done = next(stream(model, policy, [tokens], **options))
+        (batch,) = stream(model, policy, [tokens], config, seed=seed, streams=streams, callback=recorder)
+        (done,) = batch.completions(model)
     correct = None
-    if asked.example is not None and asked.task is not None and asked.task.verifiable:
-        correct = done.ended != "budget" and asked.task.verify(asked.example, done.text)
-    return Run(name, recorder.trajectory(model, prompt, done), correct)
+    if example is not None and asked.task is not None and asked.task.verifiable:
+        (correct,) = verdicts(asked.task, [example], [done.text], [done.ended != "budget"])
+    return Run(name, recorder.trajectory(model, asked.prompt, done), correct)
 
 
 def _introduce(asked: Asked) -> None:
@@ -209,28 +191,31 @@ def _one_line(text: str, most: int = 200) -> str:
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _write_page(path: Path, model: MaskedDiffusionModel, asked: Asked, wanted: ViewConfig, runs: Sequence[Run]) -> None:
-    from unmask.evaluation.findings import Findings, Shown
+def _write_page(
+    path: Path, model: MaskedDiffusionModel, asked: Asked, config: DecodeConfig, seed: int, runs: Sequence[Run]
+) -> None:
+    from unmask.evaluation.findings import Findings, ShownTrajectory
     from unmask.evaluation.page import render
 
-    gen_length = len(runs[0].trajectory.words)
     gold = asked.example.answer if asked.example else ""
+    block_length = config.model_dump()["block_length"]
     facts = {
         "dLLM": model.name,
-        "generation": f"{gen_length} positions, "
-        + (f"block length {wanted.block_length}" if wanted.block_length else "full diffusion"),
-        "seed": str(wanted.seed),
+        "generation": f"{config.gen_length} positions, "
+        + (f"block length {block_length}" if block_length else "full diffusion"),
+        "seed": str(seed),
         "versions": ", ".join(f"{name} {number}" for name, number in versions().items()),
         "hardware": hardware(model.device),
     }
     if asked.task is not None:
-        facts["task"] = f"{asked.task.name}, prompt {wanted.index}"
+        facts["task"] = f"{asked.task.name}, prompt {asked.index}"
+    shown = tuple(ShownTrajectory(run.name, asked.index, run.correct, gold, run.trajectory) for run in runs)
     findings = Findings(
         title=f"{asked.task.name if asked.task else 'A prompt'} on {model.name}",
         facts=facts,
-        gen_length=gen_length,
+        gen_length=config.region(),
         cells=(),
         rules=(),
-        trajectories=tuple(Shown(run.name, wanted.index, run.correct, gold, run.trajectory) for run in runs),
+        trajectories=shown,
     )
     write_text(path, render(findings))

@@ -1,105 +1,109 @@
-"""One policy on one task: rows that carry their whole configuration."""
+"""One entry on one task: rows that carry their whole configuration."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from unmask.decoding.decode import stream
-from unmask.decoding.options import DecodeConfig
 from unmask.decoding.results import Completion, Ended
 from unmask.decoding.session import Totals
 from unmask.decoding.source import encode_example
 from unmask.decoding.state import Step
 from unmask.decoding.trajectory import Recorder
-from unmask.evaluation.cells import Cell
-from unmask.files import jsonl, write_text
+from unmask.evaluation.entries import Entry
+from unmask.evaluation.rows import TRAJECTORY, ResultRow
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
 from unmask.provenance import hardware, versions
 from unmask.tasks.base import Example, Task, verdicts
 
-Row = dict[str, Any]
-TRAJECTORY = ("words", "end", "revealed_at", "confidence")  # what its row does not hold anyway
+SMALL = 10_000_000  # weights of a dLLM that many rows at once cost little
+
+
+def never() -> bool:
+    """A `stop` that does not."""
+    return False
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all entries of a comparison are evaluated on.
+
+    Attributes:
+        split: as rows name it.
+        batch_size: active rows at most; 32 by default, of a small dLLM 256.
+        trajectories: of the first prompts under the first seed go into their rows.
+        context: goes into every row.
+    """
+
+    model: MaskedDiffusionModel
+    task: Task
+    examples: Sequence[Example]
+    split: str = "test"
+    batch_size: int | None = None
+    trajectories: int = 0
+    context: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def active_rows(self) -> int:
+        """The batch size, its default filled in."""
+        network = self.model.network
+        size = math.inf if network is None else sum(p.numel() for p in network.parameters())
+        return self.batch_size or (256 if size < SMALL else 32)
 
 
 def evaluate(
-    model: MaskedDiffusionModel,
+    setup: Setup,
+    entry: Entry,
     policy: Policy,
-    task: Task,
-    examples: Sequence[Example],
-    cell: Cell,
     *,
     seeds: Sequence[int] = (0,),
-    batch_size: int = 256,
-    split: str = "test",
-    trajectories: int = 0,
-    context: Mapping[str, Any] | None = None,
     done: Collection[tuple[int, int]] = (),
-    on_rows: Callable[[list[Row]], None] | None = None,
+    on_rows: Callable[[list[ResultRow]], None] | None = None,
     totals: Totals | None = None,
-    stop: Callable[[], bool] = lambda: False,
-) -> list[Row]:
+    stop: Callable[[], bool] = never,
+) -> list[ResultRow]:
     """Decode every example under every seed.
 
     Args:
-        trajectories: of the first prompts under the first seed go into their rows.
-        context: goes into every row.
-        done: (seed, place among the examples) of rows that are not wanted.
+        done: (seed, index among the examples) of rows that are not wanted.
         on_rows: called with rows soon after they are made, in the order in which they end.
         totals: counted into.
         stop: asked at every step; if it says so, rows so far are handed over and KeyboardInterrupt is raised.
 
     Returns:
-        One row a prompt and seed, in order: prompt, text, correct, nfe, tokens (revealed, up to the end of the text),
-        reveals (positions revealed at each step), complete, and the configuration that made it.
+        One row per prompt and seed, in order.
     """
-    shared = {
-        "model": model.name,
-        "task": task.name,
-        "split": split,
-        **asdict(cell),
-        "versions": versions(),
-        "hardware": hardware(model.device),
-        **(context or {}),
-    }
-    config = DecodeConfig(
-        gen_length=cell.gen_length,
-        block_length=cell.block_length,
-        batch_size=batch_size,
-        stop_at_eos=cell.stop_at_eos,
-        suppress_eos=cell.suppress_eos,
-    )
-    prompts = [encode_example(model, example) for example in examples]
-    rows: list[Row] = []
-
+    config = entry.decode.model_copy(update={"batch_size": setup.active_rows})
+    prompts = [encode_example(setup.model, example) for example in setup.examples]
+    rows: list[ResultRow] = []
     for seed in seeds:
-        places = [i for i in range(len(examples)) if (seed, i) not in done]
-        if not places:
+        wanted = [i for i in range(len(prompts)) if (seed, i) not in done]
+        if not wanted:
             continue
-        recorder = Recorder([row for row, i in enumerate(places) if i < trajectories and seed == seeds[0]])
-        collector = _Collector(model, task, examples, places, {"seed": seed, **shared}, batch_size, on_rows, recorder)
+        recorder = Recorder([row for row, i in enumerate(wanted) if i < setup.trajectories and seed == seeds[0]])
+        collector = _Collector(setup, entry, wanted, seed, recorder, on_rows)
 
-        def look(step: Step, record: Recorder = recorder) -> None:
+        def on_step(step: Step, record: Recorder = recorder) -> None:
             if stop():
                 raise KeyboardInterrupt
             record(step)
 
         try:
-            batches = stream(
-                model,
+            for batch in stream(
+                setup.model,
                 policy,
-                [prompts[i] for i in places],
+                [prompts[i] for i in wanted],
                 config,
                 seed=seed,
-                streams=places,  # a prompt draws the same, whichever are left
-                callback=look,
+                streams=wanted,  # a prompt draws the same, whichever are left
+                callback=on_step,
                 totals=totals,
-            )
-            for batch in batches:
+            ):
                 collector.take(batch)
         finally:
             collector.flush()
@@ -108,71 +112,70 @@ def evaluate(
 
 
 class _Collector:
-    """Makes rows of prompts as they end, `at_once` verified together.
+    """Makes rows of prompts as they end, a batch of them verified together.
 
     Args:
-        places: of the prompts that are decoded, among the examples.
+        indices: of the prompts that are decoded, among the examples.
     """
 
     def __init__(
         self,
-        model: MaskedDiffusionModel,
-        task: Task,
-        examples: Sequence[Example],
-        places: Sequence[int],
-        context: Mapping[str, Any],
-        at_once: int,
-        on_rows: Callable[[list[Row]], None] | None,
+        setup: Setup,
+        entry: Entry,
+        indices: Sequence[int],
+        seed: int,
         recorder: Recorder,
+        on_rows: Callable[[list[ResultRow]], None] | None,
     ) -> None:
-        self._recorder = recorder
-        self._model, self._task, self._examples, self._places = model, task, examples, places
-        self._context, self._at_once, self._on_rows = context, at_once, on_rows
-        self._ends = set(model.eos_ids.tolist())
+        self._setup, self._indices, self._recorder, self._on_rows = setup, indices, recorder, on_rows
+        self._shared: dict[str, Any] = {
+            "seed": seed,
+            "model": setup.model.name,
+            "split": setup.split,
+            **entry.columns(),
+            "versions": versions(),
+            "hardware": hardware(setup.model.device),
+            **setup.context,
+        }
+        self._eos_ids = set(setup.model.eos_ids.tolist())
         self._waiting: list[Completion] = []
-        self.rows: list[Row] = []
+        self.rows: list[ResultRow] = []
 
     def take(self, batch: Ended) -> None:
         """Prompts that have ended."""
-        self._waiting += batch.completions(self._model)
-        if len(self._waiting) >= self._at_once:
+        self._waiting += batch.completions(self._setup.model)
+        if len(self._waiting) >= self._setup.active_rows:
             self.flush()
 
     def flush(self) -> None:
         """Verify what waits, and hand it on."""
         ended, self._waiting = self._waiting, []
-        examples = [self._examples[self._places[one.index]] for one in ended]
-        right = verdicts(self._task, examples, [one.text for one in ended], [one.ended != "budget" for one in ended])
-        made = [self._row(*each) for each in zip(ended, examples, right, strict=True)]
+        examples = [self._setup.examples[self._indices[one.index]] for one in ended]
+        complete = [one.ended != "budget" for one in ended]
+        correct = verdicts(self._setup.task, examples, [one.text for one in ended], complete)
+        made = [self._row(*each) for each in zip(ended, examples, correct, strict=True)]
         self.rows += made
         if self._on_rows is not None and made:
             self._on_rows(made)
 
-    def _row(self, one: Completion, example: Example, verdict: bool) -> Row:
-        length = next((i for i, token in enumerate(one.tokens) if token in self._ends), len(one.tokens))
-        complete, reveals = one.ended != "budget", Counter(one.revealed_at)
-        return {
-            "index": self._places[one.index],
+    def _row(self, one: Completion, example: Example, correct: bool) -> ResultRow:
+        length = next((i for i, token in enumerate(one.tokens) if token in self._eos_ids), len(one.tokens))
+        reveals = Counter(one.revealed_at)
+        row: Any = {
+            "index": self._indices[one.index],
             "prompt": example.prompt,
             "text": one.text,
-            "correct": verdict,
+            "correct": correct,
             "nfe": one.nfe,
             "tokens": sum(step >= 0 for step in one.revealed_at[:length]),
             "reveals": [reveals[step] for step in range(one.nfe)],
-            "complete": complete,
+            "complete": one.ended != "budget",
             "ended": one.ended,
-            **self._context,
-            "task": example.task or self._task.name,
-            **self._recorded(one, example),
+            **self._shared,
+            "task": example.task or self._setup.task.name,
         }
-
-    def _recorded(self, one: Completion, example: Example) -> Row:
-        if not self._recorder.has(one.index):
-            return {}
-        trajectory = asdict(self._recorder.trajectory(self._model, example.prompt, one))
-        return {"gold": example.answer, "trajectory": {key: trajectory[key] for key in TRAJECTORY}}
-
-
-def write_rows(path: str | Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write JSONL, whole or not at all."""
-    write_text(path, jsonl(rows))
+        if self._recorder.has(one.index):
+            trajectory = asdict(self._recorder.trajectory(self._setup.model, example.prompt, one))
+            row |= {"gold": example.answer, "trajectory": {key: trajectory[key] for key in TRAJECTORY}}
+        found: ResultRow = row
+        return found

@@ -10,7 +10,11 @@ from unmask.errors import UnmaskError
 from unmask.evaluation.summaries import Summary, frontier
 from unmask.evaluation.tables import blocks
 
-LEARNED = {"policy": ("#ad3217", "*", 170), "cloned": ("#d07000", "P", 60), "replay": ("#8c1d4f", "X", 50)}
+LEARNED: dict[str, tuple[str, str, int]] = {
+    "policy": ("#ad3217", "*", 170),
+    "clone": ("#d07000", "P", 60),
+    "replay": ("#8c1d4f", "X", 50),
+}
 RULES = (
     "#0072b2",
     "#00755a",
@@ -26,12 +30,12 @@ RULES = (
 )
 MARKERS = "os^Dv<>ph"
 LEGEND = 2.4  # inches
-NAMES = {"policy": "learned policy", "cloned": "cloned, before GRPO", "replay": "replay of its pace"}
+NAMES = {"policy": "learned policy", "clone": "cloned, before GRPO", "replay": "replay of its pace"}
 
 
 def plot(summaries: Sequence[Summary], path: str | Path, title: str) -> list[Path]:
     """Draw accuracy against NFE as PNG and SVG: rules in full diffusion and in blocks side by side, learned policies in
-    both. Each rule's frontier is a line, its other cells are faint; bars are 95% intervals.
+    both. Each rule's frontier is a line, its other entries are faint; bars are 95% intervals.
 
     Args:
         path: where to write; the suffix is replaced by .png and .svg.
@@ -47,23 +51,23 @@ def plot(summaries: Sequence[Summary], path: str | Path, title: str) -> list[Pat
     except ImportError:
         raise UnmaskError("Plots need matplotlib: pip install 'unmask[plot]'.") from None
 
-    learned = [s for s in summaries if s.cell.label in LEARNED]
-    rules = [s for s in summaries if s.cell.label not in LEARNED]
-    full = [s for s in rules if blocks(s.cell) == "full"]
-    semi = [s for s in rules if blocks(s.cell) != "full"]
-    panels = [(name, cells) for name, cells in (("full diffusion", full), ("blocks", semi)) if cells]
-    labels = list(dict.fromkeys(s.cell.label for s in [*rules, *learned]))
+    learned = [s for s in summaries if s.entry.kind != "rule"]
+    rules = [s for s in summaries if s.entry.kind == "rule"]
+    full = [s for s in rules if blocks(s.entry) == "full"]
+    semi = [s for s in rules if blocks(s.entry) != "full"]
+    panels = [(name, shown) for name, shown in (("full diffusion", full), ("blocks", semi)) if shown]
+    labels = list(dict.fromkeys(s.entry.label for s in [*rules, *learned]))
     with plt.rc_context(
         {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "unmask"}
     ):
         figure, axes = plt.subplots(
             1, max(len(panels), 1), figsize=(5 * max(len(panels), 1) + LEGEND, 4.4), sharey=True, squeeze=False
         )
-        for axis, (name, cells) in zip(axes[0], panels or [("", [])], strict=True):
+        for axis, (name, shown) in zip(axes[0], panels or [("", [])], strict=True):
             for label in labels:
-                _family(axis, [s for s in [*cells, *learned] if s.cell.label == label], label, labels.index(label))
+                _family(axis, [s for s in [*shown, *learned] if s.entry.label == label], label, labels.index(label))
             axis.set_title(f"rules in {name}" if name else "", loc="left", fontsize=10)
-            axis.set_xlabel("NFE (dLLM forward passes a prompt)")
+            axis.set_xlabel("NFE (dLLM forward passes per prompt)")
             axis.set_ylim(0, 103)
             axis.set_xlim(left=0)
             axis.grid(alpha=0.25)
@@ -86,20 +90,21 @@ def plot(summaries: Sequence[Summary], path: str | Path, title: str) -> list[Pat
     return paths
 
 
-def _family(axis: Any, cells: Sequence[Summary], label: str, place: int) -> None:
-    """A rule's cells in one panel."""
-    if not cells:
+def _family(axis: Any, members: Sequence[Summary], label: str, index: int) -> None:
+    """A rule's entries in one panel."""
+    if not members:
         return
-    colour, marker, size = LEARNED.get(label, (RULES[place % len(RULES)], MARKERS[place % len(MARKERS)], 30))
-    best = frontier(cells)
+    kind = members[0].entry.kind
+    colour, marker, size = LEARNED.get(kind, (RULES[index % len(RULES)], MARKERS[index % len(MARKERS)], 30))
+    best = frontier(members)
     axis.plot([s.nfe.mean for s in best], [100 * s.accuracy.mean for s in best], color=colour, linewidth=1.2, zorder=2)
-    shown = list(cells) if label in LEARNED else best
-    for group, alpha in ((shown, 1.0), ([s for s in cells if s not in shown], 0.25)):
+    shown = list(members) if kind != "rule" else best
+    for group, alpha in ((shown, 1.0), ([s for s in members if s not in shown], 0.25)):
         x, y = [s.nfe.mean for s in group], [100 * s.accuracy.mean for s in group]
         error = [
             [100 * (s.accuracy.mean - s.accuracy.low) for s in group],
             [100 * (s.accuracy.high - s.accuracy.mean) for s in group],
         ]
         axis.errorbar(x, y, yerr=error, fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.5 * alpha)
-        name = NAMES.get(label, label) if alpha == 1 else None
+        name = NAMES.get(kind, label) if alpha == 1 else None
         axis.scatter(x, y, s=size, marker=marker, color=colour, alpha=alpha, label=name, zorder=3, linewidths=0)

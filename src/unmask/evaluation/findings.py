@@ -10,7 +10,7 @@ from unmask.decoding.trajectory import Trajectory
 from unmask.evaluation.intervals import Interval
 from unmask.evaluation.pareto import Difference
 
-EVERY_RULE = "every rule"  # all of them together, as a rule of `Beside`
+EVERY_RULE = "every rule"  # all of them together, as a rule of `Versus`
 
 
 @dataclass(frozen=True)
@@ -22,12 +22,12 @@ class CellFinding:
         setting: its settings in a few words; of a learned policy its name.
         blocks: ``full``, the block length, or ``adaptive``.
         accuracy: in [0, 1].
-        nfe: forward passes a prompt.
+        nfe: forward passes per prompt.
         tpf: tokens (before EOS) per forward pass, all tokens by all passes.
         config: everything that made it, for the hover and for copying.
         learned: it has weights.
         frontier: it is on its rule's frontier.
-        beaten_by: place of a cell, of any rule, that is at least as accurate and as fast; None on the common frontier.
+        beaten_by: index of a cell, of any rule, that is at least as accurate and as fast; None on the common frontier.
     """
 
     rule: str
@@ -50,7 +50,7 @@ class RuleFinding:
 
     Attributes:
         cells: how many were tried.
-        best: place of its most accurate cell.
+        best: index of its most accurate cell.
         hypervolume: as in `unmask.evaluation.pareto`, to NFE = gen_length; a share.
         aup: accuracy under parallelism, percent times tokens per forward pass.
     """
@@ -63,11 +63,11 @@ class RuleFinding:
 
 
 @dataclass(frozen=True)
-class Beside:
-    """A learned policy beside a rule's frontier at the policy's NFE.
+class Versus:
+    """A learned policy against a rule's frontier at the policy's NFE.
 
     Attributes:
-        cell: place of the policy's cell.
+        cell: index of the policy's cell.
         difference: in accuracy, a share; NaN where the rule has no cell as fast.
         control: not a rule at equal NFE, but the policy's own clone or replay at its own.
     """
@@ -93,8 +93,8 @@ class TrainingCurve:
 
 
 @dataclass(frozen=True)
-class Transferred:
-    """A policy where it was not trained, beside one that was trained there.
+class TransferResult:
+    """A policy where it was not trained, against one that was trained there.
 
     Attributes:
         loss: accuracy minus the native policy's, a share, paired over prompts.
@@ -112,8 +112,8 @@ class Transferred:
 
 
 @dataclass(frozen=True)
-class Shown:
-    """A trajectory with what it is of.
+class ShownTrajectory:
+    """A trajectory and the cell and prompt that it is of.
 
     Attributes:
         name: of the cell: rule and setting and blocks.
@@ -142,7 +142,7 @@ class Findings:
     gen_length: int
     cells: Sequence[CellFinding]
     rules: Sequence[RuleFinding]
-    beside: Sequence[Beside] = ()
+    versus: Sequence[Versus] = ()
     training: Sequence[TrainingCurve] = ()
-    transfer: Sequence[Transferred] = ()
-    trajectories: Sequence[Shown] = field(default_factory=tuple)
+    transfer: Sequence[TransferResult] = ()
+    trajectories: Sequence[ShownTrajectory] = field(default_factory=tuple)

@@ -87,4 +87,4 @@ def check(seeds: int, prompts: int) -> None:
         UnmaskError: too few for an interval.
     """
     if seeds < 1 or prompts < 2:
-        raise UnmaskError(f"an interval over {seeds} seeds and {prompts} prompts; give at least 1 seed and 2 prompts.")
+        raise UnmaskError(f"An interval over {seeds} seeds and {prompts} prompts: give at least 1 seed and 2 prompts.")

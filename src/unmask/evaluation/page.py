@@ -13,7 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.findings import EVERY_RULE, Beside, CellFinding, Findings, TrainingCurve, Transferred
+from unmask.evaluation.findings import EVERY_RULE, CellFinding, Findings, TrainingCurve, TransferResult, Versus
 from unmask.evaluation.intervals import Interval
 from unmask.evaluation.pareto import Difference
 
@@ -129,20 +129,20 @@ def _hover(cell: CellFinding) -> list[str]:
 
 
 def _headlines(findings: Findings) -> list[str]:
-    """What came out, a sentence a learned policy: beside the rule that comes closest to it."""
+    """What came out, one sentence per learned policy: against the rule that comes closest to it."""
     lines = []
-    for place in dict.fromkeys(one.cell for one in findings.beside):
-        cell = findings.cells[place]
+    for index in dict.fromkeys(one.cell for one in findings.versus):
+        cell = findings.cells[index]
         passes = f"{_number(cell.nfe.mean)} forward passes"
         lines.append(
             f"{cell.rule} {cell.setting} ({_blocks(cell.blocks)}) answers {_percent(cell.accuracy.mean)}%: "
-            + _lead([one for one in findings.beside if one.cell == place], passes)
+            + _lead([one for one in findings.versus if one.cell == index], passes)
         )
     return lines
 
 
-def _lead(beside: Sequence[Beside], passes: str) -> str:
-    as_fast = [one for one in beside if not one.control and not math.isnan(one.difference.mean)]
+def _lead(versus: Sequence[Versus], passes: str) -> str:
+    as_fast = [one for one in versus if not one.control and not math.isnan(one.difference.mean)]
     if not as_fast:
         return f"no rule is as fast as its {passes}."
     nearest = min(as_fast, key=lambda one: one.difference.mean)
@@ -173,9 +173,9 @@ def _overview(training: Sequence[TrainingCurve]) -> list[str]:
     return [name for name in OVERVIEW if name in metrics] or metrics[:3]
 
 
-def _matrix(transfer: Sequence[Transferred]) -> dict[str, dict[str, Transferred]]:
+def _matrix(transfer: Sequence[TransferResult]) -> dict[str, dict[str, TransferResult]]:
     """Policy -> target -> what it reached there."""
-    matrix: dict[str, dict[str, Transferred]] = {}
+    matrix: dict[str, dict[str, TransferResult]] = {}
     for one in transfer:
         matrix.setdefault(one.policy, {})[one.target] = one
     return matrix

@@ -47,9 +47,9 @@ class Point:
 
     def __post_init__(self) -> None:
         if not 0 < self.nfe < math.inf:
-            raise UnmaskError(f"a point's NFE is {self.nfe}; give forward passes a prompt, above 0.")
+            raise UnmaskError(f"A point's NFE is {self.nfe}: give forward passes per prompt, above 0.")
         if not 0 <= self.accuracy <= 1:
-            raise UnmaskError(f"a point's accuracy is {self.accuracy}; give a share between 0 and 1, not percent.")
+            raise UnmaskError(f"A point's accuracy is {self.accuracy}: give a share between 0 and 1, not percent.")
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Outcomes:
     def __post_init__(self) -> None:
         if self.correct.shape != self.nfe.shape:
             shapes = f"{tuple(self.correct.shape)} and NFE {tuple(self.nfe.shape)}"
-            raise UnmaskError(f"outcomes of shapes {shapes}; give both as seeds by prompts.")
+            raise UnmaskError(f"Outcomes of shapes {shapes}: give both as seeds by prompts.")
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,7 @@ def hypervolume(points: Sequence[Point], reference_nfe: float) -> float:
         UnmaskError: the reference is not above 0.
     """
     if not 0 < reference_nfe < math.inf:
-        raise UnmaskError(f"the reference NFE is {reference_nfe}; give one above 0, such as the gen_length.")
+        raise UnmaskError(f"The reference NFE is {reference_nfe}: give one above 0, such as the gen_length.")
     kept = [p for p in frontier(points) if p.nfe <= reference_nfe]
     ends = [p.nfe for p in kept[1:]] + [reference_nfe]
     return sum(p.accuracy * (end - p.nfe) for p, end in zip(kept, ends, strict=False)) / reference_nfe
@@ -159,7 +159,7 @@ def tpf(tokens: Real[Tensor, "*p"], nfe: Real[Tensor, "*p"], mean: Mean = "ratio
         UnmaskError: no prompt, or one without a forward pass.
     """
     if not nfe.numel() or bool((nfe <= 0).any()):
-        raise UnmaskError("tokens per forward need a forward pass in every prompt; drop the prompts that have none.")
+        raise UnmaskError("Tokens per forward need a forward pass in every prompt: drop the prompts that have none.")
     tokens, nfe = tokens.double(), nfe.double()
     return (tokens.sum() / nfe.sum() if mean == "ratio_of_sums" else (tokens / nfe).mean()).item()
 
@@ -192,9 +192,11 @@ def aup(
         UnmaskError: no points, or a number out of its range.
     """
     if not curve or any(not 0 < x < math.inf or not 0 <= y <= 1 for x, y in curve):
-        raise UnmaskError("AUP needs (tokens per forward above 0, accuracy between 0 and 1) of one setting at least.")
+        raise UnmaskError(
+            "AUP needs points: give tokens per forward above 0 and accuracy between 0 and 1 of one setting at least."
+        )
     if best is not None and not 0 < best <= 1:
-        raise UnmaskError(f"the best accuracy on the task is {best}; give a share above 0 and at most 1, not percent.")
+        raise UnmaskError(f"The best accuracy on the task is {best}: give a share above 0 and at most 1, not percent.")
     highest: dict[float, float] = {}
     for x, y in sorted(curve):
         highest[x] = 100 * y
@@ -237,7 +239,7 @@ def paired_bootstrap(
     prompts = policy.correct.shape[1]
     if not cells or any(cell.correct.shape[1] != prompts for cell in cells):
         raise UnmaskError(
-            f"the rule needs cells with outcomes on the policy's {prompts} prompts; evaluate them on those."
+            f"The rule needs cells with outcomes on the policy's {prompts} prompts: evaluate them on those."
         )
     everyone = [policy, *cells]
     correct = torch.stack([one.correct.double().mean(dim=0) for one in everyone], dim=1)  # prompts x (policy, cells)
@@ -271,7 +273,7 @@ def paired_difference(a: Float[Tensor, "s p"], b: Float[Tensor, "z p"], seed: in
         UnmaskError: other numbers of prompts, or fewer than two.
     """
     if a.shape[1] != b.shape[1]:
-        raise UnmaskError(f"outcomes on {a.shape[1]} and {b.shape[1]} prompts; compare policies on the same.")
+        raise UnmaskError(f"Outcomes on {a.shape[1]} and {b.shape[1]} prompts: compare policies on the same.")
     within = bootstrap((a.double().mean(dim=0) - b.double().mean(dim=0))[None], seed=seed)
     apart = math.hypot(between_seeds(a.double()), between_seeds(b.double()))
     return Interval(

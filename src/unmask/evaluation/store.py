@@ -1,7 +1,7 @@
 """Rows of evaluations in a folder: kept as they are made, so that what was stopped goes on and nothing is done twice.
 
 config.json      what all rows have in common: dLLM, task, split, lengths
-rows.jsonl       a row a prompt and seed of each cell
+rows.jsonl       a row per prompt and seed of each entry
 rows.N.jsonl     those of process N, until an evaluation has ended
 """
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.cells import Cell, key_of_cell
-from unmask.evaluation.evaluate import Row
+from unmask.evaluation.entries import Entry, entry_key
+from unmask.evaluation.rows import ResultRow
 from unmask.files import jsonl, read_jsonl, write_text
 from unmask.journal import Claim, Journal, check_begun
 
@@ -48,22 +48,22 @@ class RowStore:
             self._part.mend()
         elif rank == 0:
             write_text(self._config, json.dumps(shared, indent=2) + "\n")
-        self._rows: dict[str, dict[tuple[int, int], Row]] = {}  # cell -> (seed, prompt) -> row
+        self._rows: dict[str, dict[tuple[int, int], ResultRow]] = {}  # entry -> (seed, prompt) -> row
         if resume:
             self.reload()
 
-    def done(self, cell: Cell) -> set[tuple[int, int]]:
-        """(seed, prompt) of the rows that a cell has."""
-        return set(self._rows.get(cell.key, ()))
+    def done(self, entry: Entry) -> set[tuple[int, int]]:
+        """(seed, prompt) of the rows that an entry has."""
+        return set(self._rows.get(entry.key, ()))
 
-    def append(self, rows: Sequence[Row]) -> None:
+    def append(self, rows: Sequence[ResultRow]) -> None:
         """Keep rows at once."""
         self._part.append(rows)
         self._take(rows)
 
-    def of(self, cell: Cell, seeds: Sequence[int], prompts: int) -> list[Row]:
-        """A cell's rows of these seeds and of the first prompts, in order."""
-        rows = self._rows[cell.key]
+    def of(self, entry: Entry, seeds: Sequence[int], prompts: int) -> list[ResultRow]:
+        """An entry's rows of these seeds and of the first prompts, in order."""
+        rows = self._rows[entry.key]
         return [rows[seed, index] for seed in seeds for index in range(prompts)]
 
     def reload(self) -> None:
@@ -72,11 +72,11 @@ class RowStore:
         for rows in self._read():
             self._take(rows)
 
-    def finish(self, cells: Iterable[Cell]) -> None:
-        """Put the rows of all processes into rows.jsonl: these cells first, each by seed and prompt."""
+    def finish(self, entries: Iterable[Entry]) -> None:
+        """Put the rows of all processes into rows.jsonl: these entries first, each by seed and prompt."""
         self.reload()
-        places = {cell.key: place for place, cell in enumerate(cells)}
-        order = sorted(self._rows, key=lambda key: (places.get(key, len(places)), key))
+        first = {entry.key: index for index, entry in enumerate(entries)}
+        order = sorted(self._rows, key=lambda key: (first.get(key, len(first)), key))
         write_text(self.path / "rows.jsonl", jsonl(row for key in order for _, row in sorted(self._rows[key].items())))
         for part in self._parts():
             part.unlink()
@@ -84,19 +84,19 @@ class RowStore:
     def _parts(self) -> list[Path]:
         return sorted(self.path.glob("rows.*.jsonl"))
 
-    def _take(self, rows: Iterable[Row]) -> None:
+    def _take(self, rows: Iterable[ResultRow]) -> None:
         for row in rows:
             key, seed, index = key_of(row)
             self._rows.setdefault(key, {})[seed, index] = row
 
-    def _read(self) -> Iterator[list[Row]]:
+    def _read(self) -> Iterator[list[ResultRow]]:
         """All rows. The last line of a part may be cut short, by a kill: that row is made again."""
         whole = self.path / "rows.jsonl"
         for path in [*([whole] if whole.exists() else []), *self._parts()]:
             yield read_rows(path, may_be_cut=path != whole)
 
 
-def read_rows(path: Path, *, may_be_cut: bool = False) -> list[Row]:
+def read_rows(path: Path, *, may_be_cut: bool = False) -> list[ResultRow]:
     """Rows of a file.
 
     Args:
@@ -105,7 +105,7 @@ def read_rows(path: Path, *, may_be_cut: bool = False) -> list[Row]:
     Raises:
         UnmaskError: naming the line: it is no row, or a row that stood there before.
     """
-    rows: dict[Key, Row] = {}
+    rows: dict[Key, ResultRow] = {}
     for line in read_jsonl(path):
         if line.cut and may_be_cut:
             break
@@ -118,13 +118,13 @@ def read_rows(path: Path, *, may_be_cut: bool = False) -> list[Row]:
             ) from None
         if key in rows:
             raise UnmaskError(
-                f"{path}, line {line.number}, is a second row of prompt {key[2]} and seed {key[1]} in its cell: delete "
-                "one."
+                f"{path}, line {line.number}, is a second row of prompt {key[2]} and seed {key[1]} in its entry: "
+                "delete one."
             )
         rows[key] = line.value
     return list(rows.values())
 
 
 def key_of(row: Mapping[str, Any]) -> Key:
-    """What tells a row from all others: its cell, seed and prompt."""
-    return key_of_cell(row), row["seed"], row["index"]
+    """What tells a row from all others: its entry, seed and prompt."""
+    return entry_key(row), row["seed"], row["index"]

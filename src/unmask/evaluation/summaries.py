@@ -1,4 +1,4 @@
-"""What cells reached: means with intervals, the best of them, their frontier."""
+"""What entries reached: means with intervals, the best of them, their frontier."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ import torch
 from torch import Tensor
 
 from unmask.evaluation import pareto
-from unmask.evaluation.cells import Cell
+from unmask.evaluation.entries import Entry
 from unmask.evaluation.intervals import Interval, bootstrap
 from unmask.evaluation.pareto import Outcomes, Point
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What a cell reached.
+    """What an entry reached.
 
     Attributes:
         accuracy: share of prompts answered correctly, in [0, 1].
-        nfe: forward passes a prompt.
+        nfe: forward passes per prompt.
     """
 
-    cell: Cell
+    entry: Entry
     accuracy: Interval
     nfe: Interval
     prompts: int
     seeds: int
 
 
-def summarise(cell: Cell, rows: Sequence[Mapping[str, Any]]) -> Summary:
-    """Means over prompts and seeds, intervals as `unmask.evaluation.intervals.bootstrap` has them."""
+def summarise(entry: Entry, rows: Sequence[Mapping[str, Any]]) -> Summary:
+    """Means over prompts and seeds, intervals as in `unmask.evaluation.intervals.bootstrap`."""
     found = outcomes(rows)
-    return Summary(cell, *summary(found), prompts=found.correct.shape[1], seeds=found.correct.shape[0])
+    return Summary(entry, *summary(found), prompts=found.correct.shape[1], seeds=found.correct.shape[0])
 
 
 def summary(found: Outcomes) -> tuple[Interval, Interval]:
@@ -54,7 +54,7 @@ def summary(found: Outcomes) -> tuple[Interval, Interval]:
 
 
 def outcomes(rows: Sequence[Mapping[str, Any]]) -> Outcomes:
-    """A cell's rows as seeds by prompts."""
+    """An entry's rows as seeds by prompts."""
     seeds = sorted({row["seed"] for row in rows})
 
     def values(key: str) -> Tensor:
@@ -64,10 +64,10 @@ def outcomes(rows: Sequence[Mapping[str, Any]]) -> Outcomes:
 
 
 def best(summaries: Sequence[Summary]) -> Summary:
-    """The most accurate cell; the faster one on a tie."""
+    """The most accurate entry; the faster one on a tie."""
     return max(summaries, key=lambda s: (s.accuracy.mean, -s.nfe.mean))
 
 
 def frontier(summaries: Sequence[Summary]) -> list[Summary]:
-    """Cells that no other cell beats in both accuracy and NFE, by rising NFE."""
+    """Entries that no other beats in both accuracy and NFE, by rising NFE."""
     return [point.cell for point in pareto.frontier([Point(s.nfe.mean, s.accuracy.mean, s) for s in summaries])]

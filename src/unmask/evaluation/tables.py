@@ -7,22 +7,22 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from unmask.evaluation.cells import Cell
+from unmask.evaluation.entries import Entry, is_full
 from unmask.evaluation.summaries import Summary
-from unmask.policies.grids import GRIDS
-from unmask.policies.registry import class_of
+from unmask.policies.registry import class_of, tuned_rules
 
 
-def setting(cell: Cell) -> str:
-    """The cell's settings in a few words, those that are never tuned only where they are not the rule's own; of a
+def setting(entry: Entry) -> str:
+    """The entry's settings in a few words, those that are never tuned only where they are not the rule's own; of a
     learned policy its name."""
-    if "name" in cell.policy:
-        return str(cell.policy["name"])
-    usual = class_of(cell.policy["type"]).defaults()
-    tuned = GRIDS.get(cell.policy["type"], cell.policy)
+    if "name" in entry.policy:
+        return str(entry.policy["name"])
+    type_name, rules = entry.policy["type"], tuned_rules()
+    usual = class_of(type_name).defaults()
+    tuned = rules[type_name].grid if type_name in rules else entry.policy
     shown = {
         key: value
-        for key, value in cell.policy.items()
+        for key, value in entry.policy.items()
         if key != "type" and (key in tuned or key not in usual or value != usual[key])
     }
     return ", ".join(
@@ -30,24 +30,24 @@ def setting(cell: Cell) -> str:
     )
 
 
-def blocks(cell: Cell) -> str:
+def blocks(entry: Entry) -> str:
     """``full``, the block length, or ``adaptive``."""
-    return "full" if cell.block_length == cell.gen_length else str(cell.block_length).partition(":")[0]
+    return "full" if is_full(entry.decode) else str(entry.decode.block_length).partition(":")[0]
 
 
 def table(summaries: Sequence[Summary], title: str) -> Table:
-    """Accuracy and NFE of cells with their 95% intervals."""
+    """Accuracy and NFE of entries with their 95% intervals."""
     grid = Table(title=title, title_justify="left", header_style="bold")
     for name, justify in (("rule", "left"), ("blocks", "right"), ("setting", "left"), ("accuracy %", "right")):
         grid.add_column(name, justify="right" if justify == "right" else "left")
     grid.add_column("95% interval", justify="right")
     grid.add_column("NFE", justify="right")
     for s in summaries:
-        learned = s.cell.label == "policy"
+        learned = s.entry.kind == "policy"
         grid.add_row(
-            s.cell.label,
-            blocks(s.cell),
-            setting(s.cell),
+            s.entry.label,
+            blocks(s.entry),
+            setting(s.entry),
             f"{100 * s.accuracy.mean:.1f}",
             "" if math.isnan(s.accuracy.low) else f"{100 * s.accuracy.low:.1f} to {100 * s.accuracy.high:.1f}",
             f"{s.nfe.mean:.1f}",

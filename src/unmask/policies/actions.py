@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unmask.noise import further
-from unmask.policies.ranking import surest
+from unmask.policies.ranking import topk_positions
 
 NEVER = -1e9  # logit of what cannot be picked; finite, so that gradients stay so
 
@@ -90,14 +90,14 @@ class Bernoulli(Actions):
     ) -> Int[Tensor, "b l"]:
         drawn = (noise < torch.sigmoid(logits)) & selectable
         if self.force_progress:
-            drawn |= surest(logits, selectable, 1) & ~drawn.any(dim=1, keepdim=True)
+            drawn |= topk_positions(logits, selectable, 1) & ~drawn.any(dim=1, keepdim=True)
         return drawn.long()
 
     def mode(self, logits: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         likeliest = (logits > 0) & selectable
         if not self.force_progress:
             return likeliest.long()
-        forced = surest(logits, selectable, 1)
+        forced = topk_positions(logits, selectable, 1)
         plain, alone = (_set_log_prob(logits, selectable, action) for action in (likeliest, forced))
         alone = torch.logaddexp(alone, _nothing(logits, selectable))
         return torch.where((alone >= plain)[:, None], forced, likeliest).long()
@@ -109,7 +109,7 @@ class Bernoulli(Actions):
         plain = _set_log_prob(logits, selectable, action)
         if not self.force_progress:
             return plain
-        forced = (action == surest(logits.detach(), selectable, 1)).all(dim=1)
+        forced = (action == topk_positions(logits.detach(), selectable, 1)).all(dim=1)
         with_forced = torch.where(forced, torch.logaddexp(plain, _nothing(logits, selectable)), plain)
         impossible = selectable.any(dim=1) & ~action.any(dim=1)
         return torch.where(selectable.any(dim=1), with_forced, 0.0).masked_fill(impossible, -torch.inf)
@@ -123,7 +123,7 @@ class Bernoulli(Actions):
         if not self.force_progress:
             return plain
         nothing = _nothing(logits, selectable)
-        alone = _set_log_prob(logits, selectable, surest(logits.detach(), selectable, 1))
+        alone = _set_log_prob(logits, selectable, topk_positions(logits.detach(), selectable, 1))
         both = torch.logaddexp(nothing, alone)
         merged = plain + nothing.exp() * nothing + alone.exp() * alone - both.exp() * both
         return torch.where(selectable.any(dim=1), merged, 0.0)

@@ -9,7 +9,7 @@ from typing import Any
 from unmask.errors import UnmaskError, nearest
 from unmask.hub import find_policy_folder, read_config, read_weights
 from unmask.policies.base import Policy
-from unmask.policies.registry import TYPES, make_policy
+from unmask.policies.registry import make_policy, policy_types
 from unmask.policies.released import from_released, is_released
 from unmask.settings import parse_spec
 
@@ -34,17 +34,17 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None) -> P
     inside, bar, wrapper = name.rpartition("|")
     if bar and not Path(name).exists():
         return make_policy({**parse_spec(wrapper), "policy": inside.strip()}, f"the policy {name!r}")
-    if name.partition(":")[0] in TYPES and not Path(name).exists():
+    if name.partition(":")[0] in policy_types() and not Path(name).exists():
         return make_policy(parse_spec(name), f"the policy {name!r}")
     if ":" in name:
         type_name = name.partition(":")[0]
-        raise UnmaskError(f"Unknown policy type {type_name!r}: {nearest(type_name, TYPES)}")
+        raise UnmaskError(f"Unknown policy type {type_name!r}: {nearest(type_name, policy_types())}")
     if name.endswith(".safetensors") and Path(name).is_file():
         return _load_released(Path(name))
     try:
         folder = find_policy_folder(name)
     except UnmaskError as e:
-        hint = nearest(name, TYPES)
+        hint = nearest(name, policy_types())
         raise UnmaskError(f"{e} For a rule, {hint}" if hint.startswith("did you mean") else str(e)) from None
     released = None if (folder / "config.json").exists() else _only_weights(folder)
     if released is not None:

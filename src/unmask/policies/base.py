@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
 
@@ -149,8 +149,31 @@ class LearnedPolicy(StochasticPolicy, nn.Module):
         self.eval()
 
 
+Grid = Mapping[str, Sequence[Any]]
+"""Setting -> values to try: a rule is tuned over every combination."""
+
+
 class Rule(Policy):
-    """A policy without weights; decorated with `rule`, its fields are its config. See `confidence_threshold.py`."""
+    """A policy without weights; decorated with `rule`, its fields are its config. See `confidence_threshold.py`.
+
+    Attributes:
+        label: its family in tables and plots; its type name by default.
+        grid: the settings it is tuned over; a rule without one is in no comparison unless named.
+        eos_suppressed_variant: in full diffusion the grid is tried with `suppress_eos`, too.
+    """
+
+    label: ClassVar[str] = ""
+    grid: ClassVar[Grid] = {}
+    eos_suppressed_variant: ClassVar[bool] = False
+
+    @classmethod
+    def family(cls) -> str:
+        """What tables and plots call it."""
+        return cls.label or cls.type_name
+
+    def distinct_within(self, block_length: int) -> bool:
+        """False if another setting does the same in blocks of this length; a grid then leaves this one out."""
+        return True
 
     @classmethod
     def from_config(cls, values: Mapping[str, Any], where: str) -> Rule:

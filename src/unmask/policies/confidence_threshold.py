@@ -9,8 +9,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from unmask.observation import Observation
-from unmask.policies.base import Rule, rule
-from unmask.policies.ranking import surest
+from unmask.policies.base import Grid, Rule, rule
+from unmask.policies.ranking import topk_positions
 
 
 @rule
@@ -24,9 +24,12 @@ class ConfidenceThreshold(Rule):
     """
 
     type_name: ClassVar[str] = "confidence_threshold"
+    label: ClassVar[str] = "threshold"
+    grid: ClassVar[Grid] = {"threshold": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)}
+    eos_suppressed_variant: ClassVar[bool] = True
     threshold: Annotated[float, Ge(0), Le(1)] = 0.9
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         confidence = observation.confidence[..., 0]
         sure = (confidence > self.threshold) & observation.selectable
-        return sure | surest(confidence, observation.selectable, 1)
+        return sure | topk_positions(confidence, observation.selectable, 1)

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unmask.observation import Needs, Observation
-from unmask.policies.base import Rule, rule
+from unmask.policies.base import Grid, Rule, rule
 from unmask.policies.ranking import TIE_DECIMALS, ranking
 from unmask.policies.top_2_margin import margin
 
@@ -28,6 +28,8 @@ class EntropyBound(Rule):
     """
 
     type_name: ClassVar[str] = "entropy_bound"
+    label: ClassVar[str] = "EB"
+    grid: ClassVar[Grid] = {"gamma": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)}
     gamma: Annotated[float, Ge(0)] = 0.1
     order: Literal["entropy", "confidence", "margin"] = "entropy"
 

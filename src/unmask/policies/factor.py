@@ -10,7 +10,7 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from unmask.observation import Observation
-from unmask.policies.base import Rule, rule
+from unmask.policies.base import Grid, Rule, rule
 from unmask.policies.ranking import TIE_DECIMALS, ranking
 
 
@@ -26,6 +26,7 @@ class Factor(Rule):
     """
 
     type_name: ClassVar[str] = "factor"
+    grid: ClassVar[Grid] = {"factor": (0.25, 0.5, 1.0, 2.0)}
     factor: Annotated[float, Gt(0)] = 1.0
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:

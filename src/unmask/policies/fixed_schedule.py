@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unmask.observation import Observation
 from unmask.policies.base import Rule, rule
-from unmask.policies.ranking import surest
+from unmask.policies.ranking import topk_positions
 
 
 @rule
@@ -27,6 +27,7 @@ class FixedSchedule(Rule):
     """
 
     type_name: ClassVar[str] = "fixed_schedule"
+    label: ClassVar[str] = "fixed schedule"
     counts: Annotated[tuple[Annotated[int, Ge(1)], ...], MinLen(1)]
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
@@ -36,7 +37,7 @@ class FixedSchedule(Rule):
         due = torch.tensor(self.counts, device=masked.device).cumsum(0)
         target = due[step.clamp(max=last)] + (step - last).clamp(min=0) * self.counts[-1]
         k = (target - (length - masked.sum(dim=1))).clamp(min=1)
-        return surest(observation.confidence[..., 0], observation.selectable, k)
+        return topk_positions(observation.confidence[..., 0], observation.selectable, k)
 
 
 def average_pace(revealed_at: Int[Tensor, "n l"], nfe: Int[Tensor, " n"]) -> Sequence[int]:

@@ -9,8 +9,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from unmask.observation import Needs, Observation
-from unmask.policies.base import Rule, rule
-from unmask.policies.ranking import surest
+from unmask.policies.base import Grid, Rule, rule
+from unmask.policies.ranking import topk_positions
 
 
 @rule
@@ -29,6 +29,8 @@ class KLASS(Rule):
     """
 
     type_name: ClassVar[str] = "klass"
+    label: ClassVar[str] = "KLASS"
+    grid: ClassVar[Grid] = {"threshold": (0.5, 0.7, 0.9), "kl": (0.001, 0.01, 0.1)}
     threshold: Annotated[float, Ge(0), Le(1)] = 0.9
     kl: Annotated[float, Gt(0)] = 0.01
     history: Annotated[int, Ge(1)] = 2
@@ -41,4 +43,4 @@ class KLASS(Rule):
         assert observation.kl is not None  # the loop gives what is needed
         confidence, may = observation.confidence[..., 0], observation.selectable
         ready = (observation.kl < self.kl).all(dim=-1) & (confidence > self.threshold) & may
-        return ready | (surest(confidence, may, 1) & ~ready.any(dim=1, keepdim=True))
+        return ready | (topk_positions(confidence, may, 1) & ~ready.any(dim=1, keepdim=True))

@@ -9,8 +9,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from unmask.observation import Observation
-from unmask.policies.base import Rule, rule
-from unmask.policies.ranking import largest
+from unmask.policies.base import Grid, Rule, rule
+from unmask.policies.ranking import topk_positions
 
 
 @rule
@@ -22,11 +22,16 @@ class RandomOrder(Rule):
     """
 
     type_name: ClassVar[str] = "random_order"
+    label: ClassVar[str] = "random"
+    grid: ClassVar[Grid] = {"k": (1, 2, 4, 8)}
     k: Annotated[int, Ge(1)] = 1
+
+    def distinct_within(self, block_length: int) -> bool:
+        return self.k <= block_length
 
     @property
     def stochastic(self) -> bool:
         return True
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
-        return largest(observation.noise, observation.selectable, self.k)
+        return topk_positions(observation.noise, observation.selectable, self.k, tie_decimals=None)

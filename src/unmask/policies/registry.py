@@ -1,33 +1,37 @@
-"""Type name -> class of every kind of policy; a class is imported when it is wanted."""
+"""Type name -> class of every kind of policy, found in the modules of `unmask.policies`: a rule is one file."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import pkgutil
+from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 from unmask.errors import UnmaskError, nearest
-from unmask.policies.base import Policy
+from unmask.policies.base import Policy, Rule
 
-TYPES = {
-    "beta_scaling": "unmask.policies.wrappers:BetaScaling",
-    "confidence_threshold": "unmask.policies.confidence_threshold:ConfidenceThreshold",
-    "entropy_bound": "unmask.policies.entropy_bound:EntropyBound",
-    "factor": "unmask.policies.factor:Factor",
-    "fixed_schedule": "unmask.policies.fixed_schedule:FixedSchedule",
-    "klass": "unmask.policies.klass:KLASS",
-    "margin_threshold": "unmask.policies.top_2_margin:MarginThreshold",
-    "margin_top_k": "unmask.policies.top_2_margin:MarginTopK",
-    "max_reveal": "unmask.policies.wrappers:MaxReveal",
-    "min_reveal": "unmask.policies.wrappers:MinReveal",
-    "mode": "unmask.policies.wrappers:Mode",
-    "plain": "unmask.policies.wrappers:Plain",
-    "random_order": "unmask.policies.random_order:RandomOrder",
-    "rising_threshold": "unmask.policies.rising_threshold:RisingThreshold",
-    "temperature": "unmask.policies.wrappers:Temperature",
-    "top_k_confidence": "unmask.policies.top_k_confidence:TopKConfidence",
-    "transformer": "unmask.policies.transformer:TransformerPolicy",
-}
+PACKAGE = "unmask.policies"
+
+
+@cache
+def policy_types() -> Mapping[str, type[Policy]]:
+    """Every kind of policy by its type name, in alphabetical order. The first call imports their modules."""
+    return {one.type_name: one for one in sorted(_classes(), key=lambda one: one.type_name)}
+
+
+def _classes() -> Iterator[type[Policy]]:
+    """The classes of the package's modules that give themselves a type name."""
+    for module in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__, f"{PACKAGE}."):
+        for value in vars(importlib.import_module(module.name)).values():
+            own = isinstance(value, type) and value.__module__ == module.name  # not one that it imports
+            if own and issubclass(value, Policy) and "type_name" in vars(value):
+                yield value
+
+
+def tuned_rules() -> dict[str, type[Rule]]:
+    """The rules that have a grid of settings, by type name in alphabetical order."""
+    return {name: one for name, one in policy_types().items() if issubclass(one, Rule) and one.grid}
 
 
 def class_of(type_name: str, where: str = "the policy's settings") -> type[Policy]:
@@ -36,11 +40,10 @@ def class_of(type_name: str, where: str = "the policy's settings") -> type[Polic
     Raises:
         UnmaskError: an unknown type, with the nearest one.
     """
-    if type_name not in TYPES:
-        raise UnmaskError(f"Unknown policy type {type_name!r} in {where}: {nearest(str(type_name), TYPES)}")
-    module, _, class_name = TYPES[type_name].partition(":")
-    found: type[Policy] = getattr(importlib.import_module(module), class_name)
-    return found
+    known = policy_types()
+    if type_name not in known:
+        raise UnmaskError(f"Unknown policy type {type_name!r} in {where}: {nearest(str(type_name), known)}")
+    return known[type_name]
 
 
 def make_policy(settings: Mapping[str, Any], where: str) -> Policy:

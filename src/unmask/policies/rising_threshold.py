@@ -14,8 +14,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from unmask.observation import Observation
-from unmask.policies.base import Rule, rule
-from unmask.policies.ranking import surest
+from unmask.policies.base import Grid, Rule, rule
+from unmask.policies.ranking import topk_positions
 
 
 @rule
@@ -31,6 +31,8 @@ class RisingThreshold(Rule):
     """
 
     type_name: ClassVar[str] = "rising_threshold"
+    label: ClassVar[str] = "rising threshold"
+    grid: ClassVar[Grid] = {"start": (0.3, 0.5, 0.7), "end": (0.7, 0.9, 0.99)}
     start: Annotated[float, Ge(0), Le(1)] = 0.6
     end: Annotated[float, Ge(0), Le(1)] = 0.95
 
@@ -38,4 +40,4 @@ class RisingThreshold(Rule):
         confidence, may = observation.confidence[..., 0], observation.selectable
         threshold = torch.linspace(self.start, self.end, may.shape[1], device=may.device)
         sure = (confidence > threshold) & may
-        return sure | (surest(confidence, may, 1) & ~sure.any(dim=1, keepdim=True))
+        return sure | (topk_positions(confidence, may, 1) & ~sure.any(dim=1, keepdim=True))

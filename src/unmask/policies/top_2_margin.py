@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unmask.observation import Needs, Observation
-from unmask.policies.base import Rule, rule
-from unmask.policies.ranking import surest
+from unmask.policies.base import Grid, Rule, rule
+from unmask.policies.ranking import topk_positions
 
 
 def margin(observation: Observation) -> Float[Tensor, "b l"]:
@@ -27,14 +27,19 @@ class MarginTopK(Rule):
     """
 
     type_name: ClassVar[str] = "margin_top_k"
+    label: ClassVar[str] = "margin top-k"
+    grid: ClassVar[Grid] = {"k": (1, 2, 4, 8)}
     k: Annotated[int, Ge(1)] = 1
+
+    def distinct_within(self, block_length: int) -> bool:
+        return self.k <= block_length
 
     @property
     def needs(self) -> Needs:
         return Needs(top_k=2)
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
-        return surest(margin(observation), observation.selectable, self.k)
+        return topk_positions(margin(observation), observation.selectable, self.k)
 
 
 @rule
@@ -46,6 +51,8 @@ class MarginThreshold(Rule):
     """
 
     type_name: ClassVar[str] = "margin_threshold"
+    label: ClassVar[str] = "margin"
+    grid: ClassVar[Grid] = {"threshold": (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)}
     threshold: Annotated[float, Ge(0), Le(1)] = 0.8
 
     @property
@@ -54,4 +61,4 @@ class MarginThreshold(Rule):
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         ahead, may = margin(observation), observation.selectable
-        return ((ahead > self.threshold) & may) | surest(ahead, may, 1)
+        return ((ahead > self.threshold) & may) | topk_positions(ahead, may, 1)

@@ -9,8 +9,8 @@ from jaxtyping import Bool
 from torch import Tensor
 
 from unmask.observation import Observation
-from unmask.policies.base import Rule, rule
-from unmask.policies.ranking import surest
+from unmask.policies.base import Grid, Rule, rule
+from unmask.policies.ranking import topk_positions
 
 
 @rule
@@ -22,7 +22,12 @@ class TopKConfidence(Rule):
     """
 
     type_name: ClassVar[str] = "top_k_confidence"
+    label: ClassVar[str] = "top-k"
+    grid: ClassVar[Grid] = {"k": (1, 2, 4, 8)}
     k: Annotated[int, Ge(1)] = 1
 
+    def distinct_within(self, block_length: int) -> bool:
+        return self.k <= block_length
+
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
-        return surest(observation.confidence[..., 0], observation.selectable, self.k)
+        return topk_positions(observation.confidence[..., 0], observation.selectable, self.k)

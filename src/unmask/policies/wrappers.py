@@ -19,7 +19,7 @@ from unmask.observation import Needs, Observation
 from unmask.policies.actions import Actions, Bernoulli, Likeliest
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy, Rule, StochasticPolicy, rule
-from unmask.policies.ranking import surest
+from unmask.policies.ranking import topk_positions
 
 
 def _as_policy(value: Any) -> Any:
@@ -69,7 +69,7 @@ class MinReveal(Wrapper):
         chosen = self.policy.select(observation) & observation.selectable
         rest = observation.selectable & ~chosen
         missing = (self.n - chosen.sum(dim=1)).clamp(min=0)
-        return chosen | surest(observation.confidence[..., 0], rest, missing)
+        return chosen | topk_positions(observation.confidence[..., 0], rest, missing)
 
 
 @rule
@@ -86,7 +86,7 @@ class MaxReveal(Wrapper):
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         chosen = self.policy.select(observation) & observation.selectable
-        return surest(observation.confidence[..., 0], chosen, self.n)
+        return topk_positions(observation.confidence[..., 0], chosen, self.n)
 
 
 class LogitWrapper(Wrapper, StochasticPolicy):

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from unmask.errors import UnmaskError
+from unmask.hub import write_origin
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy, Policy, StochasticPolicy
 from unmask.rl.config import TrainConfig
@@ -100,6 +101,7 @@ class Keeper:
             self.progress.best, self.progress.best_nfe = metrics["reward"], metrics["nfe"]
             if self._team.main:
                 self._policy.save(self.folder.path / "best")
+                write_origin(self.folder.path / "best", self.folder.path / "start")
 
     def best(self) -> Policy:
         """The best policy on validation prompts."""

@@ -15,7 +15,7 @@ from unmask.noise import row_keys, uniform
 from unmask.observation import Needs, Observation
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy
-from unmask.policies.registry import TYPES
+from unmask.policies.registry import policy_types
 from unmask.testing.demand import demand
 
 
@@ -104,7 +104,7 @@ def _check_batch(policy: Policy, seen: Observation, generator: torch.Generator) 
     demand(
         bool(moved.all()),
         name,
-        "must reveal something in every row that can: add largest(...), or MinReveal",
+        "must reveal something in every row that can: add topk_positions(...), or MinReveal",
     )
 
 
@@ -115,7 +115,7 @@ def _check_config(policy: Policy, seen: Observation) -> None:
         json.dumps(config)
     except TypeError as e:
         raise UnmaskError(f"{name} must have a config of plain values: {e}.") from None
-    if policy.type_name not in TYPES:
+    if policy.type_name not in policy_types():
         return
     with tempfile.TemporaryDirectory() as folder:
         policy.save(Path(folder) / "policy")

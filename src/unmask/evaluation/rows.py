@@ -1,0 +1,64 @@
+"""What a result row holds: identity, outcome and circumstances of one prompt under one seed, as JSON has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NotRequired, TypedDict
+
+from unmask.decoding.results import Ending
+from unmask.evaluation.entries import EntryColumns
+
+
+class Outcome(TypedDict):
+    """What decoding and the verifier made of a prompt.
+
+    Attributes:
+        index: among the examples.
+        nfe: forward passes.
+        tokens: revealed, up to the end of the text.
+        reveals: positions revealed at each step.
+        complete: nothing is masked that counts; without it an answer is wrong.
+        ended: as in `unmask.Completion`.
+    """
+
+    index: int
+    prompt: str
+    text: str
+    correct: bool
+    nfe: int
+    tokens: int
+    reveals: list[int]
+    complete: bool
+    ended: Ending
+
+
+class Circumstances(TypedDict):
+    """What made the row, the entry aside.
+
+    Attributes:
+        task: of a mixture the part that the prompt is of.
+        config: settings of the whole comparison, where there is one.
+    """
+
+    seed: int
+    model: str
+    task: str
+    split: str
+    versions: Mapping[str, str]
+    hardware: str
+    config: NotRequired[Mapping[str, Any]]
+
+
+class ResultRow(EntryColumns, Outcome, Circumstances):
+    """A row of an evaluation.
+
+    Attributes:
+        gold: the right answer, of prompts whose trajectory is kept.
+        trajectory: `TRAJECTORY` of `unmask.decoding.trajectory.Trajectory`.
+    """
+
+    gold: NotRequired[str]
+    trajectory: NotRequired[Mapping[str, Any]]
+
+
+TRAJECTORY = ("words", "end", "revealed_at", "confidence")  # what a row does not hold anyway
