@@ -10,7 +10,7 @@ from unmask.cli.sweep import SweepConfig
 from unmask.cli.transfer import TransferConfig
 from unmask.decoding.blocks import check_block_length
 from unmask.errors import UnmaskError
-from unmask.policies import TransformerPolicy, load_policy
+from unmask.policies import load_policy
 from unmask.pretrain import PretrainConfig, build_network, build_tokenizer
 from unmask.rl.config import TrainConfig
 from unmask.rl.plan import plan
@@ -43,13 +43,15 @@ def test_config_parses(path):
         command = path.relative_to(CONFIGS).parts[0]
         main([command, "--config", str(path), "--dry-run"])
     elif PAPER not in path.parents:
-        load_task(config.task)
+        load_task(config.task.task if isinstance(config, TrainConfig) else config.task)
     if isinstance(config, TrainConfig):
-        gen_length = config.gen_length or load_task(config.task).gen_length
-        check_block_length(gen_length, config.block_length)
-        for expert in config.experts:
+        gen_length = config.decode.gen_length or config.task.load_task().gen_length
+        check_block_length(gen_length, config.decode.block_length)
+        experts = config.algorithm.make().experts
+        for expert in experts:
             assert not load_policy(expert.policy).stochastic
-        assert plan(config, gen_length, 8, hidden_size=64).rows == config.prompts * (8 + len(config.experts))
+        prompts = config.algorithm.settings.prompts
+        assert plan(config, gen_length, 8, hidden_size=64).rows == prompts * (8 + len(experts))
 
 
 def test_there_are_configs_of_every_kind():
@@ -60,19 +62,21 @@ def test_the_papers_experiments_are_all_there():
     """LLaDA and Dream x blocks x alpha, steering, the action distributions, the ablations, the code domain."""
     configs = {path.stem: load_settings(TrainConfig, path) for path in sorted(PAPER.glob("*.toml"))}
     for name, config in configs.items():
-        assert (config.prompts, config.group_size, config.clip, config.lr) == (16, 8, 0.5, 3e-5), name
-        assert (config.inner_iterations, config.max_grad_norm, config.weight_decay) == (2, 0.2, 0.1), name
-        assert (config.gen_length, config.kl_weight, config.scale_advantages) == (256, 0.0, "none"), name
+        settings = config.algorithm.settings
+        assert (settings.prompts, settings.group_size, settings.clip, settings.lr) == (16, 8, 0.5, 3e-5), name
+        assert (settings.inner_iterations, settings.max_grad_norm, settings.weight_decay) == (2, 0.2, 0.1), name
+        assert (config.decode.gen_length, settings.kl_weight, settings.scale_advantages) == (256, 0.0, "none"), name
         assert not config.clones
         text = (PAPER / f"{name}.toml").read_text()
         assert "arXiv 2512.09106" in text.partition("extends")[0], f"{name} quotes its source"
     for family in ("LLaDA-8B-Instruct", "Dream-v0-Instruct-7B"):
-        mine = [config for config in configs.values() if family in config.model]
+        mine = [config for config in configs.values() if family in config.model.model]
         for block_length in (32, 256):
-            plain = [c for c in mine if c.block_length == block_length and not c.experts]
-            assert {c.alpha for c in plain} == {0.0, 0.3, 1.0, 3.0, 10.0}
-        assert [c.experts[0].block_length for c in mine if c.experts] == [32]
-    released = TransformerPolicy(configs["llada-bl32"].policy)
+            plain = [c for c in mine if c.decode.block_length == block_length and not c.algorithm.settings.experts]
+            assert {c.algorithm.settings.alpha for c in plain} == {0.0, 0.3, 1.0, 3.0, 10.0}
+        steered = [c.algorithm.settings.experts[0] for c in mine if c.algorithm.settings.experts]
+        assert [expert.block_length for expert in steered] == [32]
+    released = configs["llada-bl32"].policy.fresh(None)
     assert sum(p.numel() for p in released.parameters()) == 331_265
 
 
@@ -80,17 +84,18 @@ def test_a_dry_run_needs_neither_the_model_nor_the_data(capsys):
     main(["train", "--config", str(PAPER / "llada-bl256-expert.toml"), "--dry-run"])
     out = capsys.readouterr().out
     assert '"lr": 3e-05' in out
-    assert "16 prompts x (8 roll-outs + 1 experts) = 144 rows an iteration" in out
+    assert "16 prompts x (8 roll-outs + 1 experts) = 144 rows per iteration" in out
     assert f"{936 * 144 * 256:,} if every roll-out spends its 256 steps" in out
     assert "so their size is not known" in out
 
 
 def test_extends_lays_one_file_over_another(tmp_path):
-    (tmp_path / "a.toml").write_text("alpha = 2.0\nlr = 0.5\n[policy]\ntop_k = 3\nwidth = 64\n")
-    (tmp_path / "b.toml").write_text('extends = "a.toml"\nlr = 0.25\n[policy]\ntop_k = 4\n')
+    (tmp_path / "a.toml").write_text("[algorithm]\nalpha = 2.0\nlr = 0.5\n[policy]\ntop_k = 3\nwidth = 64\n")
+    (tmp_path / "b.toml").write_text('extends = "a.toml"\n[algorithm]\nlr = 0.25\n[policy]\ntop_k = 4\n')
     config = load_settings(TrainConfig, tmp_path / "b.toml", {"policy": {"heads": 4}})
-    assert (config.alpha, config.lr) == (2.0, 0.25)
-    assert (config.policy.top_k, config.policy.width, config.policy.heads) == (4, 64, 4)
+    settings, network = config.algorithm.settings, config.policy.network
+    assert (settings.alpha, settings.lr) == (2.0, 0.25)
+    assert (network.top_k, network.width, network.heads) == (4, 64, 4)
     (tmp_path / "a.toml").write_text('extends = "b.toml"')
     with pytest.raises(UnmaskError, match="extends itself"):
         load_settings(TrainConfig, tmp_path / "b.toml")

@@ -37,8 +37,15 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str, known: set[str
     Raises:
         UnmaskError: an unknown key (with the nearest known one) or a value of the wrong kind, naming it.
     """
+    fields = getattr(cls, "model_fields", {})
+    for key in values:
+        table = next(
+            (name for name, field in fields.items() if key in getattr(field.annotation, "model_fields", {})), ""
+        )
+        if key not in known and table:
+            raise UnmaskError(f"The key {key!r} of {where} belongs into a table: put it under [{table}].")
     refuse_unknown(values, known, where)
-    for name, field in getattr(cls, "model_fields", {}).items():
+    for name, field in fields.items():
         table, inner = values.get(name), field.annotation
         if isinstance(table, Mapping) and isinstance(inner, type) and issubclass(inner, Settings) and inner.closed:
             refuse_unknown(table, {*inner.model_fields, "name"}, f"[{name}] of {where}")

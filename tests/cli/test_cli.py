@@ -58,16 +58,16 @@ def test_help_explains_every_flag(capsys, command):
         (["train", "--lr", "-1"], "lr"),
         (["train", "--config", "none.toml"], "No config file at none.toml"),
         (["train", "--model", "no/such/model"], "Cannot load the dLLM 'no/such/model'"),
-        (["train", "--group-size", "1"], "group_size = '1': a group needs at least 2 roll-outs of a prompt to compare"),
+        (["train", "--algorithm.group-size", "1"], "group_size = '1': Input should be greater than or equal to 2"),
         (["train", "--alpha", "-1"], "alpha = '-1': Input should be greater than or equal to 0."),
-        (["train", "--reward", "my.reward"], "Cannot import the reward 'my.reward'"),
+        (["train", "--algorithm.reward", "my.reward"], "Cannot import the reward 'my.reward'"),
         (["train", "--policy.width", "30"], "width 30 must be a multiple of 2 * heads = 4"),
-        (["train", "--experts", "confidence_threshold @ x"], "experts"),
+        (["train", "--algorithm.experts", "confidence_threshold @ x"], "block_length 'x'"),
         (["train", "--trackers", "wandb"], "The tracker 'wandb' is not installed: pip install wandb"),
         (["train", "--verifier", "exact"], "The task 'house' has a verifier of its own"),
         (["train", "--resume", "--run", "none/such"], "Nothing to resume in none/such: start without --resume."),
         (["train", "--dtype", "bf16", "--dry-run"], "Unknown dtype 'bf16': use auto, float32, bfloat16 or float16."),
-        (["clone", "--clone-from", "none"], "Nothing to clone: set clone_from to a rule"),
+        (["clone", "--clone-from", "none"], "Nothing to clone: set clone.rule, such as"),
         (["train", "--task", "huose", "--dry-run"], "Unknown task 'huose': did you mean 'house'?"),
         (["eval"], "Nothing to evaluate: give --policies"),
         (["eval", "--policies", "confidence_treshold:threshold=0.9"], "did you mean 'confidence_threshold'?"),
@@ -96,7 +96,7 @@ def test_unknown_words_and_long_prompts_are_refused(capsys, tiny_folder):
 
 
 def test_a_key_misspelt_in_toml_is_refused(capsys, tmp_path):
-    (tmp_path / "c.toml").write_text("iteration = 3\n")
+    (tmp_path / "c.toml").write_text("[run]\niteration = 3\n")
     code, _, err = run(capsys, "train", "--config", tmp_path / "c.toml")
     assert code == 2
     assert "Unknown key 'iteration'" in err
@@ -108,7 +108,7 @@ def test_a_key_misspelt_in_toml_is_refused(capsys, tmp_path):
 
 
 def test_flags_override_the_file(capsys, tmp_path, tiny_folder):
-    (tmp_path / "c.toml").write_text("iterations = 3\nlr = 0.5\n")
+    (tmp_path / "c.toml").write_text("[run]\niterations = 3\n[algorithm]\nlr = 0.5\n")
     argv = ["train", "--config", tmp_path / "c.toml", "--lr", "0.25", "--model", tiny_folder, "--dry-run"]
     code, out, _ = run(capsys, *argv, "--run", tmp_path / "run")
     assert code == 0
@@ -157,7 +157,7 @@ def test_eval_takes_any_rule_adaptive_blocks_and_early_stops(capsys, tmp_path, t
 
 
 def test_train_and_its_policy_decodes(capsys, tmp_path, tiny_folder):
-    argv = ["train", "--model", tiny_folder, "--run", tmp_path / "run", "--iterations", 2, "--prompts", 2]
+    argv = ["train", "--model", tiny_folder, "--run", tmp_path / "run", "--iterations", 2, "--algorithm.prompts", 2]
     small = ["--gen-length", 8, "--clone-from", "none", "--validation-prompts", 4]
     code, out, err = run(capsys, *argv, *small)
     assert code == 0, err
@@ -173,8 +173,8 @@ def test_train_and_its_policy_decodes(capsys, tmp_path, tiny_folder):
 
 
 def test_clone_stands_alone(capsys, tmp_path, tiny_folder):
-    argv = ["clone", "--model", tiny_folder, "--run", tmp_path / "run", "--gen-length", 8, "--clone-keep", "all"]
-    small = ["--clone-examples", 4, "--clone-updates", 3, "--validation-prompts", 4, "--clone-from", "best:factor"]
+    argv = ["clone", "--model", tiny_folder, "--run", tmp_path / "run", "--gen-length", 8, "--clone.keep", "all"]
+    small = ["--clone.examples", 4, "--clone.updates", 3, "--validation-prompts", 4, "--clone-from", "best:factor"]
     code, out, err = run(capsys, *argv, *small)
     assert code == 0, err
     assert "clone best:factor; run folder" in out.replace("\n", " ")
@@ -188,7 +188,7 @@ def test_numbers_go_to_a_tracker(capsys, tmp_path, tiny_folder):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    argv = ["train", "--model", tiny_folder, "--run", tmp_path / "run", "--iterations", 2, "--prompts", 2]
+    argv = ["train", "--model", tiny_folder, "--run", tmp_path / "run", "--iterations", 2, "--algorithm.prompts", 2]
     small = ["--gen-length", 8, "--clone-from", "none", "--validation-prompts", 4, "--trackers", "tensorboard"]
     code, _, err = run(capsys, *argv, *small)
     assert code == 0, err
@@ -205,7 +205,7 @@ def test_a_file_of_prompts_trains(capsys, tmp_path, tiny_folder):
     data = tmp_path / "mine.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows))
     argv = ["train", "--model", tiny_folder, "--gen-length", 8, "--task", data, "--clone-from", "none"]
-    small = ["--iterations", 1, "--prompts", 2, "--validation-prompts", 4, "--reward", "additive"]
+    small = ["--iterations", 1, "--algorithm.prompts", 2, "--validation-prompts", 4, "--algorithm.reward", "additive"]
     code, _, err = run(capsys, *argv, *small, "--run", tmp_path / "a")
     assert code == 2
     assert "The task 'mine' has no verifier, and training needs to know what is correct: pass --verifier" in err
@@ -281,3 +281,33 @@ def test_stop_is_asked_once_and_gives_the_signals_back(capsys):
             signal.raise_signal(signal.SIGTERM)
     assert signal.getsignal(signal.SIGTERM) is before
     assert "Stopping after this step" in capsys.readouterr().err
+
+
+def test_a_key_outside_its_table_is_told_its_table(capsys, tmp_path):
+    (tmp_path / "c.toml").write_text("iterations = 3\n")
+    code, _, err = run(capsys, "train", "--config", tmp_path / "c.toml")
+    assert code == 2
+    assert "The key 'iterations' of" in err
+    assert "belongs into a table: put it under [run]." in err
+
+
+def test_the_options_that_most_people_need_come_first(capsys):
+    _, out, _ = run(capsys, "train", "--help")
+    groups = ["Most used", "Model", "Task", "Decode", "Policy", "Clone", "Algorithm", "Run"]
+    places = [out.index(f"─ {group} ─") for group in groups]
+    assert places == sorted(places)
+    first = out[places[0] : places[1]]
+    short = (
+        "model",
+        "task",
+        "gen-length",
+        "block-length",
+        "clone-from",
+        "algorithm",
+        "alpha",
+        "lr",
+        "run",
+        "iterations",
+    )
+    assert [f"--{name} " in first for name in short] == [True] * 10
+    assert first.count(" --") == 10

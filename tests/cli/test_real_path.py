@@ -26,21 +26,31 @@ def folder(tmp_path_factory):
     write(found / "dream", tiny({**DREAM, "torch_dtype": "float32"}), texts, scale=0.3)
     for name, rows in (("gsm8k", GSM8K), ("math", MATH)):
         (found / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = f"""
+    mixture = f"""
 tasks = ["gsm8k", "math"]
 weights = [3, 1]
 task_paths = {{ gsm8k = "{found}/gsm8k.jsonl", math = "{found}/math.jsonl" }}
-gen_length = 16
-block_length = 8
 """
-    (found / "mixture.toml").write_text(config)
+    (found / "mixture.toml").write_text(f"{mixture}gen_length = 16\nblock_length = 8\n")
+    (found / "train.toml").write_text(f"[task]{mixture}[decode]\ngen_length = 16\nblock_length = 8\n")
     return found
 
 
 def test_a_mixture_trains_and_each_task_keeps_its_metrics(folder, tmp_path, capsys):
-    settings = ["--config", folder / "mixture.toml", "--model", folder / "llada", "--validation-prompts", 4]
-    cheap = ["--clone-from", "none", "--iterations", 1, "--prompts", 4, "--group-size", 2, "--train-examples", 8]
-    code, out, err = run(capsys, "train", *settings, *cheap, "--run", tmp_path / "run", "--min-signal", 0)
+    settings = ["--config", folder / "train.toml", "--model", folder / "llada", "--validation-prompts", 4]
+    cheap = ["--clone-from", "none", "--iterations", 1, "--algorithm.prompts", 4, "--algorithm.group-size", 2]
+    code, out, err = run(
+        capsys,
+        "train",
+        *settings,
+        *cheap,
+        "--run",
+        tmp_path / "run",
+        "--algorithm.min-signal",
+        0,
+        "--train-examples",
+        8,
+    )
     assert code == 0, err
     assert "LLaDA, 46,240 weights in float32" in " ".join(out.split())
     assert "on gsm8k+math: blocks of 8" in " ".join(out.split())
