@@ -1,4 +1,4 @@
-"""What the documentation site needs from outside docs/: the log, the changelog, the rules, links that leave the folder."""
+"""What the documentation site needs from outside docs/: log, changelog, rules, and links that leave the folder."""
 
 from __future__ import annotations
 
