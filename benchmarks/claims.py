@@ -12,18 +12,11 @@ from typing import Any
 import torch
 from benchmarks.training import ALPHAS, SEEDS, folder, read_metrics, rows_of
 
+from unmask.evaluation.differences import Difference, Outcomes, paired_bootstrap, paired_difference
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.gather import read_results
 from unmask.evaluation.intervals import Interval
-from unmask.evaluation.pareto import (
-    Difference,
-    Outcomes,
-    Point,
-    accuracy_at,
-    frontier,
-    paired_bootstrap,
-    paired_difference,
-)
+from unmask.evaluation.pareto import Point, accuracy_at, frontier
 from unmask.evaluation.summaries import outcomes, summary
 
 FULL, BLOCKS = 32, 8

@@ -21,7 +21,7 @@ def test_it_imports(name):
 
 
 def outcomes(accuracy, nfe):
-    from unmask.evaluation.pareto import Outcomes
+    from unmask.evaluation.differences import Outcomes
 
     right = (torch.arange(200) < 200 * accuracy).float().expand(3, 200)
     return Outcomes(right, torch.full((3, 200), float(nfe)))

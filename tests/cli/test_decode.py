@@ -50,6 +50,25 @@ def test_a_file_becomes_a_file_in_its_order(capsys, tmp_path, tiny_folder):
     assert not (tmp_path / "new" / "out.jsonl.part").exists()
 
 
+@pytest.mark.parametrize(
+    ("flags", "block_length"),
+    [([], None), (["--block-length", 8], 8), (["--block-length", "adaptive:default=8"], "adaptive:default=8")],
+)
+@pytest.mark.parametrize("command", ["decode", "view"])
+def test_a_block_length_is_one_word(capsys, tiny_folder, command, flags, block_length):
+    argv = [command, "hall: red?", "--model", tiny_folder, "--gen-length", 16, *flags]
+    if command == "view":
+        assert run(capsys, *argv, "--policies", "random_order:k=8")[0] == 0
+        return
+    code, out, _ = run(
+        capsys, *argv, "--policy", "random_order:k=8", "--jsonl", "--no-stop-at-eos", "--temperature", 0.5
+    )
+    assert code == 0
+    settings = json.loads(out)["settings"]
+    assert settings["block_length"] == block_length
+    assert (settings["gen_length"], settings["stop_at_eos"], settings["temperature"]) == (16, False, 0.5)
+
+
 def test_stdin_becomes_stdout(capsys, monkeypatch, tiny_folder):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"question": "hall: red?"}\n')))
     code, out, _ = run(capsys, "decode", "--input", "-", "--column", "question", "--model", tiny_folder, *RULE)

@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 
 from unmask.decoding.trajectory import Trajectory
+from unmask.evaluation.differences import Difference
 from unmask.evaluation.findings import (
     CellFinding,
     Findings,
@@ -17,7 +18,6 @@ from unmask.evaluation.findings import (
     Versus,
 )
 from unmask.evaluation.intervals import Interval
-from unmask.evaluation.pareto import Difference
 
 EVIL = "</script><img src=x onerror=\"document.title='broken into'\"><b>bold</b> & {{ 7 * 7 }}"
 GRID = {

@@ -14,8 +14,8 @@ pytest.importorskip("jinja2", reason="the page needs jinja2: pip install 'unmask
 
 from tests.evaluation.findings_for_tests import EVIL, made_up, only_trajectories
 from unmask.errors import UnmaskError
+from unmask.evaluation.differences import Difference
 from unmask.evaluation.page import _headlines, render
-from unmask.evaluation.pareto import Difference
 
 FINDINGS = made_up()
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)

@@ -8,7 +8,6 @@ from typing import Annotated, Any
 
 import torch
 from cyclopts import Parameter, Token
-from pydantic import Field
 from rich.text import Text
 
 from unmask.decoding.blocks import BlockLength
@@ -37,8 +36,12 @@ class DecodeFlags(DecodeConfig):
 
     block_length: Annotated[
         BlockLength,
-        Parameter(accepts_keys=False, n_tokens=1, converter=_as_written),
-        Field(description=DecodeConfig.model_fields["block_length"].description),
+        Parameter(
+            accepts_keys=False,
+            n_tokens=1,
+            converter=_as_written,
+            help=DecodeConfig.model_fields["block_length"].description,
+        ),
     ] = None
 
 

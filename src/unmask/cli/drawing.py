@@ -59,9 +59,9 @@ def paint(colour_by: str, last: int) -> Paint:
 def shade(ramp: Sequence[str], share: float) -> Color:
     """The colour at a share of the ramp's length."""
     stops = [Color.parse(stop).get_truecolor() for stop in ramp]
-    place = min(max(share, 0.0), 1.0) * (len(stops) - 1)
-    below = min(int(place), len(stops) - 2)
-    blended: ColorTriplet = blend_rgb(stops[below], stops[below + 1], place - below)
+    position = min(max(share, 0.0), 1.0) * (len(stops) - 1)
+    below = min(int(position), len(stops) - 2)
+    blended: ColorTriplet = blend_rgb(stops[below], stops[below + 1], position - below)
     return Color.from_triplet(blended)
 
 
@@ -176,7 +176,7 @@ def animate(to: Console, runs: Sequence[Run], colour_by: str, speed: float) -> N
 
 
 def write_steps(to: Console, runs: Sequence[Run]) -> None:
-    """A line for each step that revealed something, and the end: for logs and pipes."""
+    """One line per step that revealed something, and the end: for logs and pipes."""
     colour = paint("step", 1)
     for run in runs:
         to.print(f"\n{run.name}", markup=False, highlight=False, soft_wrap=True)

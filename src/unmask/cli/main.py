@@ -32,8 +32,8 @@ app.command(
     name="decode",
     help="Complete prompts, revealing tokens as a policy says.\n\n"
     "JSONL rows hold the prompt, text, nfe, ended (complete, eos or budget), seconds, tokens, revealed_at, the input's "
-    "other columns and the settings. --output appears when all is done; until then finished prompts are kept beside it "
-    "(.part), and --resume goes on from them.\n\n"
+    "other columns and the settings. --output appears when all is done; until then finished prompts are kept in "
+    "its .part, and --resume goes on from them.\n\n"
     'Example: unmask decode "hall: red blue gold green?" --steps\n\n'
     "Example: unmask decode --input prompts.jsonl --output out.jsonl --block-length 8\n\n"
     "The bundled dLLM and policy are the default.",
@@ -42,7 +42,7 @@ app.command(
     "unmask.cli.view:view",
     name="view",
     help="Watch policies decode a prompt: the text fills in step by step, on one clock.\n\n"
-    "Without a prompt, one of the bundled task's, with its verdict. Where stdout is no terminal, a line a step.\n\n"
+    "Without a prompt, one of the bundled task's, with its verdict. Where stdout is no terminal, one line per step.\n\n"
     "Example: unmask view\n\n"
     'Example: unmask view "hall: red blue gold?" --policies house-base-full --policies top_k_confidence:k=1\n\n'
     "Example: unmask view --task gsm8k --index 3 --model GSAI-ML/LLaDA-8B-Instruct --block-length 32 --html view.html",
@@ -69,15 +69,15 @@ app.command(
     "unmask.cli.evaluate:evaluate",
     name="eval",
     help="Compare policies: accuracy against forward passes, with intervals.\n\n"
-    "Prints a table, writes one JSONL row a prompt and seed, and a plot as PNG and SVG.\n\n"
+    "Prints a table, writes one JSONL row per prompt and seed, and a plot as PNG and SVG.\n\n"
     "Example: unmask eval --policies house-base-full --heuristics --block-lengths 32 --block-lengths 8",
 )
 app.command(
     "unmask.cli.sweep:sweep",
     name="sweep",
-    help="Every rule at its best over a whole grid, with learned policies and their controls beside it.\n\n"
+    help="Every rule at its best over a whole grid, with learned policies and their controls.\n\n"
     "Rules x settings x block lengths from the TOML file's [[rules]], or every rule over its tuned grid; learned "
-    "policies at several temperatures or betas. Prints each rule's frontier and which cells it is made of.\n\n"
+    "policies at several temperatures or betas. Prints each rule's frontier and the settings it is made of.\n\n"
     "Example: unmask sweep --policies house-base-full --betas 0.5 --betas 2 --output runs/sweep\n\n"
     "Example: unmask sweep --config configs/sweep/house.toml --resume",
 )

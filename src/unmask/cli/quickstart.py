@@ -20,10 +20,10 @@ from unmask.decoding.blocks import check_block_length
 from unmask.decoding.session import Totals
 from unmask.errors import Stopped
 from unmask.evaluation.comparison import Comparison, ComparisonResult
+from unmask.evaluation.differences import paired_difference
 from unmask.evaluation.entries import Candidate, Entry, candidate, clone_of, decoding, is_full, tuned
 from unmask.evaluation.evaluate import Setup
 from unmask.evaluation.intervals import Interval
-from unmask.evaluation.pareto import paired_difference
 from unmask.evaluation.summaries import Summary, best, frontier, outcomes, summarise
 from unmask.evaluation.tables import blocks, setting, table
 from unmask.files import write_text

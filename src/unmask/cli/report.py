@@ -27,7 +27,7 @@ def report(
     *runs: str,
     output: Annotated[str, Parameter(name=["--output", "-o"], help="The page.")] = "report.html",
     title: Annotated[str | None, Parameter(help="Of the page (default: dLLM on task).")] = None,
-    figures: Annotated[bool, Parameter(help="Also PNG and SVG beside it, for papers.", negative="")] = False,
+    figures: Annotated[bool, Parameter(help="Also a PNG and an SVG next to it, for papers.", negative="")] = False,
 ) -> None:
     """One page of all results: plots, tables, training curves, transfer, and decoding step by step.
 

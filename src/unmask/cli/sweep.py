@@ -16,10 +16,10 @@ from unmask.cli.common import ConfigFile, DryRun, draw
 from unmask.cli.comparison import ComparisonConfig, compare, plan, verifiable
 from unmask.cli.console import console, duration
 from unmask.decoding.options import DecodeConfig
+from unmask.evaluation.differences import Difference
 from unmask.evaluation.entries import Candidate, RuleGrid, candidate, clone_of, tuned
 from unmask.evaluation.findings import Versus
 from unmask.evaluation.gather import versus
-from unmask.evaluation.pareto import Difference
 from unmask.evaluation.summaries import Summary, frontier, summarise
 from unmask.evaluation.tables import blocks, setting, table
 from unmask.settings import load_settings

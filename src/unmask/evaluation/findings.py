@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unmask.decoding.trajectory import Trajectory
+from unmask.evaluation.differences import Difference
 from unmask.evaluation.intervals import Interval
-from unmask.evaluation.pareto import Difference
 
 EVERY_RULE = "every rule"  # all of them together, as a rule of `Versus`
 

@@ -11,9 +11,10 @@ from unmask.decoding.trajectory import Trajectory
 from unmask.errors import UnmaskError
 from unmask.evaluation import pareto
 from unmask.evaluation.comparison import Results
+from unmask.evaluation.differences import Difference, Outcomes, paired_bootstrap, paired_difference
 from unmask.evaluation.entries import Entry, entry_key
 from unmask.evaluation.findings import EVERY_RULE, CellFinding, Findings, RuleFinding, ShownTrajectory, Versus
-from unmask.evaluation.pareto import Difference, Outcomes, Point
+from unmask.evaluation.pareto import Point
 from unmask.evaluation.rows import TRAJECTORY, ResultRow
 from unmask.evaluation.store import read_rows
 from unmask.evaluation.summaries import Summary, best, frontier, outcomes
@@ -183,7 +184,7 @@ def versus(results: Results, summaries: Sequence[Summary]) -> list[Versus]:
         index = index_of[policy.entry.key]
         for rule, rivals in groups.items():
             # Between cells of two rules the line is not the best of both: all rules together are read by mixtures.
-            found.append(Versus(index, rule, pareto.paired_bootstrap(scores[index], rivals, hull=rule == EVERY_RULE)))
+            found.append(Versus(index, rule, paired_bootstrap(scores[index], rivals, hull=rule == EVERY_RULE)))
         for i, entry in enumerate(entries):
             if entry.controls(policy.entry):
                 name = f"{entry.label}, at {summaries[i].nfe.mean:.1f} NFE"
@@ -193,7 +194,7 @@ def versus(results: Results, summaries: Sequence[Summary]) -> list[Versus]:
 
 def _paired(policy: Outcomes, control: Outcomes) -> Difference:
     """At whatever NFE each has."""
-    gap = pareto.paired_difference(policy.correct, control.correct)
+    gap = paired_difference(policy.correct, control.correct)
     return Difference(gap.mean, gap.low, gap.high, undefined=0.0, selection=0.0)
 
 

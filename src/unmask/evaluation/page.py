@@ -13,9 +13,9 @@ from importlib.resources import files
 from typing import Any
 
 from unmask.errors import UnmaskError
+from unmask.evaluation.differences import Difference
 from unmask.evaluation.findings import EVERY_RULE, CellFinding, Findings, TrainingCurve, TransferResult, Versus
 from unmask.evaluation.intervals import Interval
-from unmask.evaluation.pareto import Difference
 
 HOVER_WIDTH, HOVER_LINES = 56, 10  # characters, and lines of a cell's config; the table has all of it
 LOSSES = (1.0, 5.0, 10.0, 20.0)  # points between the shades of the transfer table

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from unmask.evaluation import pareto
+from unmask.evaluation.differences import Outcomes
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.intervals import Interval, bootstrap
-from unmask.evaluation.pareto import Outcomes, Point
+from unmask.evaluation.pareto import Point
 
 
 @dataclass(frozen=True)
