@@ -158,7 +158,18 @@ def real(data: Path, folder: Path) -> None:
     write(folder / "llada", config, questions, dtype=torch.bfloat16)
     shared = ["--model", folder / "llada", "--task", "gsm8k", "--task-path", data, "--gen-length", REGION]
     run, found = folder / "run", folder / "eval"
-    train = ["--block-length", 32, "--iterations", 1, "--prompts", 2, "--group-size", 4, "--min-signal", 0]
+    train = [
+        "--block-length",
+        32,
+        "--iterations",
+        1,
+        "--algorithm.prompts",
+        2,
+        "--algorithm.group-size",
+        4,
+        "--algorithm.min-signal",
+        0,
+    ]
     train += [
         "--clone-from",
         "none",

@@ -34,9 +34,13 @@ Flags = dict[str, Any]
 COMMON: Flags = {"iterations": 80, "validate-every": 20, "validation-prompts": 128}
 SCRATCH: Flags = {"clone-from": "none"}
 WARM: Flags = {"warm": True}  # from the clone of its seed and block length, which all share
-STEERED: Flags = {**SCRATCH, "experts": "confidence_threshold:threshold=0.9 @ 8", "min-signal": 0.01}
-PLAIN: Flags = {"scale-advantages": "none", "lr": 2e-4}  # advantages as in the paper
-SCALED: Flags = {"scale-advantages": "batch", "lr": 5e-5}
+STEERED: Flags = {
+    **SCRATCH,
+    "algorithm.experts": "confidence_threshold:threshold=0.9 @ 8",
+    "algorithm.min-signal": 0.01,
+}
+PLAIN: Flags = {"algorithm.scale-advantages": "none", "lr": 2e-4}  # advantages as in the paper
+SCALED: Flags = {"algorithm.scale-advantages": "batch", "lr": 5e-5}
 BLOCKS: Flags = {"block-length": 8}
 PLACE = (
     "model",
@@ -46,7 +50,13 @@ PLACE = (
 )  # where a run is trained and evaluated: house-base, house and 32 by default
 BOTH: Flags = {"task": "house+ledger", "weights": (1, 1)}
 # Few roll-outs an iteration, large steps.
-SHORT: Flags = {"iterations": 32, "validate-every": 4, "group-size": 4, "scale-advantages": "batch", "lr": 4e-4}
+SHORT: Flags = {
+    "iterations": 32,
+    "validate-every": 4,
+    "algorithm.group-size": 4,
+    "algorithm.scale-advantages": "batch",
+    "lr": 4e-4,
+}
 
 
 def _alphas(name: str, alphas: Sequence[float] = ALPHAS, **flags: Any) -> dict[str, Flags]:
@@ -62,16 +72,16 @@ STUDIES: dict[str, dict[str, Flags]] = {
     # The same at alpha 0.3, where seeds part most: which change brings them together?
     "spread": {
         "scaled, lr 2e-4": {**WARM, **SCALED, "lr": 2e-4, "alpha": 0.3},
-        "scaled, lr 2e-4, entropy 0.01": {**WARM, **SCALED, "lr": 2e-4, "alpha": 0.3, "entropy-weight": 0.01},
+        "scaled, lr 2e-4, entropy 0.01": {**WARM, **SCALED, "lr": 2e-4, "alpha": 0.3, "algorithm.entropy-weight": 0.01},
     },
     # Semi-autoregressive decoding in blocks of a quarter of the region.
     "semi": {**_alphas("warm start", **BLOCKS, **WARM, **SCALED)},
     # Full diffusion at alpha 1: the long warm start is "scaled, alpha 1" above.
     "full": {
         "expert steering": {**STEERED, **PLAIN, "iterations": 200},
-        "expert steering, forced progress": {**STEERED, **PLAIN, "iterations": 200, "force-progress": None},
-        "from scratch": {**SCRATCH, **PLAIN, "iterations": 200, "min-signal": 0.01},
-        "warm start, short": {**SHORT, "clone-examples": 32, "clone-updates": 100},
+        "expert steering, forced progress": {**STEERED, **PLAIN, "iterations": 200, "algorithm.force-progress": None},
+        "from scratch": {**SCRATCH, **PLAIN, "iterations": 200, "algorithm.min-signal": 0.01},
+        "warm start, short": {**SHORT, "clone.examples": 32, "clone.updates": 100},
     },
     # Full diffusion at alpha 1 from a clone, each of its own where the network is another: beside "scaled, alpha 1".
     "ablations": {
@@ -81,17 +91,17 @@ STUDIES: dict[str, dict[str, Flags]] = {
         "without m": {**SCALED, "policy.no-use-mask": None},
         "hidden states": {**SCALED, "policy.reads": "hidden_states"},
         "released time embedding (P = 1)": {**SCALED, "policy.time-period": 1.0},
-        "additive, alpha 1": {**WARM, **SCALED, "reward": "additive"},
-        "additive, alpha 3": {**WARM, **SCALED, "reward": "additive", "alpha": 3.0},
-        "additive, alpha 10": {**WARM, **SCALED, "reward": "additive", "alpha": 10.0},
+        "additive, alpha 1": {**WARM, **SCALED, "algorithm.reward": "additive"},
+        "additive, alpha 3": {**WARM, **SCALED, "algorithm.reward": "additive", "alpha": 3.0},
+        "additive, alpha 10": {**WARM, **SCALED, "algorithm.reward": "additive", "alpha": 10.0},
     },
     # Blocks at alpha 1: what it costs to get there.
     "cost": {
         "from scratch": {**BLOCKS, **SCRATCH, **PLAIN, "iterations": 150, "validate-every": 10},
         "expert steering": {**BLOCKS, **STEERED, **PLAIN, "iterations": 150, "validate-every": 10},
-        "warm start": {**BLOCKS, **SCALED, "validate-every": 5, "clone-examples": 32, "clone-updates": 100},
+        "warm start": {**BLOCKS, **SCALED, "validate-every": 5, "clone.examples": 32, "clone.updates": 100},
         "from scratch, short": {**BLOCKS, **SCRATCH, **SHORT},
-        "warm start, short": {**BLOCKS, **SHORT, "clone-examples": 32, "clone-updates": 100},
+        "warm start, short": {**BLOCKS, **SHORT, "clone.examples": 32, "clone.updates": 100},
     },
     # Policies trained where those of "alpha" and "semi" are tried without having been trained: another dLLM, twice the
     # length, another domain, both domains.
@@ -107,7 +117,7 @@ STUDIES: dict[str, dict[str, Flags]] = {
     },
     # Blocks from scratch: does a form of the reward reveal everything at once?
     "hacking": {
-        f"{reward}, alpha {alpha:g}": {**BLOCKS, **SCRATCH, **PLAIN, "reward": reward, "alpha": alpha}
+        f"{reward}, alpha {alpha:g}": {**BLOCKS, **SCRATCH, **PLAIN, "algorithm.reward": reward, "alpha": alpha}
         for reward in ("multiplicative", "additive")
         for alpha in (1.0, 10.0)
     },
@@ -153,7 +163,7 @@ def train(out: Path, study: str, name: str, flags: Flags, seed: int) -> None:
     if not (run / "eval" / "rows.jsonl").exists():
         given = {**COMMON, **flags, "seed": seed, "run": run}
         if given.pop("warm", False):
-            given |= {**SCRATCH, "init": clone_of(out, flags, seed) / "best"}
+            given |= {**SCRATCH, "policy.init": clone_of(out, flags, seed) / "best"}
         unmask("train", *options(given), *(["--resume"] if (run / "config.json").exists() else []))
         place = options({key: flags[key] for key in PLACE if key in flags})
         block = str(flags.get("block-length", flags.get("gen-length", 32)))
@@ -378,7 +388,7 @@ def where_time_goes(out: Path) -> None:
         (
             "random, 31M",
             out / "random-31m",
-            {"iterations": 2, "clone-from": "none", "prompts": 1, "reward": "additive"},
+            {"iterations": 2, "clone-from": "none", "algorithm.prompts": 1, "algorithm.reward": "additive"},
         ),
     ):
         if path is not None and not path.exists():
@@ -388,7 +398,7 @@ def where_time_goes(out: Path) -> None:
         target = out / "time" / f"{len(name)}-{time.time_ns()}"
         given = {**flags, "run": target, "validation-prompts": 1, "validate-every": 1000}
         if path is not None:
-            given |= {"model": path, "gen-length": 64, "train-examples": 50, "min-signal": 0}
+            given |= {"model": path, "gen-length": 64, "train-examples": 50, "algorithm.min-signal": 0}
         unmask("train", *(f"--{key}={value}" for key, value in given.items()))
         lines = [line for line in read_metrics(target / "metrics.jsonl") if line["stage"] == "grpo"]
         total = sum(line["seconds"] for line in lines)

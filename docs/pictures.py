@@ -21,7 +21,8 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
 import unmask
-from unmask.rl.grpo import group_advantages
+from unmask.policies import Plain
+from unmask.rl.algorithms.grpo import group_advantages
 from unmask.rl.rewards import additive, multiplicative
 
 IMAGES = Path(__file__).parent / "images"
@@ -260,7 +261,7 @@ def rewards() -> plt.Figure:
 def group(house: House) -> plt.Figure:
     """One group of GRPO: eight roll-outs of a prompt, their rewards and advantages."""
     size, length = 8, 32
-    actor = house.policy.drawing(force_progress=False)  # as in training: a step may reveal nothing
+    actor = Plain(house.policy)  # as in training: a step may reveal nothing
     examples = [example for example in house.examples for _ in range(size)]
     prompts = [example.prompt for example in examples]
     out = unmask.generate(house.model, actor, prompts, gen_length=length, stop_at_eos=False)

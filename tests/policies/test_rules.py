@@ -208,7 +208,7 @@ RULES = [
 
 
 def test_every_type_is_tried_here():
-    learned = {"transformer", "temperature", "beta_scaling", "mode"}
+    learned = {"transformer", "temperature", "beta_scaling", "mode", "plain"}
     assert {rule.type_name for rule in RULES} | learned == set(policy_types())
 
 
