@@ -1,4 +1,4 @@
-"""Run the quick start with several seeds and print the table of docs/training.md: policy against heuristics, and where time goes.
+"""Run the quick start with several seeds and print the table of docs/training.md: policy against rules, and time.
 
 python benchmarks/quickstart_seeds.py --seeds 0 1 2
 """
