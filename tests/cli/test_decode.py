@@ -17,6 +17,7 @@ from tests.test_journal import holding
 from unmask.provenance import versions
 
 RULE = ["--policy", "random_order:k=2", "--gen-length", 8]
+ADAPTIVE = "adaptive:default=8,delimiters=[.]"
 
 
 def lines(path):
@@ -52,7 +53,7 @@ def test_a_file_becomes_a_file_in_its_order(capsys, tmp_path, tiny_folder):
 
 @pytest.mark.parametrize(
     ("flags", "block_length"),
-    [([], None), (["--block-length", 8], 8), (["--block-length", "adaptive:default=8"], "adaptive:default=8")],
+    [([], None), (["--block-length", 8], 8), (["--block-length", ADAPTIVE], ADAPTIVE)],
 )
 @pytest.mark.parametrize("command", ["decode", "view"])
 def test_a_block_length_is_one_word(capsys, tiny_folder, command, flags, block_length):

@@ -136,8 +136,7 @@ def test_the_grid_has_eos_suppression_in_full_diffusion_only():
 def test_the_tuned_grids_are_those_of_before():
     """In number and order: results keep their order."""
     families = [entry.label for entry, _ in tuned(FULL)]
-    counts = {family: families.count(family) for family in dict.fromkeys(families)}
-    assert counts == {
+    before = {
         "threshold": 8,
         "EB": 6,
         "factor": 4,
@@ -149,7 +148,8 @@ def test_the_tuned_grids_are_those_of_before():
         "top-k": 4,
         "threshold, EOS suppressed": 8,
     }
-    assert families == [family for family, count in counts.items() for _ in range(count)]
+    known = [family for family in families if family in before]  # a new rule joins in its place
+    assert known == [family for family, count in before.items() for _ in range(count)]
 
 
 def test_a_grid_of_ones_own():
