@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from unmask.decoding.blocks import AdaptiveBlocks
 
-FIRST = Group("Most used", sort_key=0)
+FIRST, SECOND = Group("Most used", sort_key=0), Group("Start", sort_key=1)  # then the tables
 
 
 def flags_of(
@@ -31,12 +31,12 @@ def flags_of(
         The model. What was given is what `given` takes from it.
     """
     made: dict[str, Any] = {}
-    for number, (table, fields) in enumerate(tables.items(), start=1):
+    for number, (table, fields) in enumerate(tables.items(), start=2):
         group = Group(table.capitalize(), sort_key=number)
         found = {key: _flag(table, key, field, group, table in set(flat), first) for key, field in fields.items()}
         model: type[BaseModel] = create_model(f"{name}{table.capitalize()}", **cast(Any, found))
-        flag = "*" if table in set(flat) else f"--{table}"
-        made[table] = (Annotated[model | None, Parameter(name=flag, group=group)], None)
+        # Each setting says its whole flag: the table has none, which would take the place of ``--algorithm grpo``.
+        made[table] = (Annotated[model | None, Parameter(name="*", group=group)], None)
     return create_model(name, **made)
 
 

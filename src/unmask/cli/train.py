@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from unmask.cli.common import ConfigFile, DryRun, Resume
 from unmask.cli.console import Stop, Ticker, console, errors, ticking
-from unmask.cli.flags import flags_of, given
+from unmask.cli.flags import SECOND, flags_of, given
 from unmask.decoding.blocks import AdaptiveBlocks, check_block_length
 from unmask.errors import Stopped, UnmaskError
 from unmask.files import write_text
@@ -44,7 +44,9 @@ from unmask.rl.validation import Validate, validator
 from unmask.settings import load_settings
 from unmask.tasks.base import Example, Task
 
-AllowChanges = Annotated[bool, Parameter(help="Resume with settings that have changed since.", negative="")]
+# Cyclopts would show what has no group before all else.
+START = Parameter(group=SECOND)
+AllowChanges = Annotated[bool, START, Parameter(help="Resume with settings that have changed since.", negative="")]
 SHORT = {
     "model.model": "--model",
     "task.task": "--task",
@@ -87,10 +89,10 @@ TrainFlags = flags_of("TrainFlags", _tables(), FLAT, SHORT)
 def train(
     *,
     settings: Annotated[Any, Parameter(name="*")] = None,
-    config: ConfigFile = None,
-    resume: Resume = False,
+    config: Annotated[ConfigFile, START] = None,
+    resume: Annotated[Resume, START] = False,
     allow_changes: AllowChanges = False,
-    dry_run: DryRun = False,
+    dry_run: Annotated[DryRun, START] = False,
 ) -> None:
     """Train an unmasking policy on a dLLM and a task.
 
@@ -102,9 +104,9 @@ def train(
 def clone(
     *,
     settings: Annotated[Any, Parameter(name="*")] = None,
-    config: ConfigFile = None,
-    resume: Resume = False,
-    dry_run: DryRun = False,
+    config: Annotated[ConfigFile, START] = None,
+    resume: Annotated[Resume, START] = False,
+    dry_run: Annotated[DryRun, START] = False,
 ) -> None:
     """Fit a policy to a rule's decisions, without reinforcement learning.
 
