@@ -18,7 +18,7 @@ import unmask
 from tests.cli.test_cli import run
 from unmask.evaluation.entries import candidate, decoding
 from unmask.evaluation.evaluate import Setup, evaluate
-from unmask.integrations import lm_eval
+from unmask.integrations import lm_eval, lm_eval_tasks
 from unmask.integrations.lm_eval import UnmaskLM, evaluate_tasks
 from unmask.models.masked_lm import MaskedLM
 
@@ -74,7 +74,8 @@ def files(house, tmp_path_factory):
     (folder / "local_broken.yaml").write_text("task: local_broken\ndataset_path: json\noutput_type: generate_until\n")
     (folder / "local_group.yaml").write_text("group: local_group\ntask: [local_house]\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lm_eval, "TaskManager", functools.cache(TaskManager))  # each reads 14,000 files
+        for module in (lm_eval, lm_eval_tasks):  # each manager reads 14,000 files
+            patch.setattr(module, "TaskManager", functools.cache(TaskManager))
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "cache"))
         yield folder
 

@@ -13,8 +13,6 @@ in ``config.unmask`` of its results file.
 
 from __future__ import annotations
 
-import difflib
-import re
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -36,6 +34,7 @@ from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig, check_policy_fits, decode_config
 from unmask.decoding.source import check_prompt
 from unmask.errors import UnmaskError
+from unmask.integrations.lm_eval_tasks import Spent, check_task, load_tasks, means_of, no_likelihoods, reason
 from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
@@ -46,32 +45,6 @@ DEFAULT_GEN_LENGTH = 256  # the harness's own default of max_gen_toks
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first given counts
 SAMPLERS = ("top_p", "top_k", "min_p")  # without effect where nothing is drawn
 OFF = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1, "top_p": 1, "top_k": 0, "min_p": 0}
-GROUP_FILE = re.compile(r"^group:", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Spent:
-    """What one request took.
-
-    Attributes:
-        task, doc_id: where the harness got it.
-        gen_length: positions of its region.
-        nfe: forward passes while it was live, those behind a stop string too.
-        tokens: revealed up to the end of the text: what is behind a stop string or EOS does not count.
-        ended: as in `unmask.Completion`.
-    """
-
-    task: str | None
-    doc_id: int | None
-    gen_length: int
-    nfe: int
-    tokens: int
-    ended: str
-
-    @property
-    def tpf(self) -> float:
-        """Tokens per forward pass."""
-        return self.tokens / self.nfe
 
 
 @dataclass(frozen=True)
@@ -170,10 +143,10 @@ class UnmaskLM(LM):  # type: ignore[misc]
         return [texts[i] for i in range(len(asked))]
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
-        raise _no_likelihoods("Multiple choice and perplexity tasks need")
+        raise no_likelihoods("Multiple choice and perplexity tasks need")
 
     def loglikelihood_rolling(self, requests: list[Instance]) -> NoReturn:
-        raise _no_likelihoods("Multiple choice and perplexity tasks need")
+        raise no_likelihoods("Multiple choice and perplexity tasks need")
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
         """The prompt of a chat; without `add_generation_prompt`, its last message is the answer's beginning."""
@@ -204,8 +177,8 @@ class UnmaskLM(LM):  # type: ignore[misc]
                 "seed": self._seed,
                 **DecodeConfig(**self._options).model_dump(include=set(self._options)),
                 "versions": versions(),
-                **_means(self.spent),
-                "tasks": {str(name): _means([one for one in self.spent if one.task == name]) for name in names},
+                **means_of(self.spent),
+                "tasks": {str(name): means_of([one for one in self.spent if one.task == name]) for name in names},
             }
         }
 
@@ -290,15 +263,9 @@ def evaluate_tasks(
     try:
         loaded = manager.load(built)["tasks"]
     except ValueError as e:
-        raise UnmaskError(f"{_reason(e)}: name each task once, or its group.") from None
+        raise UnmaskError(f"{reason(e)}: name each task once, or its group.") from None
     for name, task in loaded.items():
-        if task.OUTPUT_TYPE != "generate_until":
-            raise _no_likelihoods(f"The task {name!r} needs")
-        if getattr(task, "UNSAFE_CODE", False) and not confirm_run_unsafe_code:
-            raise UnmaskError(
-                f"The task {name!r} runs code that the dLLM wrote, without a sandbox: "
-                "confirm_run_unsafe_code (--confirm-run-unsafe-code) if this machine may."
-            )
+        check_task(name, task, confirm_run_unsafe_code)
     results: dict[str, Any] = simple_evaluate(
         lm,
         tasks=built,
@@ -317,63 +284,9 @@ def evaluate_tasks(
         of_document[one.task, one.doc_id].append(one)
     for task, samples in results.get("samples", {}).items():
         for sample in samples:
-            means = _means(of_document[task, sample["doc_id"]])
+            means = means_of(of_document[task, sample["doc_id"]])
             sample |= {"nfe": means["nfe"], "tpf": means["tpf"]}
     return results
-
-
-def load_tasks(names: Sequence[str], include_path: str | Path | None = None) -> list[Any]:
-    """The harness's tasks and groups.
-
-    Raises:
-        UnmaskError: none of this name, or one that cannot be loaded; with the nearest names.
-    """
-    files = [name for name in names if name.endswith((".yaml", ".yml"))]
-    for name in files:
-        if not Path(name).is_file():
-            raise UnmaskError(f"No task file at {name}: give a YAML file, or the name of a task.")
-        if GROUP_FILE.search(Path(name).read_text(encoding="utf-8")):  # which the harness takes by name alone
-            raise UnmaskError(f"{name} is the file of a group: give the group's name, and include_path for its folder.")
-    if include_path is not None and not Path(include_path).is_dir():
-        raise UnmaskError(f"No folder of tasks at {include_path}: give one with task files (.yaml).")
-    # The harness reads all its task files for seconds, which a file can do without.
-    manager = TaskManager(include_path=include_path, include_defaults=len(files) < len(names))
-    built: list[Any] = []
-    for name in names:
-        found = [name] if name in files else manager.match_tasks([name])
-        if not found:
-            close = difflib.get_close_matches(name, manager.all_tasks, n=3)
-            hint = f"did you mean {' or '.join(map(repr, close))}?" if close else "`lm-eval ls tasks` lists them."
-            raise UnmaskError(f"Unknown task {name!r}: {hint}")
-        for spec in found:
-            try:
-                loaded = manager.load([spec])
-            except Exception as e:  # whatever a task's file, its code and its data raise
-                raise UnmaskError(f"Cannot load the task {spec!r} ({_reason(e)}): see to its file and data.") from e
-            built += list(loaded["groups"].values())[:1] or list(loaded["tasks"].values())
-    return built
-
-
-def _no_likelihoods(need: str) -> UnmaskError:
-    return UnmaskError(f"{need} likelihoods, which a dLLM decoded by a policy does not give: use generate_until tasks.")
-
-
-def _reason(error: Exception) -> str:
-    """The first line of its message that says something."""
-    lines = [line.strip(" .") for line in str(error).splitlines() if re.search(r"\w", line)]
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-def _means(spent: Sequence[Spent]) -> dict[str, Any]:
-    n = len(spent)
-    return {
-        "requests": n,
-        "gen_length": sorted({one.gen_length for one in spent}),
-        "nfe": sum(one.nfe for one in spent) / n if n else None,
-        "tpf": sum(one.tpf for one in spent) / n if n else None,
-        "tokens": sum(one.tokens for one in spent) / n if n else None,
-        "out_of_steps": sum(one.ended == "budget" for one in spent),
-    }
 
 
 if __name__ == "__main__":

@@ -10,22 +10,15 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import torch
-import torch.nn.functional as F
-from annotated_types import Ge, Gt, Le
-from jaxtyping import Bool, Float, Int
-from pydantic import Field
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from torch import Tensor
 from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormConfig, RobertaPreLayerNormForMaskedLM
 
 from unmask.checkpoint import read_checkpoint, weights_of, write_checkpoint
@@ -33,42 +26,13 @@ from unmask.errors import Stopped, UnmaskError
 from unmask.files import write_text, written_whole
 from unmask.hub import read_config, read_weights
 from unmask.journal import Claim, check_begun
-from unmask.settings import Settings
+from unmask.pretrain.config import PretrainConfig
+from unmask.pretrain.objective import diffusion_loss, draw_batch, draw_mask, learning_rate
 from unmask.tasks.auto import load_task
 from unmask.tasks.worked import WorkedTask, check_styles
 
 SPECIAL = ("[PAD]", "[EOS]", "[MASK]", "[UNK]")
 SHARED_WORDS = ("go", "the", "answer", "is", ",", ".", ":", "?")
-
-
-class PretrainConfig(Settings):
-    """Recipe of a small dLLM (RoBERTa, pre-norm)."""
-
-    output: Annotated[str, Field(description="Folder that the dLLM is written to.")] = "runs/dllm"
-    layers: Annotated[int, Ge(1), Field(description="Transformer layers.")] = 3
-    width: Annotated[int, Ge(8), Field(description="Hidden size; the feed-forward is four times as wide.")] = 128
-    heads: Annotated[int, Ge(1), Field(description="Attention heads.")] = 4
-    tasks: Annotated[dict[str, float], Field(min_length=1, description="Task name -> share of the training text.")] = {
-        "house": 1.0
-    }
-    lengths: Annotated[
-        tuple[float, ...], Field(min_length=1, description="Weights of problems of 1, 2, 3, ... steps.")
-    ] = (1, 1, 2, 3, 3, 3, 1, 1)
-    styles: Annotated[dict[str, float], Field(min_length=1, description="Answer style -> weight.")] = {"full": 1.0}
-    curriculum: Annotated[
-        float, Ge(0), Le(1), Field(description="Share of the steps over which the longest problem grows from 1 step.")
-    ] = 0.4
-    gen_length: Annotated[int, Ge(4), Field(description="Region length L.")] = 32
-    double_share: Annotated[float, Ge(0), Le(1), Field(description="Share of batches at region length 2L.")] = 0.15
-    max_prompt: Annotated[int, Ge(1), Field(description="Positions kept for the prompt.")] = 32
-    steps: Annotated[int, Ge(1), Field(description="Optimiser steps.")] = 10000
-    batch_size: Annotated[int, Ge(1), Field(description="Examples a step (half as many at 2L).")] = 256
-    lr: Annotated[float, Gt(0), Field(description="Peak learning rate (AdamW, linear warm-up, then to 0).")] = 1e-3
-    warmup: Annotated[int, Ge(0), Field(description="Warm-up steps.")] = 200
-    weight_decay: Annotated[float, Ge(0), Field(description="AdamW weight decay.")] = 0.01
-    bf16: Annotated[bool, Field(description="Autocast to bfloat16.")] = True
-    seed: Annotated[int, Field(description="Seed of weights, text and masks.")] = 0
-    save_every: Annotated[int, Ge(1), Field(description="Steps between checkpoints.")] = 500
 
 
 @dataclass(frozen=True)
@@ -123,77 +87,6 @@ def build_network(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) ->
     network = RobertaPreLayerNormForMaskedLM(shape)
     network.set_attn_implementation("eager")  # faster than SDPA at these sizes
     return network
-
-
-def lengths_at(config: PretrainConfig, step: int) -> dict[int, float]:
-    """Numbers of steps of a problem with their weights: short problems first, all of them after the curriculum."""
-    grown = step / (config.curriculum * config.steps) if config.curriculum else 1.0
-    longest = 1 + int((len(config.lengths) - 1) * min(1.0, grown))
-    return dict(enumerate(config.lengths[:longest], 1))
-
-
-def draw_batch(
-    config: PretrainConfig, tasks: Sequence[WorkedTask], tokenizer: PreTrainedTokenizerFast, step: int
-) -> tuple[Int[Tensor, "b t"], int]:
-    """Left-padded prompts with their completions, EOS to the end of the region; and the region length."""
-    rng = random.Random(f"{config.seed}/{step}")
-    double = rng.random() < config.double_share
-    length = config.gen_length * (2 if double else 1)
-    size = max(1, config.batch_size // (2 if double else 1))
-    shares = [config.tasks[task.name] for task in tasks]
-    drawn = rng.choices(tasks, shares, k=size)
-    texts = [_fitting_text(config, task, tokenizer, rng, step, length) for task in drawn]
-    prompts, solutions = [prompt for prompt, _ in texts], [solution for _, solution in texts]
-    width = max(map(len, prompts))
-    pad, eos = tokenizer.pad_token_id, tokenizer.eos_token_id
-    rows = [
-        [pad] * (width - len(prompt)) + prompt + solution + [eos] * (length - len(solution))
-        for prompt, solution in zip(prompts, solutions, strict=True)
-    ]
-    return torch.tensor(rows), length
-
-
-def _fitting_text(
-    config: PretrainConfig,
-    task: WorkedTask,
-    tokenizer: PreTrainedTokenizerFast,
-    rng: random.Random,
-    step: int,
-    length: int,
-) -> tuple[list[int], list[int]]:
-    """Token ids of a prompt and of a solution that the region holds; long problems come up at 2L only."""
-    for _ in range(1000):
-        text = task.training_text(rng, lengths_at(config, step), config.styles)
-        prompt, solution = tokenizer(list(text), add_special_tokens=False)["input_ids"]
-        if len(solution) <= length and len(prompt) <= config.max_prompt:
-            return prompt, solution
-    raise UnmaskError(
-        f"No problem of {task.name!r} fits max_prompt {config.max_prompt} and region {length}: raise one of them."
-    )
-
-
-def draw_mask(size: int, length: int, generator: torch.Generator) -> tuple[Bool[Tensor, "b l"], Float[Tensor, "b 1"]]:
-    """Masked positions and each row's mask ratio l / L; the l of a batch are spread evenly over 1..L."""
-    t = (torch.randperm(size, generator=generator) + torch.rand(size, generator=generator)) / size
-    count = 1 + (t * length).long().clamp(max=length - 1)[:, None]
-    rank = torch.rand(size, length, generator=generator).argsort(dim=1).argsort(dim=1)
-    return rank < count, count / length
-
-
-def diffusion_loss(
-    logits: Float[Tensor, "b l v"],
-    target: Int[Tensor, "b l"],
-    masked: Bool[Tensor, "b l"],
-    ratio: Float[Tensor, "b 1"],
-) -> Float[Tensor, ""]:
-    """LLaDA's loss: cross-entropy of the masked tokens, each weighted by 1 / ratio, over b * l positions."""
-    entropy = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none").view_as(target)
-    return (entropy * masked / ratio).mean()
-
-
-def learning_rate(config: PretrainConfig, step: int) -> float:
-    """Linear warm-up, then linearly to zero."""
-    return config.lr * min((step + 1) / max(config.warmup, 1), 1.0) * (1 - step / config.steps)
 
 
 def pretrain(

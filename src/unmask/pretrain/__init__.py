@@ -1,0 +1,18 @@
+"""Train a small dLLM from scratch: the recipe, LLaDA's objective, and the run."""
+
+from unmask.pretrain.config import PretrainConfig
+from unmask.pretrain.objective import diffusion_loss, draw_batch, draw_mask, learning_rate, lengths_at
+from unmask.pretrain.training import PretrainProgress, build_network, build_tokenizer, pretrain
+
+__all__ = [
+    "PretrainConfig",
+    "PretrainProgress",
+    "build_network",
+    "build_tokenizer",
+    "diffusion_loss",
+    "draw_batch",
+    "draw_mask",
+    "learning_rate",
+    "lengths_at",
+    "pretrain",
+]

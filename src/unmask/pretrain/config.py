@@ -1,0 +1,40 @@
+"""The recipe of a small dLLM."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le
+from pydantic import Field
+
+from unmask.settings import Settings
+
+
+class PretrainConfig(Settings):
+    """Recipe of a small dLLM (RoBERTa, pre-norm)."""
+
+    output: Annotated[str, Field(description="Folder that the dLLM is written to.")] = "runs/dllm"
+    layers: Annotated[int, Ge(1), Field(description="Transformer layers.")] = 3
+    width: Annotated[int, Ge(8), Field(description="Hidden size; the feed-forward is four times as wide.")] = 128
+    heads: Annotated[int, Ge(1), Field(description="Attention heads.")] = 4
+    tasks: Annotated[dict[str, float], Field(min_length=1, description="Task name -> share of the training text.")] = {
+        "house": 1.0
+    }
+    lengths: Annotated[
+        tuple[float, ...], Field(min_length=1, description="Weights of problems of 1, 2, 3, ... steps.")
+    ] = (1, 1, 2, 3, 3, 3, 1, 1)
+    styles: Annotated[dict[str, float], Field(min_length=1, description="Answer style -> weight.")] = {"full": 1.0}
+    curriculum: Annotated[
+        float, Ge(0), Le(1), Field(description="Share of the steps over which the longest problem grows from 1 step.")
+    ] = 0.4
+    gen_length: Annotated[int, Ge(4), Field(description="Region length L.")] = 32
+    double_share: Annotated[float, Ge(0), Le(1), Field(description="Share of batches at region length 2L.")] = 0.15
+    max_prompt: Annotated[int, Ge(1), Field(description="Positions kept for the prompt.")] = 32
+    steps: Annotated[int, Ge(1), Field(description="Optimiser steps.")] = 10000
+    batch_size: Annotated[int, Ge(1), Field(description="Examples a step (half as many at 2L).")] = 256
+    lr: Annotated[float, Gt(0), Field(description="Peak learning rate (AdamW, linear warm-up, then to 0).")] = 1e-3
+    warmup: Annotated[int, Ge(0), Field(description="Warm-up steps.")] = 200
+    weight_decay: Annotated[float, Ge(0), Field(description="AdamW weight decay.")] = 0.01
+    bf16: Annotated[bool, Field(description="Autocast to bfloat16.")] = True
+    seed: Annotated[int, Field(description="Seed of weights, text and masks.")] = 0
+    save_every: Annotated[int, Ge(1), Field(description="Steps between checkpoints.")] = 500
