@@ -210,7 +210,7 @@ def test_what_cannot_be_run_is_one_sentence(capsys, files, monkeypatch):
         assert "unmask: " in err.splitlines()[-1]
     with pytest.raises(unmask.UnmaskError, match="does not give: use generate_until tasks"):
         UnmaskLM().loglikelihood([])
-    with pytest.raises(unmask.UnmaskError, match="batch_size must be a number of live rows, not 'auto'"):
+    with pytest.raises(unmask.UnmaskError, match="batch_size must be a number of active rows, not 'auto'"):
         UnmaskLM(batch_size="auto")
     monkeypatch.setitem(sys.modules, "lm_eval", None)
     code, _, err = run(capsys, "lm-eval", "--tasks", "gsm8k")
