@@ -293,7 +293,7 @@ def test_a_key_outside_its_table_is_told_its_table(capsys, tmp_path):
 
 def test_the_options_that_most_people_need_come_first(capsys):
     _, out, _ = run(capsys, "train", "--help")
-    groups = ["Most used", "Model", "Task", "Decode", "Policy", "Clone", "Algorithm", "Run"]
+    groups = ["Most used", "Start", "Model", "Task", "Decode", "Policy", "Clone", "Algorithm", "Run"]
     places = [out.index(f"─ {group} ─") for group in groups]
     assert places == sorted(places)
     first = out[places[0] : places[1]]
