@@ -6,6 +6,7 @@ from safetensors.torch import load_file
 
 from tests.rl.tasks import Short
 from unmask.rl.config import TrainConfig
+from unmask.rl.prompts import Prompt
 from unmask.rl.trainer import Trainer
 
 HOME = {
@@ -65,3 +66,10 @@ def weights(folder):
 def told(folder):
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.startswith("seconds")} for line in lines]
+
+
+def collected(tiny, folder, **changes):
+    """A trainer, and the roll-outs of its first iteration."""
+    run = trainer(tiny, folder, **changes)
+    prompts = [Prompt(e, tiny.encode(e.prompt)) for e in Short().examples("train", 4)]
+    return run, run.collector.collect(list(enumerate(prompts)), 0).batch

@@ -1,11 +1,14 @@
-"""Optimiser steps: the gradient does not depend on how steps are chunked."""
+"""Optimiser steps: chunks, the KL penalty, the entropy bonus, the learning rate."""
 
 import pytest
 import torch
 
-from tests.rl.test_trainer import collected
+from tests.rl.runs import collected, trainer
+from unmask.errors import UnmaskError
+from unmask.observation import Observation
 from unmask.policies.transformer import TransformerPolicy
-from unmask.rl.algorithms.base import Credit, Expert, weights_of_steps
+from unmask.rl.algorithms.base import AlgorithmSettings, Credit, Expert, weights_of_steps
+from unmask.rl.optimise import learning_rate
 
 
 @pytest.mark.parametrize("variant", [{}, {"kl_weight": 0.5, "normalisation": "step"}, {"experts": (Expert(),)}])
@@ -22,3 +25,47 @@ def test_the_gradient_does_not_depend_on_the_chunking(tiny, tmp_path, variant):
         gradients.append(torch.cat([p.grad.flatten() for p in run.policy.parameters()]))
     assert gradients[0].norm() > 1e-3
     assert torch.allclose(*gradients, atol=1e-6)
+
+
+def test_kl_holds_the_policy_back(tiny, tmp_path):
+    moved = {}
+    for weight in (0.0, 100.0):
+        changes = {"kl_weight": weight, "clone_rule": "none", "lr": 3e-3, "warmup": 0, "iterations": 6}
+        run = trainer(tiny, tmp_path / str(weight), **changes)
+        before = torch.cat([p.detach().flatten().clone() for p in run.policy.parameters()])
+        confidence, masked = torch.rand(64, 8, 1), torch.rand(64, 8) < 0.7
+        seen = Observation(confidence, masked, masked, torch.rand(64), torch.zeros(64, 8))
+        start = run.policy.logits(seen).detach()
+        torch.manual_seed(3)
+        run.run()
+        after = run.policy.logits(seen).detach()
+        moved[weight] = (after - start).abs().mean().item()
+        assert not torch.equal(before, torch.cat([p.detach().flatten() for p in run.policy.parameters()]))
+    assert moved[100.0] < 0.7 * moved[0.0]
+
+
+def test_entropy_keeps_draws_apart(tiny, tmp_path):
+    ends = {}
+    for weight in (0.0, 10.0):
+        changes = {"entropy_weight": weight, "clone_rule": "none", "lr": 3e-3, "warmup": 0, "iterations": 6}
+        seen = []
+        trainer(tiny, tmp_path / str(weight), log=seen.append, **changes).run()
+        ends[weight] = [m["entropy"] for m in seen if m["stage"] == "grpo"]
+    assert ends[10.0][0] == pytest.approx(ends[0.0][0], rel=0.2)
+    assert ends[10.0][-1] > 1.5 * ends[0.0][-1]
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_weights_do(tiny, tmp_path):
+    run = trainer(tiny, tmp_path / "run", clone_rule="none")
+    run.collector.reward = lambda outcome: torch.full((len(outcome.texts),), torch.nan)
+    with pytest.raises(UnmaskError, match=r"iteration 1 the gradient is not finite: resume with a lower lr .*best"):
+        run.run()
+    assert all(p.isfinite().all() for p in run.policy.parameters())
+    assert (tmp_path / "run" / "best" / "model.safetensors").exists()
+
+
+def test_learning_rate_warms_up_and_falls_to_zero():
+    settings = AlgorithmSettings(warmup=10, lr=1.0)
+    assert learning_rate(settings, 0, 100) == pytest.approx(0.1, abs=1e-3)
+    assert learning_rate(settings, 50, 100) == pytest.approx(0.5)
+    assert learning_rate(settings, 99, 100) < 0.001

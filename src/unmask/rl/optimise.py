@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -43,7 +44,12 @@ class Optimiser:
         self.reference: StochasticPolicy | None = None
         more = {name: module.to(device) for name, module in algorithm.modules().items()}
         self.module: nn.Module = nn.ModuleDict({"policy": policy, **more}) if more else policy
-        self.optimizer = adamw(self.module, self.settings)
+        rates = algorithm.learning_rates()
+        groups: list[dict[str, Any]] = [{"params": list(policy.parameters()), "share": 1.0}]
+        for name, module in more.items():
+            share = rates.get(name, self.settings.lr) / self.settings.lr
+            groups.append({"params": list(module.parameters()), "share": share})
+        self.optimizer = adamw(groups, self.settings)
 
     def learn(self, batch: Batch, credit: Credit, lr: float) -> dict[str, float]:
         """`inner_iterations` optimiser steps.
@@ -59,7 +65,7 @@ class Optimiser:
         """
         settings, steps = self.settings, batch.steps
         for group in self.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["share"]
         own = ~batch.expert[steps.rollout]
         kept = credit.kept.clone()
         if settings.kl_weight or settings.entropy_weight:
@@ -200,9 +206,13 @@ class Means:
         return found
 
 
-def adamw(module: nn.Module, settings: AlgorithmSettings) -> torch.optim.Optimizer:
-    """The paper's optimiser (arXiv 2512.09106, appendix)."""
-    return torch.optim.AdamW(module.parameters(), settings.lr, (0.9, 0.99), weight_decay=settings.weight_decay)
+def adamw(groups: list[dict[str, Any]], settings: AlgorithmSettings) -> torch.optim.Optimizer:
+    """The paper's optimiser (arXiv 2512.09106, appendix).
+
+    Args:
+        groups: of parameters, each with its ``share`` of the policy's learning rate.
+    """
+    return torch.optim.AdamW(groups, settings.lr, (0.9, 0.99), weight_decay=settings.weight_decay)
 
 
 def learning_rate(settings: AlgorithmSettings, iteration: int, iterations: int) -> float:

@@ -168,6 +168,10 @@ class Algorithm(ABC):
         """What else learns, by name; it is saved with each checkpoint."""
         return {}
 
+    def learning_rates(self) -> Mapping[str, float]:
+        """Peak learning rates of `modules`, where they are not the policy's; the schedule is the same."""
+        return {}
+
 
 def has_signal(reward: Float[Tensor, "p m"]) -> Bool[Tensor, " p"]:
     """True where a group's rewards are not all equal."""

@@ -28,6 +28,9 @@ class PPOSettings(AlgorithmSettings):
         float, Ge(0), Le(1), Field(description="1: the whole return; 0: what the value head says of the next step.")
     ] = 0.95
     value_weight: Annotated[float, Ge(0), Field(description="Weight of the value head's squared error.")] = 0.5
+    value_lr: Annotated[
+        float, Gt(0), Field(description="Peak learning rate of the value head, which starts from nothing.")
+    ] = 3e-3
     value_width: Annotated[int, Ge(1), Field(description="Hidden width of the value head.")] = 64
 
 
@@ -44,6 +47,9 @@ class PPO(Algorithm):
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"value": self.value}
+
+    def learning_rates(self) -> Mapping[str, float]:
+        return {"value": self.settings.value_lr}
 
     def signal(self, reward: Float[Tensor, "p m"]) -> int:
         """Every prompt teaches the value head, and the policy beside it."""

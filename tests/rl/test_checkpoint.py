@@ -1,0 +1,57 @@
+"""What a run keeps: the best policy, the optimiser's moments."""
+
+import pytest
+import torch
+
+from tests.rl.runs import config, told, trainer
+from tests.rl.tasks import Short
+from unmask.rl.trainer import Trainer
+
+
+def test_the_best_on_validation_is_kept(tiny, tmp_path):
+    seen = []
+    policy = trainer(tiny, tmp_path / "run", log=seen.append).run()
+    best = max(m["reward"] for m in seen if m["stage"] == "validation")
+    assert sum(p.sum().item() for p in policy.parameters()) == pytest.approx(best, abs=1e-3)
+    assert (tmp_path / "run" / "start" / "model.safetensors").exists()
+
+
+def test_changed_settings_choose_the_best_anew(tiny, tmp_path):
+    scores = iter([9.0, 8.0, 1.0, 0.5, 0.4])
+
+    def validate(policy):
+        return {"reward": next(scores), "correct": 0.0, "nfe": 0.0}
+
+    first = Trainer(config(tmp_path / "run", iterations=2), tiny, Short(), validate, lambda m: None)
+    first.run()
+    assert first.keeper.progress.best == 9.0
+    again = Trainer(config(tmp_path / "run", iterations=4, alpha=3.0), tiny, Short(), validate, lambda m: None)
+    best = again.run(resume=True, allow_changes=True)
+    assert again.keeper.progress.best == 1.0
+    at_2 = [m for m in told(tmp_path / "run") if m["stage"] == "validation" and m["iteration"] == 2]
+    assert [m["reward"] for m in at_2] == [8.0, 1.0]
+    assert best is not None
+
+
+def test_of_equal_rewards_the_faster_policy_is_best(tiny, tmp_path):
+    scores = iter([(1.0, 9.0), (1.0, 7.0), (1.0, 8.0)])
+
+    def validate(policy):
+        reward, nfe = next(scores)
+        return {"reward": reward, "correct": 1.0, "nfe": nfe}
+
+    run = Trainer(config(tmp_path / "run"), tiny, Short(), validate, lambda m: None)
+    run.run()
+    assert (run.keeper.progress.best, run.keeper.progress.best_nfe) == (1.0, 7.0)
+
+
+def test_adam_moments_come_back_by_name(tiny, tmp_path):
+    run = trainer(tiny, tmp_path / "run", iterations=2)
+    run.run()
+    again = trainer(tiny, tmp_path / "run", iterations=2)
+    assert again.keeper.resume(again.optimiser, allow_changes=False)
+    for (name, a), (_, b) in zip(run.policy.named_parameters(), again.policy.named_parameters(), strict=True):
+        for moment in ("exp_avg", "exp_avg_sq", "step"):
+            assert torch.equal(run.optimiser.optimizer.state[a][moment], again.optimiser.optimizer.state[b][moment]), (
+                name
+            )
