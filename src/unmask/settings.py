@@ -27,6 +27,11 @@ class Settings(BaseModel):
     closed: ClassVar[bool] = True
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @classmethod
+    def keys(cls) -> set[str]:
+        """What its table in a file may hold."""
+        return set(cls.model_fields)
+
 
 S = TypeVar("S", bound=Settings)
 
@@ -37,18 +42,21 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str, known: set[str
     Raises:
         UnmaskError: an unknown key (with the nearest known one) or a value of the wrong kind, naming it.
     """
-    fields = getattr(cls, "model_fields", {})
+    tables = {
+        name: field.annotation
+        for name, field in getattr(cls, "model_fields", {}).items()
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
+    }
     for key in values:
-        table = next(
-            (name for name, field in fields.items() if key in getattr(field.annotation, "model_fields", {})), ""
-        )
-        if key not in known and table:
-            raise UnmaskError(f"The key {key!r} of {where} belongs into a table: put it under [{table}].")
+        homes = [f"[{name}]" for name, table in tables.items() if key in table.keys()]
+        if key not in known and homes:
+            raise UnmaskError(f"The key {key!r} of {where} belongs into a table: put it under {' or '.join(homes)}.")
     refuse_unknown(values, known, where)
-    for name, field in fields.items():
-        table, inner = values.get(name), field.annotation
-        if isinstance(table, Mapping) and isinstance(inner, type) and issubclass(inner, Settings) and inner.closed:
-            refuse_unknown(table, {*inner.model_fields, "name"}, f"[{name}] of {where}")
+    for name, table in tables.items():
+        inside = values.get(name)
+        if isinstance(inside, Mapping) and table.closed:
+            also = {"name"} if name in table.keys() else set()  # of the model, of the task
+            refuse_unknown(inside, table.keys() | also, f"[{name}] of {where}")
     try:
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as e:

@@ -31,8 +31,11 @@ SMALL = {
 
 
 def tables(**settings):
-    """Settings by their table: ``clone_*`` are of [clone], those without a home here of [algorithm]."""
-    found = {}
+    """Settings by their table: ``clone_*`` are of [clone], those without a home here of [algorithm].
+
+    ``policy`` is a whole table.
+    """
+    found = {"policy": dict(settings.pop("policy", {}))}
     for key, value in settings.items():
         table = next((name for name, keys in HOME.items() if key in keys), "algorithm")
         if key.startswith("clone_"):

@@ -23,7 +23,7 @@ def describe(config: TrainConfig, model: str, task: str, gen_length: int) -> str
 def card(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
     """The model card of a trained policy."""
     validations = [m for m in read_metrics(Path(config.run.folder) / "metrics.jsonl") if m["stage"] == "validation"]
-    reached = max(validations, key=lambda m: m["reward"])
+    reached = max(validations, key=lambda m: (m["reward"], -m["nfe"]))  # as the keeper chooses
     settings, block_length = config.algorithm.settings, config.decode.block_length
     adaptive = isinstance(block_length, AdaptiveBlocks)
     block = (
@@ -50,9 +50,8 @@ tags: [masked-diffusion, dllm, unmasking-policy]
 
 # {Path(config.run.folder).name}
 
-An unmasking policy for the dLLM `{model}` in {_where(config)}: one transformer block over the dLLM's
-confidences (arXiv 2512.09106). Trained on `{task}`, region {gen_length}, seed {config.run.seed}, starting from
-{start}.
+An unmasking policy (arXiv 2512.09106) for the dLLM `{model}` in {_where(config)}{_network(config)}.
+Trained on `{task}`, region {gen_length}, seed {config.run.seed}, starting from {start}.
 {learnt}
 Kept is the checkpoint that was best on validation prompts, of iteration {reached["iteration"]}:
 {100 * reached["correct"]:.1f}% correct at {reached["nfe"]:.1f} forward passes.
@@ -69,6 +68,14 @@ def _where(config: TrainConfig) -> str:
     return (
         "full diffusion" if length is None else f"blocks of {length}" if isinstance(length, int) else "adaptive blocks"
     )
+
+
+def _network(config: TrainConfig) -> str:
+    """Its type, and what the user changed of it; a policy to start from brings its own."""
+    if config.policy.init:
+        return ""
+    changed = ", ".join(f"{k} = {v}" for k, v in config.policy.network.model_dump(exclude_defaults=True).items())
+    return f"; network `{config.policy.type}`" + (f" ({changed})" if changed else "")
 
 
 def _learning(config: TrainConfig) -> str:

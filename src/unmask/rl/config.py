@@ -92,6 +92,10 @@ class PolicyConfig(Settings):
             raise UnmaskError(f"type = {kept['type']!r} in [policy] is a rule, which has no weights to train.")
         return {**kept, "network": build(found.Config, own, where="[policy]", known=set(found.Config.model_fields))}
 
+    @classmethod
+    def keys(cls) -> set[str]:
+        return {"type", "init", *class_of(DEFAULT_NETWORK).defaults()}
+
     def flat(self) -> dict[str, Any]:
         """As the table of a file."""
         return {"type": self.type, "init": self.init, **self.network.model_dump(mode="json")}
@@ -164,6 +168,10 @@ class AlgorithmConfig(Settings):
         name = str(own.pop("name", DEFAULT_ALGORITHM))
         kind = load_algorithm(name).Settings
         return {"name": name, "settings": build(kind, own, where="[algorithm]", known=set(kind.model_fields))}
+
+    @classmethod
+    def keys(cls) -> set[str]:
+        return {"name", *load_algorithm(DEFAULT_ALGORITHM).Settings.model_fields}
 
     def flat(self) -> dict[str, Any]:
         """As the table of a file."""
