@@ -7,6 +7,7 @@ from tests.conftest import make_tiny
 from unmask.decoding.decode import decode
 from unmask.decoding.generate import generate
 from unmask.decoding.options import DecodeConfig
+from unmask.decoding.session import Session
 from unmask.errors import UnmaskError
 from unmask.observation import Needs
 from unmask.policies import ConfidenceThreshold, TransformerPolicy
@@ -174,11 +175,22 @@ def test_nan_logits_are_refused_by_name(tiny):
     ],
     ids=str,
 )
-def test_the_environment_decodes_with_every_option_as_generate_does(tiny, options):
+def test_the_environment_decodes_with_every_option_as_generate_does(tiny, monkeypatch, options):
     task, policy = load_task("house"), TransformerPolicy()
     examples = [example for example in task.examples("train", 3) for _ in range(2)]  # copies share passes
     env = DecodingEnv(tiny, task, DecodeConfig(gen_length=8, stop_at_eos=False), **options)
+    tokens = torch.zeros(len(examples), 8, dtype=torch.long)
+    reveal = Session.reveal
+
+    def recorded(session, picks):
+        ended = reveal(session, picks)
+        if ended is not None:
+            tokens[ended.row] = ended.tokens
+        return ended
+
+    monkeypatch.setattr(Session, "reveal", recorded)
     play(env, policy, examples, seed=5)
+    monkeypatch.undo()
     out = generate(
         tiny,
         policy,
@@ -187,8 +199,24 @@ def test_the_environment_decodes_with_every_option_as_generate_does(tiny, option
         seed=5,
         **{"stop_at_eos": False, **options},
     )
+    assert torch.equal(tokens, out.tokens)
     assert env.nfe.tolist() == out.nfe.tolist()
     assert env.texts == out.texts
+
+
+@pytest.mark.parametrize("make", [lambda: ConfidenceThreshold(0.5), TransformerPolicy], ids=["rule", "learned"])
+def test_copies_decode_as_they_would_without_sharing(tiny, make):
+    task, (one, other) = load_task("house"), load_task("house").examples("train", 2)
+    torch.manual_seed(0)
+    policy, env = make(), DecodingEnv(tiny, task, gen_length=8, block_length=4)
+    play(env, policy, [one, one, other], seed=5)
+    shared = env.nfe.tolist(), env.texts
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patched:
+        started = Session.__init__
+        patched.setattr(Session, "__init__", lambda self, *a, share, **k: started(self, *a, share=False, **k))
+        play(env, policy, [one, one, other], seed=5)
+    assert (env.nfe.tolist(), env.texts) == shared
 
 
 def test_copies_in_the_environment_share_passes(tiny, monkeypatch):

@@ -5,15 +5,24 @@ import math
 import pytest
 import torch
 
-from unmask.rl.algorithms.base import has_signal, step_weights
-from unmask.rl.algorithms.grpo import clipped_loss, group_advantages, is_clipped, root_mean_square, with_experts
+from tests.rl.algorithms.batches import batch_of, scored
+from unmask.rl.algorithms.base import Credit
+from unmask.rl.algorithms.grpo import (
+    GRPO,
+    GRPOSettings,
+    clipped_loss,
+    group_advantages,
+    is_clipped,
+    root_mean_square,
+    with_experts,
+)
+from unmask.rl.processes import Processes
 
 
 def test_advantages_are_not_divided_by_the_deviation():
     reward = torch.tensor([[1.0, 0.0, 0.5, 0.5], [0.2, 0.2, 0.2, 0.2]])
     expected = torch.tensor([[0.5, -0.5, 0.0, 0.0], [0.0, 0.0, 0.0, 0.0]])
     assert torch.allclose(group_advantages(reward), expected)
-    assert has_signal(reward).tolist() == [True, False]
 
 
 def test_a_group_without_signal_has_no_advantage_at_all():
@@ -33,16 +42,6 @@ def test_advantages_divided_by_the_deviation():
 def test_one_divisor_for_the_batch():
     assert root_mean_square(9.0 + 16.0, 4) == 2.5
     assert root_mean_square(0.0, 4) == 1.0
-
-
-def test_a_step_weighs_less_in_a_longer_roll_out():
-    # roll-out 0 has one step, roll-out 1 three, roll-out 2 two
-    rollout = torch.tensor([0, 1, 1, 2, 1, 2])
-    weights = step_weights(rollout, 3)
-    assert weights.tolist() == pytest.approx([1 / 3, 1 / 9, 1 / 9, 1 / 6, 1 / 9, 1 / 6])
-    assert weights.sum().item() == pytest.approx(1.0)
-    assert step_weights(rollout, 3, "step").tolist() == pytest.approx([1 / 6] * 6)
-    assert step_weights(rollout, 3, "step", steps=12).tolist() == pytest.approx([1 / 12] * 6)
 
 
 def test_clipped_loss_by_hand():
@@ -84,3 +83,31 @@ def test_an_impossible_experts_step_still_teaches():
     clipped_loss(new, new.detach(), torch.tensor([0.5]), torch.ones(1), 0.5).backward()
     share = 8 * math.exp(-3) / (8 * math.exp(-3) + 1)
     assert log_prob.grad.item() == pytest.approx(-0.5 * share, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "advantage", "weight"),
+    [
+        # reward minus its group's mean: 0.5, -0.5, 0, 0; their root mean square: sqrt(0.5 / 4) = 0.353553
+        ({}, [1.414214, 1.414214, -1.414214, 0.0, 0.0], [1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 4]),
+        ({"scale_advantages": "none", "normalisation": "step"}, [0.5, 0.5, -0.5, 0.0, 0.0], [1 / 5] * 5),
+        # the deviation of (1, 0) with n - 1 is 0.707107
+        ({"scale_advantages": "group"}, [0.707107, 0.707107, -0.707107, 0.0, 0.0], [1 / 8, 1 / 8, 1 / 4, 1 / 4, 1 / 4]),
+    ],
+)
+def test_credit_by_hand(settings, advantage, weight):
+    # roll-out 0 has two steps, the others one; the second group has no signal
+    batch = batch_of(torch.tensor([[1.0, 0.0], [0.5, 0.5]]), [0, 0, 1, 2, 3])
+    credit = GRPO(GRPOSettings(**settings)).credit(batch, Processes())
+    assert credit.advantage.tolist() == pytest.approx(advantage, rel=1e-5)
+    assert credit.weight.tolist() == pytest.approx(weight)
+    assert credit.kept.tolist() == [True, True, True, False, False]
+
+
+def test_the_loss_by_hand():
+    # ratios 2, 1: -(0.5 * min(2, 1.5) - 0.25 * 1) = -0.5
+    batch = batch_of(torch.tensor([[1.0, 0.0]]), [0, 1])
+    credit = Credit(torch.tensor([1.0, -1.0]), torch.tensor([0.5, 0.25]), torch.ones(2) > 0)
+    loss, logged = GRPO(GRPOSettings(clip=0.5)).loss(scored([math.log(2.0), 0.0], [0.0, 0.0], credit, batch))
+    assert loss.item() == pytest.approx(-0.5)
+    assert logged["clip_share"].tolist() == [True, False]

@@ -30,6 +30,18 @@ def test_advantages_by_hand(gae_lambda, expected):
     assert found.tolist() == pytest.approx(expected)
 
 
+def test_roll_outs_of_different_lengths_in_any_order():
+    # values by roll-out: (0.25, 0.5, 0.75, 1), (0.5), (0, 0.25); rewards 1, 0, 0.5; lambda 0.5
+    # first: 0 at the last step, then 0.25 + 0.5 * 0, 0.25 + 0.5 * 0.25, 0.25 + 0.5 * 0.375
+    reward = torch.tensor([1.0, 0.0, 0.5])
+    value = torch.tensor([0.25, 0.5, 0.75, 1.0, 0.5, 0.0, 0.25])
+    rollout, step = torch.tensor([0, 0, 0, 0, 1, 2, 2]), torch.tensor([0, 1, 2, 3, 0, 0, 1])
+    expected = torch.tensor([0.4375, 0.375, 0.25, 0.0, -0.5, 0.25 + 0.5 * 0.25, 0.25])
+    for order in (torch.arange(7), torch.tensor([6, 3, 0, 4, 2, 5, 1]), torch.arange(7).flip(0)):
+        found = generalised_advantages(reward, value[order], rollout[order], step[order], 0.5)
+        assert found.tolist() == pytest.approx(expected[order].tolist())
+
+
 def test_credit_is_normalised_over_the_batch_and_aims_the_value_head_at_the_return():
     ppo = PPO(PPOSettings(gae_lambda=1.0))
     batch = batch_of(torch.tensor([[1.0, 0.25]]), ROLLOUT.tolist(), STEP.tolist())
@@ -58,13 +70,21 @@ def test_the_loss_by_hand():
 
 def test_the_value_head_learns_and_is_kept(tiny, tmp_path):
     seen = []
-    changes = {"name": "ppo", "iterations": 12, "lr": 3e-3, "warmup": 0, "clone_rule": "none", "max_grad_norm": 10.0}
+    changes = {"name": "ppo", "iterations": 16, "lr": 5e-5, "warmup": 0, "clone_rule": "none"}
     run = trainer(tiny, tmp_path / "run", log=seen.append, **changes)
     run.run()
     errors = [m["value_error"] for m in seen if m["stage"] == "ppo"]
-    assert sum(errors[-3:]) < 0.7 * sum(errors[:3])
+    assert sum(errors[-3:]) < 0.7 * sum(errors[:3]), "at the policy's learning rate it would stay what it was"
     again = trainer(tiny, tmp_path / "run", **changes)
     assert again.keeper.resume(again.optimiser, allow_changes=False)
     for name, value in run.algorithm.value.state_dict().items():
         assert torch.equal(value, again.algorithm.value.state_dict()[name])
     assert (checkpoint(tmp_path / "run") / "algorithm.safetensors").exists()
+
+
+def test_the_value_head_has_a_learning_rate_of_its_own(tiny, tmp_path):
+    run = trainer(tiny, tmp_path / "run", name="ppo", lr=1e-4, value_lr=2e-3)
+    policy, value = run.optimiser.optimizer.param_groups
+    assert (policy["share"], value["share"]) == (1.0, pytest.approx(20.0))
+    assert {id(p) for p in value["params"]} == {id(p) for p in run.algorithm.value.parameters()}
+    assert {id(p) for p in policy["params"]} == {id(p) for p in run.policy.parameters()}
