@@ -28,7 +28,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
-    def keys(cls) -> set[str]:
+    def known_keys(cls) -> set[str]:
         """What its table in a file may hold."""
         return set(cls.model_fields)
 
@@ -48,15 +48,15 @@ def build(cls: type[T], values: Mapping[str, Any], *, where: str, known: set[str
         if isinstance(field.annotation, type) and issubclass(field.annotation, Settings)
     }
     for key in values:
-        homes = [f"[{name}]" for name, table in tables.items() if key in table.keys()]
+        homes = [f"[{name}]" for name, table in tables.items() if key in table.known_keys()]
         if key not in known and homes:
             raise UnmaskError(f"The key {key!r} of {where} belongs into a table: put it under {' or '.join(homes)}.")
     refuse_unknown(values, known, where)
     for name, table in tables.items():
         inside = values.get(name)
         if isinstance(inside, Mapping) and table.closed:
-            also = {"name"} if name in table.keys() else set()  # of the model, of the task
-            refuse_unknown(inside, table.keys() | also, f"[{name}] of {where}")
+            also = {"name"} if name in table.known_keys() else set()  # of the model, of the task
+            refuse_unknown(inside, table.known_keys() | also, f"[{name}] of {where}")
     try:
         return TypeAdapter(cls).validate_python(dict(values))
     except ValidationError as e:

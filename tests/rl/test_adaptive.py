@@ -11,7 +11,7 @@ from unmask.rl.rewards import load_reward
 from unmask.rl.trainer import Trainer
 from unmask.rl.validation import validator
 
-ADAPTIVE = "adaptive:default=8,delimiters=[veranda],window=0.5,threshold=0.1"
+ADAPTIVE = "adaptive:default=8,delimiters=[veranda],threshold=0.1,window=0.5"
 CLONE = {"examples": 12, "updates": 20, "batch_size": 32}
 
 

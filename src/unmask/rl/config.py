@@ -93,7 +93,7 @@ class PolicyConfig(Settings):
         return {**kept, "network": build(found.Config, own, where="[policy]", known=set(found.Config.model_fields))}
 
     @classmethod
-    def keys(cls) -> set[str]:
+    def known_keys(cls) -> set[str]:
         return {"type", "init", *class_of(DEFAULT_NETWORK).defaults()}
 
     def flat(self) -> dict[str, Any]:
@@ -170,7 +170,7 @@ class AlgorithmConfig(Settings):
         return {"name": name, "settings": build(kind, own, where="[algorithm]", known=set(kind.model_fields))}
 
     @classmethod
-    def keys(cls) -> set[str]:
+    def known_keys(cls) -> set[str]:
         return {"name", *load_algorithm(DEFAULT_ALGORITHM).Settings.model_fields}
 
     def flat(self) -> dict[str, Any]:
