@@ -102,3 +102,15 @@ def test_extends_lays_one_file_over_another(tmp_path):
     (tmp_path / "a.toml").unlink()
     with pytest.raises(UnmaskError, match=r"No config file at .*a.toml"):
         load_settings(TrainConfig, tmp_path / "b.toml")
+
+
+def test_the_runs_of_the_benchmark_are_ones_that_train_takes(capsys, tmp_path):
+    from benchmarks.training import BLOCKS, COMMON, SCRATCH, STUDIES, options
+
+    for name, flags in {name: flags for study in STUDIES.values() for name, flags in study.items()}.items():
+        given = {**COMMON, **flags, "run": tmp_path / "run"}
+        if given.pop("warm", False):
+            given |= {**SCRATCH, "policy.init": "house-base-full"}
+        main(["train", "--dry-run", *options(given)])
+        told = capsys.readouterr().out
+        assert f'"block_length": {BLOCKS["block-length"] if "block-length" in flags else "null"}' in told, name

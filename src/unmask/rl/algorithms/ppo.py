@@ -30,7 +30,7 @@ class PPOSettings(AlgorithmSettings):
     value_weight: Annotated[float, Ge(0), Field(description="Weight of the value head's squared error.")] = 0.5
     value_lr: Annotated[
         float, Gt(0), Field(description="Peak learning rate of the value head, which starts from nothing.")
-    ] = 3e-3
+    ] = 1e-3
     value_width: Annotated[int, Ge(1), Field(description="Hidden width of the value head.")] = 64
 
 
