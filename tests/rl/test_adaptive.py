@@ -12,7 +12,7 @@ from unmask.rl.trainer import Trainer
 from unmask.rl.validation import validator
 
 ADAPTIVE = "adaptive:default=8,delimiters=[veranda],threshold=0.1,window=0.5"
-CLONE = {"examples": 12, "updates": 20, "batch_size": 32}
+CLONE = {"examples": 8, "updates": 8, "batch_size": 16}
 
 
 @pytest.fixture(scope="module")
@@ -24,9 +24,9 @@ def trained(model, folder, clone, **algorithm):
     tables = {
         "decode": {"block_length": ADAPTIVE},
         "clone": clone,
-        "algorithm": {"prompts": 4, "group_size": 4, "min_signal": 0.0, **algorithm},
+        "algorithm": {"prompts": 2, "group_size": 3, "min_signal": 0.0, **algorithm},
         "run": {"folder": str(folder), "iterations": 2},
-        "task": {"train_examples": 40},
+        "task": {"train_examples": 12},
     }
     config, task = TrainConfig.model_validate(tables), unmask.load_task("house")
     prompts, _ = fitting(model, task.examples("validation", 6), 32)

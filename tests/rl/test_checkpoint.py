@@ -49,6 +49,7 @@ def test_adam_moments_come_back_by_name(tiny, tmp_path):
     run = trainer(tiny, tmp_path / "run", iterations=2)
     run.run()
     again = trainer(tiny, tmp_path / "run", iterations=2)
+    assert type(again.optimiser.optimizer) is torch.optim.AdamW
     assert again.keeper.resume(again.optimiser, allow_changes=False)
     for (name, a), (_, b) in zip(run.policy.named_parameters(), again.policy.named_parameters(), strict=True):
         for moment in ("exp_avg", "exp_avg_sq", "step"):

@@ -40,7 +40,10 @@ VARIANTS = {
         "algorithm.scale-advantages": "batch",
         "policy.actions": "dpls",
     },
+    "ppo": {"clone-from": "none", "algorithm": "ppo", "algorithm.value-lr": 0.003},
+    "rloo": {"clone-from": "none", "algorithm": "rloo", "block-length": "adaptive:default=4,delimiters=[red]"},
 }
+SLOW = {"steering", "ppo", "rloo"}
 
 
 def train(processes, folder, model, variant, *more):
@@ -64,7 +67,7 @@ def metrics(folder):
     return [{k: v for k, v in line.items() if not k.startswith("seconds")} for line in lines]
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [pytest.param(v, marks=pytest.mark.slow) if v in SLOW else v for v in VARIANTS])
 def test_two_processes_train_the_policy_of_one(tiny_folder, tmp_path, variant):
     one, two = tmp_path / "one", tmp_path / "two"
     train(1, one, tiny_folder, variant)
