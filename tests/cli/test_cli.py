@@ -14,6 +14,17 @@ from unmask.cli.console import Stop
 from unmask.cli.main import main
 
 ROOT = Path(__file__).parents[2]
+RUN_ALL = """
+import json, sys
+from unmask.cli.main import main
+for argv in json.loads(sys.argv[1]):
+    code = 0
+    try:
+        main(argv)
+    except SystemExit as e:
+        code = e.code
+    print("exit code", code)
+"""
 
 
 def run(capsys, *argv):
@@ -249,25 +260,25 @@ class Leftmost(Rule):
     )
     (tmp_path / "c.toml").write_text('policies = ["leftmost:k=2"]\nprompts = 3\ngen_length = 8\n')
 
-    def command(*argv):
-        return subprocess.run(
-            [sys.executable, "-c", "from unmask.cli.main import main; main()", *map(str, argv), "--model", tiny_folder],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-        )
-
-    done = command("sweep", "--dry-run", "--gen-length", 8, "--block-lengths", 8)
-    assert done.stdout.count("left to right  block_length 8") == 2, done.stderr
-    done = command("eval", "--config", "c.toml", "--output", "out")
-    assert done.returncode == 0, done.stderr
+    commands = [
+        ["sweep", "--dry-run", "--gen-length", 8, "--block-lengths", 8],
+        ["eval", "--config", "c.toml", "--output", "out"],
+        ["decode", "hall: red?", "--policy", "leftmost:k=4", "--gen-length", 8],
+        ["decode", "hall: red?", "--policy", "leftmost:q=4", "--gen-length", 8],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", RUN_ALL, json.dumps([[*map(str, argv), "--model", tiny_folder] for argv in commands])],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    grid, _, decoded, refused, end = done.stdout.split("exit code")
+    assert grid.count("left to right  block_length 8") == 2, done.stderr
     rows = [json.loads(row) for row in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
     assert {row["policy"]["type"] for row in rows} == {"leftmost"}
     assert {row["nfe"] for row in rows} == {4}
-    done = command("decode", "hall: red?", "--policy", "leftmost:k=4", "--gen-length", 8)
-    assert "(2 forward passes)" in done.stdout
-    done = command("decode", "hall: red?", "--policy", "leftmost:q=4", "--gen-length", 8)
-    assert done.returncode == 2
+    assert "(2 forward passes)" in decoded
+    assert [part.split()[0] for part in (decoded, refused, end)] == ["0", "0", "2"]
     assert "Unknown key 'q'" in done.stderr
 
 

@@ -101,21 +101,22 @@ def test_a_policy_retrained_under_its_name_is_another_cell(capsys, tmp_path, tin
     assert len(parsed(tmp_path / "a")) == 2 * 24
 
 
-def command(folder, tiny_folder, *more, processes=1):
+def command(folder, tiny_folder):
+    return ["eval", "--model", tiny_folder, *POLICIES, *SMALL, "--output", str(folder)]
+
+
+def start(folder, tiny_folder, processes=1):
     launch = ["accelerate.commands.launch", "--cpu", f"--num_processes={processes}", "--num_machines=1"]
     launch += ["--mixed_precision=no", "--dynamo_backend=no", "-m"]
-    argv = ["-m", *(launch if processes > 1 else []), "unmask.cli", "eval", "--model", tiny_folder, *POLICIES, *SMALL]
-    return [sys.executable, *map(str, argv), "--output", str(folder), *more]
-
-
-def start(*argv, **options):
+    argv = ["-m", *(launch if processes > 1 else []), "unmask.cli", *command(folder, tiny_folder)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": "0"}
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, **options)
+    output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, *map(str, argv)], env=environment, **output)
 
 
-def interrupted(folder, tiny_folder, number, pause):
+def interrupted(capsys, folder, tiny_folder, number, pause):
     """Kill an evaluation some time after its first row; then end it. How many rows it had."""
-    with start(*command(folder, tiny_folder)) as running:
+    with start(folder, tiny_folder) as running:
         part, deadline = folder / "rows.0.jsonl", time.monotonic() + 60
         while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -129,37 +130,34 @@ def interrupted(folder, tiny_folder, number, pause):
     if part.exists():
         with part.open("a") as file:
             file.write('{"index": 3, "prompt": "cut sho')  # what a kill may leave
-    with start(*command(folder, tiny_folder), "--resume") as running:
-        _, err = running.communicate(timeout=60)
-        assert running.returncode == 0, err
+    code, _, err = run(capsys, *command(folder, tiny_folder), "--resume")
+    assert code == 0, err
     return kept
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
-def test_a_stopped_evaluation_goes_on_to_the_same_rows(tmp_path, tiny_folder, number):
-    kept = interrupted(tmp_path / "cut", tiny_folder, number, pause=0.0)
+def test_a_stopped_evaluation_goes_on_to_the_same_rows(capsys, tmp_path, tiny_folder, number):
+    kept = interrupted(capsys, tmp_path / "cut", tiny_folder, number, pause=0.0)
     assert 0 < kept <= 36
-    with start(*command(tmp_path / "whole", tiny_folder)) as running:
-        running.communicate(timeout=60)
+    assert run(capsys, *command(tmp_path / "whole", tiny_folder))[0] == 0
     assert rows(tmp_path / "cut") == rows(tmp_path / "whole")
     assert len(parsed(tmp_path / "whole")) == 36
 
 
 @pytest.mark.slow
-def test_killed_at_twenty_moments_it_makes_the_same_rows(tmp_path, tiny_folder):
-    with start(*command(tmp_path / "whole", tiny_folder)) as running:
-        running.communicate(timeout=60)
+def test_killed_at_twenty_moments_it_makes_the_same_rows(capsys, tmp_path, tiny_folder):
+    assert run(capsys, *command(tmp_path / "whole", tiny_folder))[0] == 0
     moments = random.Random(0)
     kept = []
     for i in range(20):
-        kept.append(interrupted(tmp_path / f"{i}", tiny_folder, signal.SIGKILL, moments.uniform(0, 0.3)))
+        kept.append(interrupted(capsys, tmp_path / f"{i}", tiny_folder, signal.SIGKILL, moments.uniform(0, 0.3)))
         assert rows(tmp_path / f"{i}") == rows(tmp_path / "whole")
     assert len(set(kept)) > 3, "moments that were all alike would show little"
 
 
-def test_processes_share_the_prompts(tmp_path, tiny_folder):
-    for name, processes in (("one", 1), ("two", 2)):
-        with start(*command(tmp_path / name, tiny_folder, processes=processes)) as running:
-            _, err = running.communicate(timeout=120)
-            assert running.returncode == 0, err
+def test_processes_share_the_prompts(capsys, tmp_path, tiny_folder):
+    assert run(capsys, *command(tmp_path / "one", tiny_folder))[0] == 0
+    with start(tmp_path / "two", tiny_folder, processes=2) as running:
+        _, err = running.communicate(timeout=120)
+        assert running.returncode == 0, err
     assert rows(tmp_path / "one") == rows(tmp_path / "two")

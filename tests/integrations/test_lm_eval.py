@@ -77,6 +77,7 @@ def files(house, tmp_path_factory):
         for module in (lm_eval, lm_eval_tasks):  # each manager reads 14,000 files
             patch.setattr(module, "TaskManager", functools.cache(TaskManager))
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", str(folder / "cache"))
+        patch.chdir(folder)  # data sets are looked for below the working directory: not in all of a checkout
         yield folder
 
 
@@ -201,7 +202,7 @@ def test_what_cannot_be_run_is_one_sentence(capsys, files, monkeypatch):
         (["none.yaml"], "No task file at none.yaml"),
         (["x", "--include-path", "none"], "No folder of tasks at none"),
         (["gsm9k,local_huose", "--include-path", files], "Unknown task 'gsm9k': did you mean 'gsm8k'"),
-        (["local_house", "--model", "no/such"], "Cannot load the dLLM 'no/such'"),
+        ([files / "local_house.yaml", "--model", "no/such"], "Cannot load the dLLM 'no/such'"),
     ]:
         code, _, err = run(capsys, "lm-eval", "--tasks", *argv)
         assert code == 2
