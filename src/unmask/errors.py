@@ -18,10 +18,10 @@ def nearest(word: str, known: Iterable[str]) -> str:
     """Name the known word that comes closest to `word`, or list them all.
 
     Returns:
-        A sentence fragment such as ``did you mean 'threshold'?`` or ``known: 'a', 'b'``.
+        The end of a sentence, such as ``did you mean 'threshold'?`` or ``known: 'a', 'b'.``
     """
     known = sorted(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]!r}?"
-    return "known: " + ", ".join(repr(k) for k in known)
+    return "known: " + ", ".join(repr(k) for k in known) + "."

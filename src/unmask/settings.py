@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import re
 import sys
 import tomllib
@@ -87,8 +88,9 @@ def explain(error: ValidationError) -> str:
         return str(cause)
     leaf = ".".join(str(part) for part in first["loc"]) or "value"
     message = first["msg"].removeprefix("Value error, ")
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{leaf} = {first['input']!r}: {message}{more}." if first["type"] != "missing" else f"{leaf} is missing."
+    message = message[:1].lower() + message[1:]
+    more = f", and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+    return f"{leaf} = {first['input']!r} ({message}){more}." if first["type"] != "missing" else f"{leaf} is missing."
 
 
 def function_of(name: str, what: str) -> Callable[..., Any]:
@@ -109,15 +111,31 @@ def function_of(name: str, what: str) -> Callable[..., Any]:
 
 
 def parse_spec(spec: str) -> dict[str, Any]:
-    """``type:key=value,key=[1,2]`` as a mapping; pydantic reads the values."""
+    """``type:key=value,key=[1,2]`` as a mapping; pydantic reads the values. A comma in a list is quoted: ``[".",","]``.
+
+    Raises:
+        UnmaskError: a setting without a value, or an empty item in a list.
+    """
     type_name, _, settings = spec.strip().partition(":")
     values: dict[str, Any] = {"type": type_name.strip()}
     for pair in re.split(r",(?![^\[]*\])", settings) if settings else ():
         key, _, value = (part.strip() for part in pair.partition("="))
         if not (key and value):
-            raise UnmaskError(f"Cannot read the policy {spec.strip()!r}: write it as type:key=value,key=value.")
-        values[key] = [item for item in value[1:-1].split(",") if item.strip()] if value.startswith("[") else value
+            raise UnmaskError(f"Cannot read {spec.strip()!r}: write it as type:key=value,key=value.")
+        values[key] = _items(value, spec) if value.startswith("[") else value
     return values
+
+
+def _items(value: str, spec: str) -> list[str]:
+    items = next(csv.reader([value[1:-1]], skipinitialspace=True), [])
+    if not all(items):
+        raise UnmaskError(f'Cannot read {spec.strip()!r}: its list {value} has an empty item; quote a comma as ",".')
+    return items
+
+
+def spell_items(items: Iterable[Any]) -> str:
+    """A list as `parse_spec` reads it."""
+    return "[" + ",".join(f'"{item}"' if "," in str(item) else str(item) for item in items) + "]"
 
 
 def load_settings(cls: type[S], path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> S:

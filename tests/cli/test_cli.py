@@ -69,8 +69,8 @@ def test_help_explains_every_flag(capsys, command):
         (["train", "--lr", "-1"], "lr"),
         (["train", "--config", "none.toml"], "No config file at none.toml"),
         (["train", "--model", "no/such/model"], "Cannot load the dLLM 'no/such/model'"),
-        (["train", "--algorithm.group-size", "1"], "group_size = '1': Input should be greater than or equal to 2"),
-        (["train", "--alpha", "-1"], "alpha = '-1': Input should be greater than or equal to 0."),
+        (["train", "--algorithm.group-size", "1"], "group_size = '1' (input should be greater than or equal to 2"),
+        (["train", "--alpha", "-1"], "alpha = '-1' (input should be greater than or equal to 0)."),
         (["train", "--algorithm.reward", "my.reward"], "Cannot import the reward 'my.reward'"),
         (["train", "--policy.width", "30"], "width 30 must be a multiple of 2 * heads = 4"),
         (["train", "--algorithm.experts", "confidence_threshold @ x"], "block_length 'x'"),
@@ -164,7 +164,7 @@ def test_eval_takes_any_rule_adaptive_blocks_and_early_stops(capsys, tmp_path, t
     assert all(row["stop_at_eos"] for row in rows)
     code, _, err = run(capsys, *argv[:-2], "--block-lengths", "adaptive:default=0")
     assert code == 2
-    assert "default = '0': Input should be greater than or equal to 1" in err
+    assert "default = '0' (input should be greater than or equal to 1" in err
 
 
 def test_train_and_its_policy_decodes(capsys, tmp_path, tiny_folder):

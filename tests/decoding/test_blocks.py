@@ -81,7 +81,7 @@ def test_blocks_follow_what_is_predicted():
 
 
 def test_bad_adaptive_blocks_are_refused_in_one_sentence():
-    with pytest.raises(UnmaskError, match="AdaptiveBlocks: default = 0: Input should be greater than or equal to 1"):
+    with pytest.raises(UnmaskError, match="AdaptiveBlocks: default = 0 .input should be greater than or equal to 1"):
         AdaptiveBlocks(default=0)
 
 
@@ -98,10 +98,19 @@ def test_block_lengths_are_read_from_text():
     [
         ("adaptiv", "Unknown block_length 'adaptiv': give a number, or adaptive:default=32"),
         ("adaptive:defualt=8", "Unknown key 'defualt' in the block_length .*did you mean 'default'"),
-        ("adaptive:default=0", "default = '0': Input should be greater than or equal to 1"),
+        ("adaptive:default=0", "default = '0' .input should be greater than or equal to 1"),
         ("-4", "Unknown block_length '-4'"),
     ],
 )
 def test_bad_block_lengths_are_refused(text, message):
     with pytest.raises(UnmaskError, match=message):
         parse_block_length(text)
+
+
+def test_a_comma_may_end_a_block():
+    blocks = AdaptiveBlocks(default=8, delimiters=(".", ",", "red"))
+    assert str(blocks) == 'adaptive:default=8,delimiters=[.,",",red]'
+    assert parse_block_length(str(blocks)) == blocks
+    assert parse_block_length("adaptive:delimiters=[]").delimiters == ()
+    with pytest.raises(UnmaskError, match=r'its list \[,\] has an empty item; quote a comma as ","\.'):
+        parse_block_length("adaptive:default=8,delimiters=[,]")

@@ -293,17 +293,17 @@ BAD = "Bad value in the decoding options"
         ({"gen_length": 8, "block_length": 3}, "block_length 3 does not divide gen_length 8: use a divisor such as 2."),
         (
             {"gen_length": 0},
-            "Bad value in the decoding options: gen_length = 0: Input should be greater than or equal to 1.",
+            "Bad value in the decoding options: gen_length = 0 (input should be greater than or equal to 1).",
         ),
         ({"gen_length": 95}, "Prompt 0 has 4 tokens and with gen_length 95 needs 99 positions, but the dLLM has 96"),
-        ({"gen_length": 8, "batch_size": 0}, f"{BAD}: batch_size = 0: Input should be"),
+        ({"gen_length": 8, "batch_size": 0}, f"{BAD}: batch_size = 0 (input should be"),
         (
             {"gen_length": 8, "temperature": -0.5},
-            f"{BAD}: temperature = -0.5: Input should be greater than or equal to 0.",
+            f"{BAD}: temperature = -0.5 (input should be greater than or equal to 0).",
         ),
         (
             {"gen_length": 8, "temperature": float("nan")},
-            f"{BAD}: temperature = nan: Input should be",
+            f"{BAD}: temperature = nan (input should be",
         ),
         ({"gen_lenght": 8}, "Unknown key 'gen_lenght' in the decoding options: did you mean 'gen_length'?"),
         (

@@ -252,13 +252,13 @@ def test_specs_with_lists_and_wrappers():
     ("spec", "message"),
     [
         ("confidence_threshold:treshold=0.9", "Unknown key 'treshold' in .*did you mean 'threshold'"),
-        ("confidence_threshold:threshold=1.5", "threshold = '1.5': Input should be less than or equal to 1"),
+        ("confidence_threshold:threshold=1.5", "threshold = '1.5' .input should be less than or equal to 1"),
         ("confidence_threshold:threshold", "write it as type:key=value"),
         ("confidence_treshold:threshold=0.9", "Unknown policy type .*did you mean 'confidence_threshold'"),
         ("no/such/policy", "No policy 'no/such/policy'"),
         ("no/such/policy | max_reveal:n=2", "^No policy 'no/such/policy'"),
-        ("top_k_confidence:k=0", "k = '0': Input should be greater than or equal to 1"),
-        ("fixed_schedule:counts=[1,0]", "counts.1 = '0': Input should be greater than or equal to 1"),
+        ("top_k_confidence:k=0", "k = '0' .input should be greater than or equal to 1"),
+        ("fixed_schedule:counts=[1,0]", "counts.1 = '0' .input should be greater than or equal to 1"),
         ("confidence_threshold | max_reveal", "n is missing"),
         ("confidence_threshold | temperature:tau=2", "'confidence_threshold' has none: wrap a learned policy"),
     ],
@@ -273,12 +273,12 @@ def test_bad_specs_are_refused(spec, message):
     [
         (
             lambda: ConfidenceThreshold(1.5),
-            "ConfidenceThreshold: threshold = 1.5: Input should be less than or equal to 1",
+            "ConfidenceThreshold: threshold = 1.5 .input should be less than or equal to 1",
         ),
-        (lambda: TopKConfidence(k=0), "TopKConfidence: k = 0: Input should be greater than or equal to 1"),
-        (lambda: MaxReveal(TopKConfidence(1), 0), "MaxReveal: n = 0: Input should be greater than or equal to 1"),
-        (lambda: RisingThreshold(0.5, 2), "RisingThreshold: end = 2: Input should be less than or equal to 1"),
-        (lambda: EntropyBound(0.1, "confidense"), "EntropyBound: order = 'confidense': Input should be 'entropy'"),
+        (lambda: TopKConfidence(k=0), "TopKConfidence: k = 0 .input should be greater than or equal to 1"),
+        (lambda: MaxReveal(TopKConfidence(1), 0), "MaxReveal: n = 0 .input should be greater than or equal to 1"),
+        (lambda: RisingThreshold(0.5, 2), "RisingThreshold: end = 2 .input should be less than or equal to 1"),
+        (lambda: EntropyBound(0.1, "confidense"), "EntropyBound: order = 'confidense' .input should be 'entropy'"),
     ],
 )
 def test_bad_values_are_refused_on_construction(build, message):

@@ -72,7 +72,7 @@ def read_prompts(path: str, column: str) -> Prompts:
             found.bad[i] = "is neither a JSON object nor a string"
         elif not (isinstance(row.get(column), str) or _is_chat(row.get(column))):
             hint = "" if column in row else f": {nearest(column, row)}" if row else ""
-            found.bad[i] = f"has no text under {column!r}{hint}"
+            found.bad[i] = f"has no text under {column!r}{hint}".rstrip(".")
         else:
             found.rows[i] = row
     if not found.rows and not found.bad:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
-from unmask.settings import Settings, build, parse_spec, refusal
+from unmask.settings import Settings, build, parse_spec, refusal, spell_items
 
 
 class AdaptiveBlocks(Settings):
@@ -44,7 +44,7 @@ class AdaptiveBlocks(Settings):
 
     def __str__(self) -> str:
         given = self.model_dump(exclude_defaults=True)
-        pairs = [f"{key}=[{','.join(v)}]" if isinstance(v, tuple) else f"{key}={v}" for key, v in given.items()]
+        pairs = [f"{key}={spell_items(v) if isinstance(v, tuple) else v}" for key, v in given.items()]
         return ":".join(["adaptive", *([",".join(pairs)] if pairs else [])])
 
 
@@ -61,7 +61,7 @@ def parse_block_length(value: Any) -> Any:
     values = parse_spec(value)
     if values.pop("type") != "adaptive":
         raise UnmaskError(
-            f"Unknown block_length {value!r}: give a number, or adaptive:default=32,threshold=0.3,delimiters=[.]"
+            f"Unknown block_length {value!r}: give a number, or adaptive:default=32,threshold=0.3,delimiters=[.]."
         )
     return build(AdaptiveBlocks, values, where=f"the block_length {value!r}", known=set(AdaptiveBlocks.model_fields))
 

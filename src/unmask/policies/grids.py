@@ -8,6 +8,7 @@ from typing import Any
 from unmask.errors import UnmaskError, nearest
 from unmask.policies.base import Grid
 from unmask.policies.registry import tuned_rules
+from unmask.settings import spell_items
 
 
 def grid(type_name: str) -> list[str]:
@@ -29,4 +30,4 @@ def combinations(type_name: str, settings: Grid) -> list[str]:
 
 
 def _spelt(value: Any) -> str:
-    return "[" + ",".join(map(str, value)) + "]" if isinstance(value, list | tuple) else str(value)
+    return spell_items(value) if isinstance(value, list | tuple) else str(value)
