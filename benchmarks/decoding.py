@@ -310,7 +310,7 @@ def cost(args: argparse.Namespace) -> None:
     changes += [{"block": n} for n in (8, 128)]
     names = ["top_k_confidence", "factor", "margin_threshold", "entropy_bound", "klass", "house-base-full"]
     changes += [{"policy": name, "block": block} for name in names for block in (32, 128)]
-    print("| policy | batch | L | block | ms a pass | ms a row | body % | head % | reading % | policy % | rest % |")
+    print("| policy | batch | L | block | ms per pass | ms per row | body % | head % | reading % | policy % | rest % |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")
     for change in changes:
         setting = {**base, **change}
