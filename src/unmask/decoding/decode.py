@@ -35,7 +35,8 @@ def decode(
     """`unmask.generate` on token ids.
 
     Args:
-        streams, also_observe: as in `stream`.
+        streams: as in `stream`.
+        also_observe: as in `stream`.
         on_ended: called with the number of prompts that have ended and of all, when some have.
 
     Raises:

@@ -52,7 +52,10 @@ class Generation:
         seconds: of each row, as in `Completion`.
         ended: why each row ended, as in `Completion`.
         total_seconds: of the whole call.
-        model_seconds, policy_seconds, passes, passes_run: as in `unmask.decoding.session.Totals`.
+        model_seconds: as in `unmask.decoding.session.Totals`.
+        policy_seconds: as in `unmask.decoding.session.Totals`.
+        passes: as in `unmask.decoding.session.Totals`.
+        passes_run: as in `unmask.decoding.session.Totals`.
     """
 
     texts: list[str]
@@ -97,7 +100,10 @@ class Ended:
     Attributes:
         row: index among the prompts.
         why: codes of `unmask.decoding.step`.
-        tokens, nfe, revealed_at, seconds: as in `Generation`.
+        tokens: as in `Generation`.
+        nfe: as in `Generation`.
+        revealed_at: as in `Generation`.
+        seconds: as in `Generation`.
     """
 
     row: Int[Tensor, " r"]

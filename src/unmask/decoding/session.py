@@ -29,8 +29,8 @@ class Totals:
     """What decoding took so far.
 
     Attributes:
-        model_seconds, policy_seconds: in the dLLM, in the policy (on an accelerator, work still queued counts for who
-            waits for it).
+        model_seconds: in the dLLM. On an accelerator, queued work counts for whoever waits for it.
+        policy_seconds: in the policy, counted in the same way.
         passes: forward passes: the NFE of all rows together; rows that share a pass count each.
         passes_run: rows that the dLLM really ran; a pass that rows share counts once.
     """

@@ -22,7 +22,9 @@ class Reading(Memory):
     """What a forward pass said of each row; zero at positions that were not read.
 
     Attributes:
-        confidence, entropy, hidden_states: as in `Observation`.
+        confidence: as in `Observation`.
+        entropy: as in `Observation`.
+        hidden_states: as in `Observation`.
         predicted: the likeliest token.
     """
 

@@ -50,7 +50,8 @@ class Difference:
 
     Attributes:
         mean: on the sample itself; NaN if the rule has no cell as fast.
-        low, high: the 95% interval around it, symmetric.
+        low: lower end of the 95% interval, symmetric around `mean`.
+        high: its upper end.
         undefined: share of the draws in which the rule has no cell as fast; the interval speaks of the others.
         selection: how far `mean` is estimated to be off because the rule's cells were selected on these same prompts
             (below 0: against the policy). `mean` is left as it is, the interval allows for it.

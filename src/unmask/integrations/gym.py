@@ -77,11 +77,13 @@ class DecodeVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
     ``info["final_obs"]`` and ``info["final_info"]`` hold the last one's.
 
     Args:
-        model, task: names, or objects as `unmask.load_model` and `unmask.load_task` give them.
+        model: a name, or an object from `unmask.load_model`.
+        task: a name, or an object from `unmask.load_task`.
         verifier: of a task that is a JSONL file.
         examples: training prompts to draw from.
         top_k: confidences a position.
-        reward, alpha: as in `unmask.rl.rewards`.
+        reward: as in `unmask.rl.rewards`.
+        alpha: as in `unmask.rl.rewards`.
         options: those of `unmask.rl.env.DecodingEnv`: block_length, gen_length, max_steps.
     """
 

@@ -67,12 +67,18 @@ class UnmaskLM(LM):  # type: ignore[misc]
     """Answers ``generate_until`` requests; a dLLM decoded by a policy gives no likelihoods.
 
     Args:
-        model, policy: names, or objects as `unmask.load_model` and `unmask.load_policy` give them.
+        model: a name, or an object from `unmask.load_model`.
+        policy: a name, or an object from `unmask.load_policy`.
         gen_length: of every request; None takes each task's ``max_gen_toks`` (256 where it has none), rounded up to
             whole blocks.
-        block_length, batch_size, seed, stop_at_eos, suppress_eos: as in `unmask.generate`.
+        block_length: as in `unmask.generate`.
+        batch_size: as in `unmask.generate`.
+        seed: as in `unmask.generate`.
+        stop_at_eos: as in `unmask.generate`.
+        suppress_eos: as in `unmask.generate`.
         temperature: of every request; None takes each task's ``temperature`` and ``do_sample``.
-        dtype, device: as in `unmask.load_model`, of a dLLM given by name.
+        dtype: as in `unmask.load_model`, of a dLLM given by name.
+        device: as in `unmask.load_model`, of a dLLM given by name.
         on_ended: called with the number of requests that have ended and of all.
 
     Attributes:
@@ -248,7 +254,10 @@ def evaluate_tasks(
         limit: documents a task, or their share if below 1.
         log_samples: keep ``samples``, each with its ``nfe`` and ``tpf`` (means over the document's requests).
         confirm_run_unsafe_code: let tasks run what the dLLM wrote.
-        num_fewshot, apply_chat_template, fewshot_as_multiturn, system_instruction: as in `lm_eval.simple_evaluate`.
+        num_fewshot: as in `lm_eval.simple_evaluate`.
+        apply_chat_template: as in `lm_eval.simple_evaluate`.
+        fewshot_as_multiturn: as in `lm_eval.simple_evaluate`.
+        system_instruction: as in `lm_eval.simple_evaluate`.
 
     Returns:
         The harness's results, with settings, NFE and TPF (overall and of each task) under ``unmask``.

@@ -21,7 +21,8 @@ class Spent:
     """What one request took.
 
     Attributes:
-        task, doc_id: where the harness got it.
+        task: that it belongs to.
+        doc_id: of its document in the task.
         gen_length: positions of its region.
         nfe: forward passes while it was live, those behind a stop string too.
         tokens: revealed up to the end of the text: what is behind a stop string or EOS does not count.

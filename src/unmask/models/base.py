@@ -24,7 +24,8 @@ class MaskedDiffusionModel(ABC):
         family: what its architecture is read as.
         network: what holds the weights, if it is one torch module.
         name: what the user loaded, for result rows.
-        mask_id, pad_id: token ids.
+        mask_id: id of the mask token.
+        pad_id: id of the padding token.
         eos_ids: (e,) ids that end a text.
         banned_ids: (m,) ids never written, the mask id always among them.
         vocab_size: logits that `head` gives for a position.

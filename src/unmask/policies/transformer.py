@@ -28,8 +28,12 @@ class TransformerConfig(PolicySettings):
             ablation of the paper; the policy then fits one dLLM only).
         top_k: confidences per position (k); the paper's ablation has 50.
         hidden_size: of the dLLM, where hidden states are read.
-        width, heads, feed_forward, blocks: of the transformer; the defaults give 331,265 parameters.
-        use_time, use_mask: condition on the step, on the mask (both ablations of the paper).
+        width: of the transformer; the defaults give 331,265 parameters.
+        heads: of its attention.
+        feed_forward: width of its feed-forward layers.
+        blocks: how many it has.
+        use_time: condition on the step (an ablation of the paper).
+        use_mask: condition on the mask (an ablation of the paper).
         time_period: P of the time features' frequencies P^(-i/64). Released checkpoints have 1 (all frequencies 1);
             below 1 the frequencies rise from 1 to 1/P, which tells steps apart in [0, 1].
         round_time: round the time features to bfloat16, as released checkpoints expect.

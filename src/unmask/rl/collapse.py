@@ -32,7 +32,8 @@ class CollapseDetector:
 
     Args:
         patience: how many are too many; 0 never triggers.
-        fewest, most: steps that a roll-out can take: its number of blocks, and its budget.
+        fewest: steps that a roll-out can take: its number of blocks.
+        most: steps that a roll-out can take: its budget.
 
     Attributes:
         counts: by kind of collapse, for a checkpoint.

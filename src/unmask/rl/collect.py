@@ -27,8 +27,10 @@ class Collected:
 
     Attributes:
         outcome: of the policy's own roll-outs.
-        passes, passes_run: forward passes of all, experts' too, as in `unmask.decoding.session.Totals`.
-        model_seconds, policy_seconds: of all.
+        passes: forward passes of all roll-outs, experts' too, as in `unmask.decoding.session.Totals`.
+        passes_run: of these, what the dLLM really ran.
+        model_seconds: of all roll-outs.
+        policy_seconds: of all roll-outs.
     """
 
     batch: Batch

@@ -63,7 +63,8 @@ class DecodingEnv:
     Attributes:
         live: (n,) rows whose episode has not ended.
         nfe: (n,) forward passes of each row's episode so far.
-        texts, correct: of each row's last ended episode.
+        texts: of each row's last ended episode.
+        correct: the verdict on it.
     """
 
     def __init__(

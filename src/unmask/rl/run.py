@@ -45,7 +45,8 @@ class Progress:
 
     Attributes:
         iteration: iterations of the algorithm that are done.
-        best, best_nfe: validation reward and forward passes of the best policy; None before the first validation.
+        best: validation reward of the best policy; None before the first validation.
+        best_nfe: its forward passes.
         passes: dLLM forward passes (NFE) of training roll-outs so far, cloning included, validation not.
         passes_run: of these, what the dLLM really ran: equal rows share theirs.
         counts: of the collapse detector.

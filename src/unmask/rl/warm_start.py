@@ -58,7 +58,8 @@ class Lessons:
     Attributes:
         index: of each step among the steps of all processes.
         total: steps of all processes.
-        kept, correct: shares of roll-outs that are cloned, that are right.
+        kept: share of roll-outs that are cloned.
+        correct: share of roll-outs that are right.
         passes: dLLM forward passes of the roll-outs.
     """
 

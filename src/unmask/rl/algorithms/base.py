@@ -116,7 +116,8 @@ class Scored:
     """Steps that were scored together, as a loss sees them.
 
     Attributes:
-        log_prob, old_log_prob: of each step's behaviour under the policy now, and under the one that acted.
+        log_prob: of each step's behaviour under the current policy.
+        old_log_prob: of each step's behaviour under the policy that acted.
         credit: of each.
         own: the policy's steps, not an expert's.
         observation: what the policy saw.

@@ -114,7 +114,8 @@ def generalised_advantages(
     Args:
         reward: of each roll-out, given at its end.
         value: V_t of each step's state.
-        rollout, step: of each, in any order; each roll-out has steps 0 to its last.
+        rollout: of each step, in any order.
+        step: its number; each roll-out has steps 0 to its last.
     """
     length = int(step.max()) + 1
     values = value.new_zeros(len(reward), length).index_put((rollout, step), value)
