@@ -1,18 +1,17 @@
-"""For the reference: how this project documents, told to griffe, which reads the source without running it.
+"""For the reference: what griffe, which reads the source without running it, cannot know of this project's classes.
 
-A setting is documented where it is declared, ``Annotated[type, ..., Field(description=...)]``. An entry of a docstring
-may be of several names, ``low, high: the 95% interval``. A class under `unmask.policies.rule` is a dataclass.
+A setting is documented where it is declared, ``Annotated[type, ..., Field(description=...)]``. A class under
+`unmask.policies.rule` is a dataclass.
 """
 
 from __future__ import annotations
 
 import ast
-import re
 from typing import Any
 
 import griffe
 
-SHARED = re.compile(r"^( +)(\w+(?:, \w+)+): ")
+BOUNDS = {"Ge": "At least", "Gt": "Above", "Le": "At most", "Lt": "Below"}
 
 
 class Docstrings(griffe.Extension):
@@ -20,85 +19,42 @@ class Docstrings(griffe.Extension):
 
     def on_attribute_instance(self, *, node: Any, attr: griffe.Attribute, **kwargs: Any) -> None:
         """Show an annotated attribute by its type, its `Field`'s description and its bounds in words."""
-        if not isinstance(node, ast.AnnAssign) or not _is_annotated(node.annotation):
+        annotation = getattr(node, "annotation", None)
+        if not isinstance(annotation, ast.Subscript) or ast.unparse(annotation.value) != "Annotated":
             return
-        assert isinstance(node.annotation, ast.Subscript)
-        assert isinstance(node.annotation.slice, ast.Tuple)
-        details = node.annotation.slice.elts[1:]
-        text = next((found for part in details if (found := _description(part))), None)
+        assert isinstance(annotation.slice, ast.Tuple)
+        kind, *details = annotation.slice.elts
+        attr.annotation = griffe.get_annotation(kind, parent=attr.parent)
+        calls = [part for part in details if isinstance(part, ast.Call)]
+        text = next((found for call in calls if (found := _description(call))), None)
         if text is not None and attr.docstring is None:
-            bounds = [found for part in details if (found := _bound(part))]
+            bounds = [f"{BOUNDS[_name(call)]} {ast.unparse(call.args[0])}." for call in calls if _name(call) in BOUNDS]
             attr.docstring = griffe.Docstring(" ".join([text, *bounds]), parent=attr)
-        plain = _Plain().visit(ast.parse(ast.unparse(node.annotation), mode="eval").body)
-        attr.annotation = griffe.get_annotation(plain, parent=attr.parent)
 
     def on_class_members(self, *, cls: griffe.Class, **kwargs: Any) -> None:
         """Give a rule the parameters that its fields make."""
         if not any(str(decorator.value) == "rule" for decorator in cls.decorators):
             return
+        kind = griffe.ParameterKind.positional_or_keyword
         fields = [a for a in cls.attributes.values() if "instance-attribute" in a.labels and "property" not in a.labels]
-        parameters = [
-            griffe.Parameter(
-                field.name,
-                annotation=field.annotation,
-                kind=griffe.ParameterKind.positional_or_keyword,
-                default=field.value,
-            )
-            for field in fields
-        ]
-        self_ = griffe.Parameter("self", kind=griffe.ParameterKind.positional_or_keyword)
+        parameters = [griffe.Parameter(f.name, annotation=f.annotation, kind=kind, default=f.value) for f in fields]
         made = griffe.Function(
             "__init__",
-            parameters=griffe.Parameters(self_, *parameters),
+            parameters=griffe.Parameters(griffe.Parameter("self", kind=kind), *parameters),
             returns="None",
             lineno=cls.lineno,  # so that the whole rule is shown as its source
             endlineno=cls.endlineno,
         )
         cls.set_member("__init__", made)
 
-    def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
-        """Part what a docstring says of several names."""
-        if obj.docstring is not None:
-            obj.docstring.value = parted(obj.docstring.value)
+
+def _name(call: ast.Call) -> str:
+    return ast.unparse(call.func)
 
 
-def parted(docstring: str) -> str:
-    """Each entry of several names once for each of them."""
-    lines, made = docstring.splitlines(), []
-    while lines:
-        found = SHARED.match(lines[0])
-        if found is None:
-            made.append(lines.pop(0))
-            continue
-        indent, rest = found[1], [lines.pop(0)[found.end() :]]
-        while lines and lines[0].startswith(indent + " "):
-            rest.append(lines.pop(0))
-        for name in found[2].split(", "):
-            made += [f"{indent}{name}: {rest[0]}", *rest[1:]]
-    return "\n".join(made)
-
-
-class _Plain(ast.NodeTransformer):
-    """``Annotated[type, ...]`` as the type."""
-
-    def visit_Subscript(self, node: ast.Subscript) -> ast.AST:
-        self.generic_visit(node)
-        return node.slice.elts[0] if _is_annotated(node) and isinstance(node.slice, ast.Tuple) else node
-
-
-def _is_annotated(node: ast.expr) -> bool:
-    return isinstance(node, ast.Subscript) and isinstance(node.value, ast.Name) and node.value.id == "Annotated"
-
-
-def _description(part: ast.expr) -> str | None:
-    if not isinstance(part, ast.Call) or not isinstance(part.func, ast.Name) or part.func.id != "Field":
+def _description(call: ast.Call) -> str | None:
+    """The text of ``Field(description="...")``; None where it is not written out."""
+    if _name(call) != "Field":
         return None
-    value = next((keyword.value for keyword in part.keywords if keyword.arg == "description"), None)
-    return ast.literal_eval(value) if value is not None else None
-
-
-def _bound(part: ast.expr) -> str | None:
-    words = {"Ge": "At least", "Gt": "Above", "Le": "At most", "Lt": "Below"}
-    if isinstance(part, ast.Call) and isinstance(part.func, ast.Name) and part.func.id in words and part.args:
-        return f"{words[part.func.id]} {ast.unparse(part.args[0])}."
-    return None
+    text = next((keyword.value for keyword in call.keywords if keyword.arg == "description"), None)
+    return text.value if isinstance(text, ast.Constant) and isinstance(text.value, str) else None
