@@ -30,7 +30,13 @@ from unmask.cli.main import main
 
 PATH = Path(__file__).with_name("golden.json")
 PROMPTS = 10
-REGIONS: dict[str, Any] = {"full": None, "8": 8, "16": 16, "adaptive": "adaptive:default=8,delimiters=[,],window=0.5"}
+REGIONS: dict[str, Any] = {
+    "full": None,
+    "8": 8,
+    "16": 16,
+    "adaptive": "adaptive:default=8,delimiters=[],window=0.5",
+    "delimited": "adaptive:default=8,delimiters=[red,is],threshold=0.05,window=0.5",
+}
 POLICIES = (
     "random_order:k=2",
     "top_k_confidence:k=2",

@@ -7,7 +7,7 @@ import pytest
 from tests.golden import compute
 
 GOLDEN = json.loads(compute.PATH.read_text(encoding="utf-8"))
-CHEAP = ("confidence_threshold:threshold=0.9", "klass:threshold=0.7,kl=0.01", "house-base-full")
+CHEAP = ("klass:threshold=0.7,kl=0.01", "house-base-full")
 
 
 def test_rows_are_as_they_were():
