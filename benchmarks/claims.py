@@ -16,7 +16,7 @@ from unmask.evaluation.differences import Difference, Outcomes, paired_bootstrap
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.gather import read_results
 from unmask.evaluation.intervals import Interval
-from unmask.evaluation.pareto import Point, accuracy_at, frontier
+from unmask.pareto import Point, accuracy_at, frontier
 from unmask.evaluation.summaries import outcomes, summary
 
 FULL, BLOCKS = 32, 8

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.evaluation.intervals import t95
-from unmask.evaluation.pareto import Point, accuracy_at, frontier
+from unmask.pareto import Point, accuracy_at, frontier
 from unmask.rl.run import read_metrics
 
 ALPHAS = (0.0, 0.3, 1.0, 3.0, 10.0)

@@ -27,6 +27,7 @@ class Needs:
         entropy: the entropy of each position's distribution.
         kl_history: for how many steps back the change of each position's distribution is wanted.
         hidden_states: the dLLM's last hidden state of each position.
+        speed: the policy is conditioned on the speed that the user asks for.
     """
 
     top_k: int = 1
@@ -34,6 +35,7 @@ class Needs:
     entropy: bool = False
     kl_history: int = 0
     hidden_states: bool = False
+    speed: bool = False
 
     def union(self, other: Needs) -> Needs:
         """The least that satisfies both."""
@@ -43,6 +45,7 @@ class Needs:
             self.entropy or other.entropy,
             max(self.kl_history, other.kl_history),
             self.hidden_states or other.hidden_states,
+            self.speed or other.speed,
         )
 
 
@@ -61,6 +64,7 @@ class Observation:
         kl: KL(this step's distribution || the last step's), newest first, in nats, for the last s steps; infinite
             where a step was not looked at. None unless needed.
         hidden_states: None unless needed.
+        speed: that each row is decoded at, from 0 (slow, careful) to 1 (fast); None unless needed.
     """
 
     confidence: Float[Tensor, "b l k"]
@@ -71,6 +75,7 @@ class Observation:
     entropy: Float[Tensor, "b l"] | None = None
     kl: Float[Tensor, "b l s"] | None = None
     hidden_states: Float[Tensor, "b l h"] | None = None
+    speed: Float[Tensor, " b"] | None = None
 
     def take(self, rows: Tensor) -> Observation:
         """The rows named by indices, in that order."""
@@ -97,4 +102,5 @@ class Observation:
             entropy=shown(self.entropy, needs.entropy),
             kl=shown(None if self.kl is None else self.kl[..., : needs.kl_history], needs.kl_history > 0),
             hidden_states=shown(self.hidden_states, needs.hidden_states),
+            speed=self.speed if needs.speed else None,
         )

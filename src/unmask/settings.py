@@ -6,16 +6,20 @@ import csv
 import re
 import sys
 import tomllib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 
 from unmask.errors import UnmaskError, nearest
 
 T = TypeVar("T")
+
+
+class OneWord:
+    """In a setting's annotation: on the command line it is one word, which the setting itself reads."""
 
 
 class Settings(BaseModel):
@@ -108,6 +112,18 @@ def function_of(name: str, what: str) -> Callable[..., Any]:
     if not callable(function):
         raise UnmaskError(f"The {what} {name!r} is no function: give module.function.")
     return function
+
+
+def _ends(value: Any) -> Any:
+    if isinstance(value, str):
+        value = [part.strip() for part in value.strip("[]()").split(",")]
+    if isinstance(value, Sequence):
+        return value[0] if len(value) == 1 else tuple(value)
+    return value
+
+
+Ends = Annotated[float | tuple[float, float], BeforeValidator(_ends), OneWord()]
+"""A number, or two: at speed 0 and at speed 1, with a geometric mean in between. ``0.01,3`` in one word."""
 
 
 def parse_spec(spec: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from cyclopts import Group, Parameter
 from pydantic import BaseModel, create_model
 from pydantic.fields import FieldInfo
 
-from unmask.decoding.blocks import AdaptiveBlocks
+from unmask.settings import OneWord
 
 FIRST, SECOND = Group("Most used", sort_key=0), Group("Start", sort_key=1)  # then the tables
 
@@ -46,7 +46,8 @@ def _flag(
     plain = "--" + ("" if flat else f"{table}.") + key.replace("_", "-")
     short = first.get(f"{table}.{key}")
     default = field.get_default(call_default_factory=True) if not field.is_required() else None
-    own: dict[str, Any] = {"accepts_keys": False, "converter": _first_token} if _is_block_length(field) else {}
+    one_word = any(isinstance(each, OneWord) for each in field.metadata)
+    own: dict[str, Any] = {"accepts_keys": False, "converter": _first_token} if one_word else {}
     parameter = Parameter(
         name=short or plain,
         group=FIRST if short else group,
@@ -55,14 +56,10 @@ def _flag(
         negative_iterable=(),
         **own,
     )
-    kind: Any = Any if _is_block_length(field) else field.annotation
+    kind: Any = Any if one_word else field.annotation
     if field.metadata:
         kind = Annotated[kind, *field.metadata]
     return Annotated[kind, parameter], default
-
-
-def _is_block_length(field: FieldInfo) -> bool:
-    return AdaptiveBlocks in getattr(field.annotation, "__args__", ())
 
 
 def _first_token(type_: Any, tokens: Any) -> str:

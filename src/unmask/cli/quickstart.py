@@ -33,7 +33,6 @@ from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy
 from unmask.rl.config import TrainConfig
 from unmask.rl.prompts import fitting
-from unmask.rl.rewards import load_reward
 from unmask.rl.run import Metrics
 from unmask.rl.trainer import Trainer
 from unmask.rl.validation import validator
@@ -143,7 +142,7 @@ def _train(config: TrainConfig, model: MaskedDiffusionModel, task: Task, clock: 
     """
     settings = config.algorithm.settings
     prompts, _ = fitting(model, task.examples("validation", config.task.validation_prompts), task.gen_length)
-    validate = validator(model, task, prompts, config.decode, load_reward(settings.reward, settings.alpha))
+    validate = validator(model, task, prompts, config.decode, settings)
     with ticking("training", config.run.iterations) as tick, Stop() as stop:
 
         def log(metrics: Metrics) -> None:

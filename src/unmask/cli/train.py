@@ -37,7 +37,6 @@ from unmask.rl.config import (
 from unmask.rl.plan import plan
 from unmask.rl.processes import Processes
 from unmask.rl.prompts import fitting
-from unmask.rl.rewards import load_reward
 from unmask.rl.run import Metrics, by_dots
 from unmask.rl.trainer import Trainer
 from unmask.rl.validation import Validate, validator
@@ -173,7 +172,7 @@ def _validator(
     prompts, note = fitting(model, examples, length, limits.max_prompt_length, limits.long_prompts)
     if note:
         errors.print(f"Validation: {note}", style="yellow", highlight=False)
-    return validator(model, task, prompts, config.decode, load_reward(settings.reward, settings.alpha), processes)
+    return validator(model, task, prompts, config.decode, settings, processes)
 
 
 def _installed(config: TrainConfig) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
-from unmask.settings import Settings, build, parse_spec, refusal, spell_items
+from unmask.settings import OneWord, Settings, build, parse_spec, refusal, spell_items
 
 
 class AdaptiveBlocks(Settings):
@@ -70,7 +70,9 @@ def _spelt(value: int | AdaptiveBlocks | None) -> int | str | None:
     return str(value) if isinstance(value, AdaptiveBlocks) else value
 
 
-BlockLength = Annotated[int | AdaptiveBlocks | None, BeforeValidator(parse_block_length), PlainSerializer(_spelt)]
+BlockLength = Annotated[
+    int | AdaptiveBlocks | None, BeforeValidator(parse_block_length), PlainSerializer(_spelt), OneWord()
+]
 """Positions of a semi-autoregressive block, adaptive blocks, or None for full diffusion (one block)."""
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from unmask.decoding.options import DecodeConfig, check_policy_fits, decode_config
+from unmask.decoding.options import DecodeConfig, check_policy_fits, decode_config, speeds_of
 from unmask.decoding.results import Ended, Generation, in_order
 from unmask.decoding.session import Session, Totals
 from unmask.decoding.source import Source, check_prompts
@@ -27,6 +27,7 @@ def decode(
     *,
     seed: int = 0,
     streams: Sequence[int] | None = None,
+    speeds: Sequence[float] | None = None,
     callback: StepCallback | None = None,
     also_observe: Needs | None = None,
     on_ended: Callable[[int, int], None] | None = None,
@@ -36,6 +37,7 @@ def decode(
 
     Args:
         streams: as in `stream`.
+        speeds: as in `stream`.
         also_observe: as in `stream`.
         on_ended: called with the number of prompts that have ended and of all, when some have.
 
@@ -43,7 +45,8 @@ def decode(
         UnmaskError: as `unmask.generate`.
     """
     start, totals, batches = time.perf_counter(), Totals(), list[Ended]()
-    call: dict[str, Any] = {"seed": seed, "streams": streams, "callback": callback, "also_observe": also_observe}
+    call: dict[str, Any] = {"seed": seed, "streams": streams, "speeds": speeds}
+    call |= {"callback": callback, "also_observe": also_observe}
     for batch in stream(model, policy, prompts, decode_config(config, options), totals=totals, **call):
         batches.append(batch)
         if on_ended is not None:
@@ -59,6 +62,7 @@ def stream(
     *,
     seed: int = 0,
     streams: Sequence[int] | None = None,
+    speeds: Sequence[float] | None = None,
     callback: StepCallback | None = None,
     also_observe: Needs | None = None,
     totals: Totals | None = None,
@@ -68,6 +72,7 @@ def stream(
     Args:
         streams: random stream of each prompt, its index by default; so prompt i of a longer call is replayed alone with
             streams = [i].
+        speeds: of each prompt, for a policy (or a callback) that needs a speed; by default that of the config.
         also_observe: widens what is computed, for callbacks that record more than the policy needs.
         totals: counted into.
 
@@ -79,7 +84,8 @@ def stream(
     check_prompts(model, prompts, options.gen_length)
     policy.place(model.device)
     needs = policy.needs.union(also_observe) if also_observe else policy.needs
-    source = Source(prompts, seed, streams or range(len(prompts)))
+    each = speeds_of(needs, options.speed, speeds, len(prompts))
+    source = Source(prompts, seed, streams or range(len(prompts)), each)
     session = Session(model, needs, options, share=source.repeats, callback=callback, totals=totals)
     return _loop(session, policy, source)
 

@@ -21,6 +21,7 @@ def generate(
     prompts: Sequence[Prompt] | str,
     config: DecodeConfig | None = None,
     *,
+    speed: float | Sequence[float] | None = None,
     seed: int = 0,
     callback: StepCallback | None = None,
     **options: Any,
@@ -33,6 +34,8 @@ def generate(
         prompts: of any lengths, each a text, the messages of a chat (``[{"role": "user", "content": ...}]``, put
             through the tokenizer's chat template), or token ids.
         config: how to decode; what policies see is the plain softmax at any token temperature.
+        speed: from 0 (slow, careful) to 1 (fast), of all prompts or of each, for a policy with a speed
+            (`policy.speed_for` finds the one for a number of forward passes); by default the config's, or else 0.
         seed: of tokens drawn and of policies that draw; row i of a call draws from its own streams.
         callback: called with each `Step`.
         options: fields of `DecodeConfig`, such as ``gen_length=256, block_length=32``; they override `config`.
@@ -42,12 +45,15 @@ def generate(
 
     Raises:
         UnmaskError: no prompt, a prompt too long for the dLLM, a block length that does not divide the region, an
-            unknown option.
+            unknown option, a speed for a policy that has none.
     """
     check_policy_fits(model, policy)  # before the tokenizer is asked
     given = [prompts] if isinstance(prompts, str) else list(prompts)
     tokens = [_tokens_of(model, prompt) for prompt in given]
-    return decode(model, policy, tokens, decode_config(config, options), seed=seed, callback=callback)
+    each = list(speed) if isinstance(speed, Sequence) else None
+    if isinstance(speed, float | int):
+        options["speed"] = speed
+    return decode(model, policy, tokens, decode_config(config, options), speeds=each, seed=seed, callback=callback)
 
 
 def _tokens_of(model: MaskedDiffusionModel, prompt: Prompt) -> Sequence[int]:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic import Field
 
 from unmask.decoding.blocks import BlockLength, Blocks, make_blocks
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
+from unmask.observation import Needs
 from unmask.policies.base import Policy
 from unmask.settings import Settings, build
 from unmask.tasks.base import Task
@@ -29,6 +31,7 @@ class Options:
     max_steps: int
     stop_at_eos: bool
     suppress_eos: bool
+    speed: float | None
 
 
 class DecodeConfig(Settings):
@@ -53,6 +56,12 @@ class DecodeConfig(Settings):
     ] = None
     stop_at_eos: Annotated[bool, Field(description="End a prompt once its text and the EOS behind it stand.")] = True
     suppress_eos: Annotated[bool, Field(description="Confidence 0 for EOS behind masked text.")] = False
+    speed: Annotated[
+        float | None,
+        Ge(0),
+        Le(1),
+        Field(description="Of a policy with a speed: 0 slow and careful, 1 fast (default: 0)."),
+    ] = None
 
     def region(self, task: Task | None = None, model: MaskedDiffusionModel | None = None) -> int:
         """The region length L, in the order: this config's, the task's, what the dLLM has room for."""
@@ -82,6 +91,7 @@ class DecodeConfig(Settings):
             max_steps=gen_length if self.max_steps is None else self.max_steps,
             stop_at_eos=self.stop_at_eos,
             suppress_eos=self.suppress_eos,
+            speed=self.speed,
         )
 
 
@@ -96,6 +106,33 @@ def decode_config(config: DecodeConfig | None, options: dict[str, Any]) -> Decod
     given = {} if config is None else {name: getattr(config, name) for name in config.model_fields_set}
     cls = DecodeConfig if config is None else type(config)
     return build(cls, given | options, where="the decoding options", known=set(cls.model_fields))
+
+
+def speeds_of(needs: Needs, asked: float | None, each: Sequence[float] | None, n: int) -> list[float] | None:
+    """The speed of each of n prompts; None for a policy without one.
+
+    Args:
+        needs: of the policy.
+        asked: of all prompts; 0 where nobody asks.
+        each: of each prompt, instead.
+
+    Raises:
+        UnmaskError: a speed for a policy that has none, another number of speeds than prompts, one outside [0, 1].
+    """
+    if not needs.speed:
+        if asked is not None or each is not None:
+            raise UnmaskError(
+                "This policy has no speed to choose: leave speed out, or use a policy that was trained with one "
+                "(unmask tune)."
+            )
+        return None
+    speeds = [asked or 0.0] * n if each is None else [float(speed) for speed in each]
+    if len(speeds) != n:
+        raise UnmaskError(f"There are {len(speeds)} speeds for {n} prompts: give one number, or one per prompt.")
+    for i, speed in enumerate(speeds):
+        if not 0 <= speed <= 1:
+            raise UnmaskError(f"The speed of prompt {i} is {speed}: give a number from 0 (slow, careful) to 1 (fast).")
+    return speeds
 
 
 def check_policy_fits(model: MaskedDiffusionModel, policy: Policy) -> None:

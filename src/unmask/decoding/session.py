@@ -88,7 +88,10 @@ class Session:
         """Rows last observed that no policy can tell apart; None where rows do not share passes."""
         if self._pass is None or self._pass.equal is None:
             return None
-        return deduplicate(torch.stack([self._pass.equal.of, self._active.step], dim=1))
+        told = [self._pass.equal.of, self._active.step]
+        if self.needs.speed:
+            told.append(self._active.speed.view(torch.int32))
+        return deduplicate(torch.stack(told, dim=1))
 
     @property
     def _active(self) -> DecodingState:
@@ -96,8 +99,18 @@ class Session:
             raise UnmaskError("There are no active rows: add prompts first.")
         return self._state
 
-    def add(self, prompts: Sequence[Sequence[int]], rows: Sequence[int], keys: Int[Tensor, " n"]) -> None:
-        """Begin rows: token ids, an index of the caller's for each, and each one's random stream."""
+    def add(
+        self,
+        prompts: Sequence[Sequence[int]],
+        rows: Sequence[int],
+        keys: Int[Tensor, " n"],
+        speeds: Sequence[float] | None = None,
+    ) -> None:
+        """Begin rows: token ids, an index of the caller's for each, each one's random stream, and its speed.
+
+        Args:
+            speeds: by default that of the options, or else 0.
+        """
         if not prompts:
             return
         fresh = begin(
@@ -106,6 +119,7 @@ class Session:
             self.options.gen_length,
             rows=rows,
             keys=keys,
+            speeds=[self.options.speed or 0.0] * len(prompts) if speeds is None else speeds,
             kl_history=self.needs.kl_history,
         )
         self._since |= dict.fromkeys(rows, time.perf_counter())
@@ -127,7 +141,8 @@ class Session:
             reading = hold_back_eos(reading, selectable, self.model.eos_ids, self.model.vocab_size)
         kl = last.memory.kl.kl if last.memory.kl is not None else None
         noise = uniform(state.key, state.step, state.gen_length)
-        observation = observation_of(reading, state.masked, selectable, state.step, noise, kl)
+        speed = state.speed if self.needs.speed else None
+        observation = observation_of(reading, state.masked, selectable, state.step, noise, kl, speed)
         if state.memory.model is not None:  # which may have read more than the policy needs
             observation = observation.only(self.needs)
         self._state = replace(state, block_end=block_end, memory=last.memory)

@@ -28,20 +28,28 @@ class Source:
 
     Args:
         streams: random stream of each prompt under the seed.
+        speeds: of each prompt.
     """
 
-    def __init__(self, prompts: Sequence[Sequence[int]], seed: int, streams: Sequence[int]) -> None:
-        self._prompts, self._seed, self._streams = prompts, seed, streams
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seed: int,
+        streams: Sequence[int],
+        speeds: Sequence[float] | None = None,
+    ) -> None:
+        self._prompts, self._seed, self._streams, self._speeds = prompts, seed, streams, speeds
         first = {tuple(prompt): i for i, prompt in reversed(list(enumerate(prompts)))}
         self.repeats = len(first) < len(prompts)
         order = sorted(range(len(prompts)), key=lambda i: (-len(prompts[i]), first[tuple(prompts[i])]))
         self._queue = iter(order)
 
-    def next(self, n: int) -> tuple[list[Sequence[int]], list[int], Int[Tensor, " n"]]:
+    def next(self, n: int) -> tuple[list[Sequence[int]], list[int], Int[Tensor, " n"], list[float] | None]:
         """At most n prompts, as `Session.add` takes them."""
         rows = list(islice(self._queue, n))
         streams = torch.tensor([self._streams[row] for row in rows], dtype=torch.long)
-        return [self._prompts[row] for row in rows], rows, row_keys(self._seed, streams)
+        speeds = None if self._speeds is None else [self._speeds[row] for row in rows]
+        return [self._prompts[row] for row in rows], rows, row_keys(self._seed, streams), speeds
 
 
 def check_prompts(model: MaskedDiffusionModel, prompts: Sequence[Sequence[int]], gen_length: int) -> None:

@@ -89,6 +89,7 @@ class DecodingState:
         step: decoding steps (forward passes) the row has taken.
         key: the row's random stream.
         row: the row's index in the caller's list of prompts.
+        speed: that the policy is asked for, where it is conditioned on one.
         memory: what is kept from pass to pass.
     """
 
@@ -100,6 +101,7 @@ class DecodingState:
     step: Int[Tensor, " b"]
     key: Int[Tensor, " b"]
     row: Int[Tensor, " b"]
+    speed: Float[Tensor, " b"]
     memory: Memories = field(default_factory=Memories)
 
     def __len__(self) -> int:
@@ -162,6 +164,7 @@ def begin(
     *,
     rows: Sequence[int],
     keys: Int[Tensor, " b"],
+    speeds: Sequence[float],
     kl_history: int = 0,
 ) -> DecodingState:
     """Rows at their first step: the prompts left-padded to the longest, each with a region that is all masked.
@@ -187,6 +190,7 @@ def begin(
         step=nothing,
         key=keys.to(model.device),
         row=torch.tensor(rows, dtype=torch.long, device=model.device),
+        speed=torch.tensor(speeds, dtype=torch.float32, device=model.device),
         memory=Memories(
             model=model.memory(len(rows)),
             kl=KLHistory.begin(len(rows), gen_length, kl_history, model.device) if kl_history else None,

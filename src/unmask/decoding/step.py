@@ -34,6 +34,7 @@ def see(
     probabilities: Float[Tensor, "b l k"] | None = None,
     entropy: Float[Tensor, "b l"] | None = None,
     banned_ids: Sequence[int] = (),
+    speed: Float[Tensor, " b"] | float = 0.0,
 ) -> Observation:
     """What a policy sees of a forward pass that somebody else ran: a serving engine, a pipeline, a notebook.
 
@@ -49,6 +50,7 @@ def see(
         probabilities: the k largest of the plain softmax, largest first, those of banned tokens left out.
         entropy: of the plain softmax, in nats; computed from logits.
         banned_ids: tokens that are never written, the mask token above all.
+        speed: of each row, or of all, for a policy with a speed.
 
     Returns:
         What `unmask.generate` would show the policy, on the tensors' device.
@@ -78,7 +80,8 @@ def see(
         raise UnmaskError("The logits hold NaN: run the dLLM in float32 or bfloat16, or check its weights.")
     keys = row_keys(0, torch.arange(len(masked), device=device)) if key is None else key
     may = masked if selectable is None else selectable & masked
-    return observation_of(reading, masked, may, steps, uniform(keys, steps, length)).only(needs)
+    speeds = torch.full((len(masked),), speed, device=device) if isinstance(speed, float | int) else speed
+    return observation_of(reading, masked, may, steps, uniform(keys, steps, length), speed=speeds).only(needs)
 
 
 def _read_all(logits: Float[Tensor, "b l v"], needs: Needs, banned: Int[Tensor, " m"]) -> Reading:
@@ -105,6 +108,7 @@ def observation_of(
     step: Int[Tensor, " b"],
     noise: Float[Tensor, "b l"],
     kl: Float[Tensor, "b l s"] | None = None,
+    speed: Float[Tensor, " b"] | None = None,
 ) -> Observation:
     """The reading of a pass with where the rows stand."""
     return Observation(
@@ -116,6 +120,7 @@ def observation_of(
         entropy=reading.entropy,
         kl=kl,
         hidden_states=reading.hidden_states,
+        speed=speed,
     )
 
 

@@ -20,7 +20,7 @@ from unmask.evaluation.intervals import (
     quantiles,
     resample,
 )
-from unmask.evaluation.pareto import accuracies_at
+from unmask.pareto import accuracies_at
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ class RuleFinding:
     Attributes:
         cells: how many were tried.
         best: index of its most accurate cell.
-        hypervolume: as in `unmask.evaluation.pareto`, to NFE = gen_length; a share.
+        hypervolume: as in `unmask.pareto`, to NFE = gen_length; a share.
         aup: accuracy under parallelism, percent times tokens per forward pass.
     """
 

@@ -7,18 +7,18 @@ from pathlib import Path
 
 import torch
 
+from unmask import pareto
 from unmask.decoding.trajectory import Trajectory
 from unmask.errors import UnmaskError
-from unmask.evaluation import pareto
 from unmask.evaluation.comparison import Results
 from unmask.evaluation.differences import Difference, Outcomes, paired_bootstrap, paired_difference
 from unmask.evaluation.entries import Entry, entry_key
 from unmask.evaluation.findings import EVERY_RULE, CellFinding, Findings, RuleFinding, ShownTrajectory, Versus
-from unmask.evaluation.pareto import Point
 from unmask.evaluation.rows import TRAJECTORY, ResultRow
 from unmask.evaluation.store import read_rows
 from unmask.evaluation.summaries import Summary, best, frontier, outcomes
 from unmask.evaluation.tables import blocks, setting
+from unmask.pareto import Point
 
 ALIKE = ("model", "task", "split", "gen_length", "stop_at_eos")  # what may not differ in one comparison
 SHOWN = 16  # entries whose trajectories are shown, at most

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmask.evaluation import pareto
+from unmask import pareto
 from unmask.evaluation.differences import Outcomes
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.intervals import Interval, bootstrap
-from unmask.evaluation.pareto import Point
+from unmask.pareto import Point
 
 
 @dataclass(frozen=True)

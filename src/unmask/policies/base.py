@@ -109,7 +109,20 @@ class StochasticPolicy(Policy):
 
 
 class PolicySettings(Settings):
-    """What makes a network, weights aside."""
+    """What makes a network, weights aside.
+
+    Attributes:
+        speed_axis: of a policy with a speed: the number in [0, 1] that the network is given at each of evenly spaced
+            speeds from 0 to 1, rising. Calibration sets it, so that equal steps of speed are equal steps of log NFE;
+            empty: the speed itself.
+    """
+
+    speed_axis: tuple[float, ...] = ()
+
+    @property
+    def has_speed(self) -> bool:
+        """The network is conditioned on the speed asked for."""
+        return False
 
     def for_model(self, hidden_size: int | None) -> PolicySettings:
         """With what depends on the dLLM filled in where it was left open, such as the width of its hidden states."""
@@ -129,6 +142,16 @@ class LearnedPolicy(StochasticPolicy, nn.Module):
     def config(self) -> dict[str, Any]:
         return dict(self.settings.model_dump())
 
+    def knob(self, observation: Observation) -> Float[Tensor, " b"]:
+        """What the network is given for the speed of each row, in [0, 1].
+
+        Raises:
+            UnmaskError: the observation has no speed.
+        """
+        if observation.speed is None:
+            raise UnmaskError("This policy decodes at a speed: let the observation have one for each row.")
+        return along(self.settings.speed_axis, observation.speed)
+
     @classmethod
     def from_config(cls, values: Mapping[str, Any], where: str) -> LearnedPolicy:
         return cls(build(cls.Config, values, where=where, known=set(cls.Config.model_fields)))
@@ -147,6 +170,20 @@ class LearnedPolicy(StochasticPolicy, nn.Module):
     def load_weights(self, weights: Mapping[str, Tensor], where: str) -> None:
         load_strictly(self, weights, where)
         self.eval()
+
+
+def along(axis: Sequence[float], speed: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """The value at a speed of an axis whose values stand at evenly spaced speeds; linear in between.
+
+    Args:
+        axis: at speeds 0 to 1; empty for the identity.
+    """
+    if not axis:
+        return speed
+    values = torch.tensor(axis, dtype=speed.dtype, device=speed.device)
+    place = speed * (len(axis) - 1)
+    left = place.long().clamp(0, max(len(axis) - 2, 0))
+    return values[left] + (values[(left + 1).clamp(max=len(axis) - 1)] - values[left]) * (place - left)
 
 
 Grid = Mapping[str, Sequence[Any]]

@@ -29,7 +29,7 @@ class EntropyBound(Rule):
 
     type_name: ClassVar[str] = "entropy_bound"
     label: ClassVar[str] = "EB"
-    grid: ClassVar[Grid] = {"gamma": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)}
+    grid: ClassVar[Grid] = {"gamma": (0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 3.0, 5.0, 8.0)}
     gamma: Annotated[float, Ge(0)] = 0.1
     order: Literal["entropy", "confidence", "margin"] = "entropy"
 

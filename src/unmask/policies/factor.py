@@ -26,7 +26,7 @@ class Factor(Rule):
     """
 
     type_name: ClassVar[str] = "factor"
-    grid: ClassVar[Grid] = {"factor": (0.25, 0.5, 1.0, 2.0)}
+    grid: ClassVar[Grid] = {"factor": (0.25, 0.5, 1.0, 2.0, 3.0, 5.0)}
     factor: Annotated[float, Gt(0)] = 1.0
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:

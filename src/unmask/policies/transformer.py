@@ -5,6 +5,7 @@ Tensor names are those of the released checkpoints without their `base_policy.` 
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -18,6 +19,8 @@ from unmask.errors import UnmaskError
 from unmask.observation import Needs, Observation
 from unmask.policies.actions import DPLS, Actions, Bernoulli
 from unmask.policies.base import LearnedPolicy, PolicySettings
+
+SPEED_FREQUENCIES = 8
 
 
 class TransformerConfig(PolicySettings):
@@ -34,6 +37,8 @@ class TransformerConfig(PolicySettings):
         blocks: how many it has.
         use_time: condition on the step (an ablation of the paper).
         use_mask: condition on the mask (an ablation of the paper).
+        use_entropy: see the entropy of each position beside its confidences, in nats: some rules decide by it.
+        use_speed: condition on the speed asked for: one policy for every speed.
         time_period: P of the time features' frequencies P^(-i/64). Released checkpoints have 1 (all frequencies 1);
             below 1 the frequencies rise from 1 to 1/P, which tells steps apart in [0, 1].
         round_time: round the time features to bfloat16, as released checkpoints expect.
@@ -50,10 +55,16 @@ class TransformerConfig(PolicySettings):
     blocks: Annotated[int, Ge(1)] = 1
     use_time: bool = True
     use_mask: bool = True
+    use_entropy: bool = False
+    use_speed: bool = False
     time_period: Annotated[float, Gt(0)] = 0.01
     round_time: bool = False
     actions: Literal["bernoulli", "dpls"] = "bernoulli"
     force_progress: bool = True
+
+    @property
+    def has_speed(self) -> bool:
+        return self.use_speed
 
     def for_model(self, hidden_size: int | None) -> TransformerConfig:
         open_ = self.reads == "hidden_states" and self.hidden_size is None
@@ -63,6 +74,8 @@ class TransformerConfig(PolicySettings):
     def _fits(self) -> TransformerConfig:
         if self.reads == "confidence" and self.hidden_size is not None:
             raise ValueError("hidden_size goes with reads = 'hidden_states'")
+        if self.reads == "hidden_states" and self.use_entropy:
+            raise ValueError("use_entropy goes with reads = 'confidence'")
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of 2 * heads = {2 * self.heads}")
         return self
@@ -85,8 +98,12 @@ class TransformerPolicy(LearnedPolicy):
             raise UnmaskError("A policy that reads hidden states needs hidden_size, the width of the dLLM's.")
         if c.use_time:
             self.time_mlp = nn.Sequential(nn.Linear(c.width, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
+        if c.use_speed:
+            self.speed_mlp = nn.Sequential(
+                nn.Linear(2 * SPEED_FREQUENCIES, c.width), nn.SiLU(), nn.Linear(c.width, c.width)
+            )
         if c.hidden_size is None:
-            self.confidence_proj = nn.Linear(c.top_k, c.width)
+            self.confidence_proj = nn.Linear(c.top_k + c.use_entropy, c.width)
         else:
             self.hidden_proj = nn.Linear(c.hidden_size, c.width)
         if c.use_mask:
@@ -98,8 +115,9 @@ class TransformerPolicy(LearnedPolicy):
 
     @property
     def needs(self) -> Needs:
-        hidden = self.settings.reads == "hidden_states"
-        return Needs(top_k=1 if hidden else self.settings.top_k, positions="region", hidden_states=hidden)
+        c, hidden = self.settings, self.settings.reads == "hidden_states"
+        top_k = 1 if hidden else c.top_k
+        return Needs(top_k, "region", entropy=c.use_entropy, hidden_states=hidden, speed=c.use_speed)
 
     @property
     def actions(self) -> Actions:
@@ -117,6 +135,8 @@ class TransformerPolicy(LearnedPolicy):
             condition = condition + self.mask_embedding.weight
         if self.settings.use_time:
             condition = condition + self.time_mlp(self._time_features(observation.step_fraction))[:, None]
+        if self.settings.use_speed:
+            condition = condition + self.speed_mlp(speed_features(self.knob(observation)))[:, None]
         for block in self.transformer_blocks:
             x = block(x, condition, observation.masked)
         return self.output_proj(self.final_norm(x))[..., 0]
@@ -124,7 +144,11 @@ class TransformerPolicy(LearnedPolicy):
     def _read(self, observation: Observation) -> Float[Tensor, "b l w"]:
         """Confidences or hidden states, projected."""
         if self.settings.reads == "confidence":
-            return self.confidence_proj(observation.confidence[..., : self.settings.top_k])
+            features = observation.confidence[..., : self.settings.top_k]
+            if self.settings.use_entropy:
+                assert observation.entropy is not None
+                features = torch.cat([features, observation.entropy[..., None]], dim=-1)
+            return self.confidence_proj(features)
         assert observation.hidden_states is not None
         width = observation.hidden_states.shape[-1]
         if width != self.settings.hidden_size:
@@ -140,6 +164,12 @@ class TransformerPolicy(LearnedPolicy):
         angle = step_fraction[:, None] * self.settings.time_period**-exponent
         features = torch.cat([angle.cos(), angle.sin()], dim=1)
         return features.bfloat16().float() if self.settings.round_time else features
+
+
+def speed_features(knob: Float[Tensor, " b"]) -> Float[Tensor, "b 16"]:
+    """Cosines and sines of a number in [0, 1], from a quarter of a turn to two turns."""
+    angle = knob[:, None] * (math.pi / 2) * torch.arange(1, SPEED_FREQUENCIES + 1, device=knob.device)
+    return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 
 class Block(nn.Module):

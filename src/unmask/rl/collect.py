@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from unmask.decoding.options import DecodeConfig
 from unmask.models.base import MaskedDiffusionModel
@@ -49,6 +52,7 @@ class Collector:
         actor: the learner as it draws in roll-outs.
         experts: deterministic policies, each with how it decodes.
         group_size: roll-outs per prompt.
+        parts: evenly spaced speeds that advantages are scaled by.
     """
 
     def __init__(
@@ -61,27 +65,33 @@ class Collector:
         actor: Policy,
         experts: Sequence[tuple[Policy, DecodeConfig]],
         group_size: int,
+        parts: int = 1,
     ) -> None:
         self.model, self.task, self.config, self.reward = model, task, config, reward
         self.learner, self.actor, self.experts, self.group_size = learner, actor, experts, group_size
+        self.parts = parts
         self._blocks = config.resolve(model, task).blocks
 
-    def collect(self, prompts: Sequence[tuple[int, Prompt]], seed: int) -> Collected:
+    def collect(
+        self, prompts: Sequence[tuple[int, Prompt]], seed: int, speeds: Sequence[float] | None = None
+    ) -> Collected:
         """
         Args:
             prompts: each with its index among those of the iteration, which its random streams depend on.
             seed: of the iteration.
+            speeds: of all prompts of the iteration, for a policy with a speed.
 
         Returns:
             The roll-outs of this process's prompts.
         """
-        mine = self._play(self.actor, self.config, prompts, self.group_size, seed)
-        rolled = [mine, *(self._play(expert, how, prompts, 1, seed) for expert, how in self.experts)]
+        each = None if speeds is None else [speeds[index] for index, _ in prompts]
+        mine = self._play(self.actor, self.config, prompts, self.group_size, seed, each)
+        rolled = [mine, *(self._play(expert, how, prompts, 1, seed, each) for expert, how in self.experts)]
         device = self.model.device
         reward = torch.cat([self.reward(part.outcome).to(device).view(len(prompts), -1) for part in rolled], dim=1)
         outs = [part.out for part in rolled]
         return Collected(
-            batch=self._packed(rolled, reward),
+            batch=self._packed(rolled, reward, part_of(each, self.parts, len(prompts)).to(device)),
             outcome=mine.outcome,
             passes=sum(out.passes for out in outs),
             passes_run=sum(out.passes_run for out in outs),
@@ -90,7 +100,13 @@ class Collector:
         )
 
     def _play(
-        self, policy: Policy, config: DecodeConfig, prompts: Sequence[tuple[int, Prompt]], copies: int, seed: int
+        self,
+        policy: Policy,
+        config: DecodeConfig,
+        prompts: Sequence[tuple[int, Prompt]],
+        copies: int,
+        seed: int,
+        speeds: Sequence[float] | None,
     ) -> Rollouts:
         repeated = [(index, prompt) for index, prompt in prompts for _ in range(copies)]
         return roll_out(
@@ -101,11 +117,12 @@ class Collector:
             config,
             prompts=[prompt.tokens for _, prompt in repeated],
             streams=[index * copies + i for index, _ in prompts for i in range(copies)],
+            speeds=None if speeds is None else [speed for speed in speeds for _ in range(copies)],
             seed=seed,
             needs=self.learner.needs,
         )
 
-    def _packed(self, rolled: Sequence[Rollouts], reward: torch.Tensor) -> Batch:
+    def _packed(self, rolled: Sequence[Rollouts], reward: torch.Tensor, part: torch.Tensor) -> Batch:
         """All steps, roll-outs numbered group by group, an expert's behind the policy's."""
         size, members = self.group_size, self.group_size + len(self.experts)
         device = self.model.device
@@ -113,17 +130,47 @@ class Collector:
         learners = torch.arange(count, device=device)
         parts = [rolled[0].steps.numbered(learners // size * members + learners % size)]
         expert = (torch.arange(count // size * members, device=device) % members) >= size
-        for i, part in enumerate(rolled[1:]):
-            seen = as_seen(part.steps, self._blocks, self.learner)
+        for i, other in enumerate(rolled[1:]):
+            seen = as_seen(other.steps, self._blocks, self.learner)
             parts.append(seen.numbered(torch.arange(count // size, device=device) * members + size + i))
-        return Batch(joined(parts) if len(parts) > 1 else parts[0], reward, expert)
+        return Batch(joined(parts) if len(parts) > 1 else parts[0], reward, expert, part)
 
 
-def metrics_of(outcome: Outcome, reward: torch.Tensor, processes: Processes) -> Metrics:
+def draw_speeds(n: int, parts: int, seed: int, iteration: int) -> list[float]:
+    """Speeds of n prompts, as many near each of `parts` evenly spaced values from 0 to 1, and anywhere between."""
+    rng = random.Random(f"{seed}/{iteration}/speeds")
+    near = [(i % parts + rng.uniform(-0.5, 0.5)) / (parts - 1) for i in range(n)]
+    return [min(max(speed, 0.0), 1.0) for speed in near]
+
+
+def part_of(speeds: Sequence[float] | None, parts: int, n: int) -> Int[Tensor, " n"]:
+    """Of which evenly spaced value each speed is near; 0 without speeds."""
+    if speeds is None:
+        return torch.zeros(n, dtype=torch.long)
+    return torch.tensor([round(speed * (parts - 1)) for speed in speeds], dtype=torch.long)
+
+
+def by_speed(outcome: Outcome, parts: int, processes: Processes) -> Metrics:
+    """``correct@0.50`` and ``nfe@0.50``: means near each of the evenly spaced speeds; nothing without speeds."""
+    if outcome.speed is None:
+        return {}
+    near = part_of(outcome.speed.tolist(), parts, len(outcome.nfe)).tolist()
+    told = processes.gather(list(zip(near, outcome.correct.tolist(), outcome.nfe.tolist(), strict=True)))
+    found: Metrics = {}
+    for part in sorted({part for part, _, _ in told}):
+        rows = [(right, nfe) for each, right, nfe in told if each == part]
+        name = f"{part / (parts - 1):.2f}"
+        found[f"correct@{name}"] = sum(right for right, _ in rows) / len(rows)
+        found[f"nfe@{name}"] = sum(nfe for _, nfe in rows) / len(rows)
+    return found
+
+
+def metrics_of(outcome: Outcome, reward: torch.Tensor, parts: int, processes: Processes) -> Metrics:
     """How roll-outs ended, in all processes.
 
     Args:
         reward: of these roll-outs.
+        parts: as in `by_speed`.
     """
     nfe = processes.gather(outcome.nfe.tolist())
     earned, correct = processes.total(reward.sum().item(), outcome.correct.sum().item())
@@ -134,4 +181,5 @@ def metrics_of(outcome: Outcome, reward: torch.Tensor, processes: Processes) -> 
         "nfe_min": min(nfe),
         "nfe_max": max(nfe),
         **correct_by_task(processes.gather(outcome.by_task())),
+        **by_speed(outcome, parts, processes),
     }

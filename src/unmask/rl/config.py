@@ -24,7 +24,7 @@ from unmask.models.config import ModelConfig
 from unmask.policies.base import LearnedPolicy, PolicySettings
 from unmask.policies.registry import class_of
 from unmask.rl.algorithms.auto import load_algorithm
-from unmask.rl.algorithms.base import Algorithm, AlgorithmSettings
+from unmask.rl.algorithms.base import Algorithm, AlgorithmSettings, check_weight
 from unmask.settings import Settings, build
 from unmask.tasks.config import TaskConfig
 
@@ -118,13 +118,14 @@ class CloneConfig(Settings):
     rule: Annotated[
         str | None,
         Field(
-            description="Rule to clone first; best:confidence_threshold picks the best of its grid; 'none' starts "
-            "from scratch, as the paper does."
+            description="Rule to clone first; best:confidence_threshold picks the best of its grid, best:* of all "
+            "rules' (at each speed); 'none' starts from scratch, as the paper does."
         ),
     ] = "confidence_threshold:threshold=0.9"
     block_length: Annotated[BlockLength, Field(description="Its block length (default: the task's).")] = None
     keep: Annotated[Literal["correct", "all"], Field(description="Trajectories to clone.")] = "correct"
     examples: Annotated[int, Ge(1), Field(description="Prompts to clone from.")] = 256
+    search_prompts: Annotated[int, Ge(1), Field(description="Of these, prompts for finding the best rule.")] = 128
     updates: Annotated[int, Ge(1), Field(description="Optimiser steps of the cloning.")] = 150
     batch_size: Annotated[int, Ge(1), Field(description="Recorded steps per cloning batch.")] = 128
     lr: Annotated[float, Gt(0), Field(description="Learning rate of the cloning.")] = 1e-3
@@ -205,6 +206,27 @@ class TrainConfig(Settings):
             clone = values.get("clone") or {}
             return {**values, "clone": {"rule": "none", **clone}} if isinstance(clone, Mapping) else values
         return values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _speed_has_a_reward(cls, values: Any) -> Any:
+        """A policy with a speed learns by the reward that has an optimum at each, unless the user says another."""
+        if not isinstance(values, Mapping) or not isinstance(values.get("policy"), Mapping):
+            return values
+        algorithm = values.get("algorithm") or {}
+        if (
+            not values["policy"].get("use_speed")
+            or not isinstance(algorithm, Mapping)
+            or {"reward", "alpha"} & {*algorithm}
+        ):
+            return values
+        return {**values, "algorithm": {**algorithm, "reward": "scale_free"}}
+
+    @model_validator(mode="after")
+    def _weight_fits_the_policy(self) -> TrainConfig:
+        if self.policy.init is None:  # else the policy there decides, when it is loaded
+            check_weight(self.algorithm.settings, self.policy.network.has_speed)
+        return self
 
     @property
     def clones(self) -> bool:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from unmask.decoding.options import DecodeConfig, decode_config
+from unmask.decoding.options import DecodeConfig, decode_config, speeds_of
 from unmask.decoding.results import Ended
 from unmask.decoding.session import Session
 from unmask.decoding.source import check_prompts, encode_example
@@ -92,11 +92,14 @@ class DecodingEnv:
         self._shown: Observation | None = None
         self._fresh = False  # what is shown is the last pass
 
-    def reset(self, examples: Sequence[Example], *, seed: int = 0) -> Observation:
+    def reset(
+        self, examples: Sequence[Example], *, seed: int = 0, speeds: Sequence[float] | None = None
+    ) -> Observation:
         """Start an episode in each of n rows.
 
         Args:
             seed: of drawn tokens and of the noise in observations; each episode from here on has a stream of its own.
+        speeds: of each row, where `needs` has a speed; by default that of the config, or else 0.
 
         Returns:
             What the policy sees first.
@@ -113,15 +116,16 @@ class DecodingEnv:
         self.correct = torch.zeros(n, dtype=torch.bool)
         self.texts = [""] * n
         self._seed, self._episodes = seed, 0
-        self.begin(range(n), examples)
+        self.begin(range(n), examples, speeds)
         return self.observe()
 
-    def begin(self, rows: Sequence[int], examples: Sequence[Example]) -> None:
+    def begin(self, rows: Sequence[int], examples: Sequence[Example], speeds: Sequence[float] | None = None) -> None:
         """Start new episodes in rows whose last one has ended; call `observe` for what they show.
 
         Raises:
-            UnmaskError: a row's episode has not ended, or a prompt is too long.
+            UnmaskError: a row's episode has not ended, a prompt is too long, a speed is none.
         """
+        each = speeds_of(self.needs, self.options.speed, speeds, len(rows))
         prompts = [encode_example(self.model, example) for example in examples]
         check_prompts(self.model, prompts, self.gen_length)
         for row, example in zip(rows, examples, strict=True):
@@ -131,7 +135,7 @@ class DecodingEnv:
             self.live[row], self.nfe[row] = True, 0
         keys = row_keys(self._seed, torch.arange(self._episodes, self._episodes + len(rows)))
         self._episodes += len(rows)
-        self._running.add(prompts, list(rows), keys)
+        self._running.add(prompts, list(rows), keys, each)
         self._fresh = False
 
     @property

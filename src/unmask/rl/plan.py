@@ -10,7 +10,7 @@ from torch import nn
 from unmask.observation import Needs
 from unmask.policies.base import LearnedPolicy
 from unmask.rl.config import TrainConfig
-from unmask.rl.warm_start import SEARCH_PROMPTS, demonstrations
+from unmask.rl.search import demonstrations
 
 PICK_BYTES, FLAG_BYTES, FLOAT_BYTES, INDEX_BYTES = 2, 1, 4, 8
 
@@ -55,7 +55,7 @@ def plan(config: TrainConfig, gen_length: int, processes: int, hidden_size: int 
     if config.clones and config.clone.rule is not None:
         longest = config.decode.block_length or gen_length
         cells = demonstrations(config.clone.rule, config.clone.block_length, longest, longest)
-        clone_rows = config.clone.examples + (len(cells) * SEARCH_PROMPTS if len(cells) > 1 else 0)
+        clone_rows = config.clone.examples + (len(cells) * config.clone.search_prompts if len(cells) > 1 else 0)
     validations = math.ceil(run.iterations / run.validate_every) + 1
     return Plan(
         rows=settings.prompts * members,

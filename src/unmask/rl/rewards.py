@@ -2,7 +2,8 @@
 
 A reward of your own is a function ``reward(completions, **columns) -> list[float]``, named by its dotted path
 (``my_module.my_reward``). Each column is a list with one entry a completion: ``prompts``, ``answer``, ``correct``
-(the verifier's verdict), ``nfe`` (forward passes), ``gen_length``, and the data set's own (None where a row lacks one).
+(the verifier's verdict), ``nfe`` (forward passes), ``speed`` (that was asked for, or None), ``gen_length``, and the
+data set's own (None where a row lacks one).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unmask.errors import UnmaskError, nearest
-from unmask.settings import function_of
+from unmask.settings import Ends, function_of
 from unmask.tasks.base import Example, Task, verdicts
 
 
@@ -30,6 +31,7 @@ class Outcome:
         correct: the verifier's verdict; an episode that still holds a mask is wrong.
         nfe: forward passes.
         gen_length: positions of the region, L.
+        speed: that each was asked for, of a policy with a speed.
     """
 
     examples: Sequence[Example]
@@ -37,6 +39,7 @@ class Outcome:
     correct: Bool[Tensor, " r"]
     nfe: Int[Tensor, " r"]
     gen_length: int
+    speed: Float[Tensor, " r"] | None = None
 
     def by_task(self) -> list[tuple[str, bool]]:
         """The task of each episode of a mixture, and whether it is correct; nothing for one task."""
@@ -51,6 +54,7 @@ def judge(
     nfe: Int[Tensor, " r"],
     complete: Bool[Tensor, " r"],
     gen_length: int,
+    speeds: Sequence[float] | None = None,
 ) -> Outcome:
     """What the task's verifier says of episodes.
 
@@ -58,7 +62,8 @@ def judge(
         complete: False where the step budget was spent with masks left: such an answer is wrong.
     """
     verified = verdicts(task, examples, texts, complete.tolist())
-    return Outcome(examples, texts, torch.tensor(verified, device=nfe.device), nfe, gen_length)
+    speed = None if speeds is None else torch.tensor(speeds, device=nfe.device)
+    return Outcome(examples, texts, torch.tensor(verified, device=nfe.device), nfe, gen_length, speed)
 
 
 def correct_by_task(pairs: Iterable[tuple[str, bool]]) -> dict[str, float]:
@@ -73,7 +78,7 @@ Reward = Callable[[Outcome], Tensor]
 
 
 def multiplicative(
-    correct: Bool[Tensor, " r"], nfe: Int[Tensor, " r"], gen_length: int, alpha: float
+    correct: Bool[Tensor, " r"], nfe: Int[Tensor, " r"], gen_length: int, alpha: float | Float[Tensor, " r"]
 ) -> Float[Tensor, " r"]:
     """R = correct * ((L - min(NFE, L) + 1) / L) ** alpha: speed pays only where the answer is right.
 
@@ -85,7 +90,9 @@ def multiplicative(
     return correct * speed**alpha
 
 
-def additive(correct: Bool[Tensor, " r"], nfe: Int[Tensor, " r"], gen_length: int, alpha: float) -> Float[Tensor, " r"]:
+def additive(
+    correct: Bool[Tensor, " r"], nfe: Int[Tensor, " r"], gen_length: int, alpha: float | Float[Tensor, " r"]
+) -> Float[Tensor, " r"]:
     """R = correct - alpha * NFE / L: an ablation; speed pays without an answer too, so that revealing all at once does.
 
     Args:
@@ -96,24 +103,63 @@ def additive(correct: Bool[Tensor, " r"], nfe: Int[Tensor, " r"], gen_length: in
 
 
 def correctness(
-    correct: Bool[Tensor, " r"], nfe: Int[Tensor, " r"], gen_length: int, alpha: float
+    correct: Bool[Tensor, " r"], nfe: Int[Tensor, " r"], gen_length: int, alpha: float | Float[Tensor, " r"]
 ) -> Float[Tensor, " r"]:
     """R = correct, whatever it cost."""
     return correct.float()
 
 
-REWARDS = {f.__name__: f for f in (multiplicative, additive, correctness)}
+def scale_free(
+    correct: Bool[Tensor, " r"], nfe: Int[Tensor, " r"], gen_length: int, beta: float | Float[Tensor, " r"]
+) -> Float[Tensor, " r"]:
+    """R = correct * NFE ** -beta: beta is an elasticity, and means the same at every region length.
+
+    One percent fewer forward passes are worth beta percent of the accuracy. Each beta has an optimum of its own on a
+    frontier that is concave in logarithms, so that a policy of every speed is trained with a range of them.
+
+    Args:
+        nfe: forward passes of each roll-out.
+        beta: weight of speed; 0 is correctness alone.
+    """
+    return correct * nfe.clamp(min=1).float() ** -beta
 
 
-def load_reward(name: str, alpha: float) -> Reward:
+def at_speed(ends: Ends, speed: Float[Tensor, " r"] | None) -> float | Float[Tensor, " r"]:
+    """The weight of speed that goes with each roll-out's speed: linear in its logarithm.
+
+    Args:
+        ends: one number, or that at speed 0 and that at speed 1.
+
+    Raises:
+        UnmaskError: two numbers, and no speed to choose by.
+    """
+    if not isinstance(ends, tuple):
+        return ends
+    if speed is None:
+        raise UnmaskError(
+            f"The weight of speed is {ends}, for a policy with a speed; this one has none: give a number."
+        )
+    slow, fast = ends
+    return slow * (fast / slow) ** speed
+
+
+PAPER = {f.__name__: f for f in (multiplicative, additive, correctness)}  # weighed by alpha
+REWARDS = {**PAPER, scale_free.__name__: scale_free}
+
+
+def load_reward(name: str, alpha: Ends = 1.0, beta: Ends = 1.0) -> Reward:
     """A reward by its name, or a user's own by its dotted path (looked up in the working folder too).
+
+    Args:
+        alpha: weight of speed in the paper's rewards.
+        beta: weight of speed in `scale_free`.
 
     Raises:
         UnmaskError: no such reward.
     """
     if name in REWARDS:
-        known = REWARDS[name]
-        return lambda outcome: known(outcome.correct, outcome.nfe, outcome.gen_length, alpha)
+        known, ends = REWARDS[name], alpha if name in PAPER else beta
+        return lambda outcome: known(outcome.correct, outcome.nfe, outcome.gen_length, at_speed(ends, outcome.speed))
     if "." not in name and ":" not in name:
         raise UnmaskError(
             f"Unknown reward {name!r}: {nearest(name, REWARDS)} A reward of your own is named by its dotted path, "
@@ -133,6 +179,7 @@ def _own(name: str, function: Callable[..., Any], outcome: Outcome) -> Tensor:
         "answer": [example.answer for example in outcome.examples],
         "correct": outcome.correct.tolist(),
         "nfe": outcome.nfe.tolist(),
+        "speed": [None] * n if outcome.speed is None else outcome.speed.tolist(),
         "gen_length": [outcome.gen_length] * n,
     }
     values = function(list(outcome.texts), **columns)

@@ -51,6 +51,7 @@ class Steps:
             return seen, torch.arange(len(self), device=self.rollout.device)
         told = [seen.confidence.flatten(1), seen.masked, seen.step_fraction[:, None], seen.selectable]
         told += [values.flatten(1) for values in (seen.entropy, seen.kl) if values is not None]
+        told += [seen.speed[:, None]] if seen.speed is not None else []
         same = deduplicate(torch.cat([values.float() for values in told], dim=1))
         return seen.take(same.rows), same.of
 
@@ -125,6 +126,7 @@ def roll_out(
     needs: Needs,
     prompts: Sequence[Sequence[int]],
     streams: Sequence[int] | None = None,
+    speeds: Sequence[float] | None = None,
     on_ended: Callable[[int, int], None] | None = None,
 ) -> Rollouts:
     """Decode the examples (repeat one to get a group) and record every step.
@@ -134,6 +136,7 @@ def roll_out(
         needs: of the policy that is to learn from the steps; the one that acts may be another.
         prompts: token ids of each example's prompt.
         streams: random stream of each example, its index by default.
+        speeds: of each example, for a policy with a speed.
         on_ended: as in `unmask.decoding.decode.decode`.
 
     Returns:
@@ -147,9 +150,10 @@ def roll_out(
         config,
         seed=seed,
         streams=streams,
+        speeds=speeds,
         callback=recorder,
         also_observe=needs,
         on_ended=on_ended,
     )
-    outcome = judge(task, examples, out.texts, out.nfe, out.complete, config.region())
+    outcome = judge(task, examples, out.texts, out.nfe, out.complete, config.region(), speeds)
     return Rollouts(recorder.steps(), out, outcome)

@@ -60,6 +60,10 @@ def deterministic(expert: Expert, task: Task, config: DecodeConfig) -> tuple[Pol
     return policy, config.model_copy(update={"block_length": block_length})
 
 
+def _shape(policy: LearnedPolicy) -> object:
+    return policy.settings.model_copy(update={"speed_axis": ()})
+
+
 def starting_policy(config: PolicyConfig, model: MaskedDiffusionModel) -> LearnedPolicy:
     """Fresh weights, or the policy to start from, on the dLLM's device.
 
@@ -71,11 +75,12 @@ def starting_policy(config: PolicyConfig, model: MaskedDiffusionModel) -> Learne
         found = load_policy(config.init)
         if not isinstance(found, LearnedPolicy):
             raise UnmaskError(f"init = {config.init!r} is a {found.type_name} policy, which has no weights to train.")
-        if config.chosen and (type(found) is not type(policy) or found.settings != policy.settings):
+        if config.chosen and (type(found) is not type(policy) or _shape(found) != _shape(policy)):
             raise UnmaskError(
                 f"init = {config.init!r} has another architecture than the policy asked for: leave out the policy's "
                 "settings, or start from fresh weights."
             )
+        found.settings = found.settings.model_copy(update={"speed_axis": ()})  # it learns at the network's own speeds
         policy = found
     policy.place(model.device)
     return policy

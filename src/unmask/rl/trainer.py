@@ -23,19 +23,19 @@ from unmask.errors import Stopped, UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
 from unmask.policies.wrappers import Plain
-from unmask.rl.algorithms.base import Credit
+from unmask.rl.algorithms.base import Credit, check_weight
 from unmask.rl.checkpoint import Keeper
 from unmask.rl.collapse import CollapseDetector
-from unmask.rl.collect import Collected, Collector, metrics_of
+from unmask.rl.collect import Collected, Collector, draw_speeds, metrics_of
 from unmask.rl.config import TrainConfig
 from unmask.rl.optimise import Optimiser, learning_rate
 from unmask.rl.processes import Processes, Stop, never
 from unmask.rl.prompts import draw_prompts, training_prompts
-from unmask.rl.rewards import load_reward
 from unmask.rl.run import Metrics
+from unmask.rl.search import Report
 from unmask.rl.start import deterministic, expert_block, starting_policy
 from unmask.rl.validation import Validate
-from unmask.rl.warm_start import Report, WarmStart, silent
+from unmask.rl.warm_start import WarmStart, silent
 from unmask.tasks.base import Task
 
 
@@ -73,8 +73,9 @@ class Trainer:
         settings, options = config.algorithm.settings, config.decode.resolve(model, task)
         torch.manual_seed(config.run.seed)
         self.policy = starting_policy(config.policy, model)
+        check_weight(settings, self.policy.needs.speed)
         self.algorithm = config.algorithm.make()
-        self.reward = load_reward(settings.reward, settings.alpha)
+        self.reward = settings.load_reward()
         actor = Plain(self.policy, settings.force_progress)
         self.collector = Collector(
             model,
@@ -85,6 +86,7 @@ class Trainer:
             actor,
             [deterministic(expert, task, config.decode) for expert in self.algorithm.experts],
             settings.group_size,
+            settings.speeds,
         )
         expert_block(config.clone.block_length, task, config.decode, "clone.block_length")
         self.optimiser = Optimiser(self.policy, self.algorithm, actor.actions, self.team, model.device)
@@ -159,6 +161,8 @@ class Trainer:
                 config.run.seed,
                 self.report,
                 stop,
+                config.algorithm.settings.speeds,
+                keeper.folder.path / "search.jsonl",
             )
             metrics = warm.run(self.policy, prompts)
             keeper.progress.passes += metrics["passes"]
@@ -198,7 +202,10 @@ class Trainer:
         started, number = time.perf_counter(), progress.iteration
         seed = random.Random(f"{run.seed}/{number}").getrandbits(62)
         drawn = list(enumerate(draw_prompts(self.prompts, settings.prompts, run.seed, number)))
-        found = self.collector.collect(team.share(drawn), seed)
+        speeds = None
+        if self.policy.needs.speed:
+            speeds = draw_speeds(len(drawn), settings.speeds, run.seed, number)
+        found = self.collector.collect(team.share(drawn), seed, speeds)
         for name, count in zip(("passes", "passes_run"), team.total(found.passes, found.passes_run), strict=True):
             setattr(progress, name, getattr(progress, name) + int(count))
         credit = self.algorithm.credit(found.batch, team)
@@ -210,7 +217,7 @@ class Trainer:
         progress.iteration += 1
         now = time.perf_counter()
         return {
-            **metrics_of(found.outcome, found.batch.reward[:, : settings.group_size], team),
+            **metrics_of(found.outcome, found.batch.reward[:, : settings.group_size], settings.speeds, team),
             "signal": signal,
             "updated": updated,
             "lr": lr,

@@ -7,12 +7,27 @@ from collections.abc import Callable, Sequence
 from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig
 from unmask.models.base import MaskedDiffusionModel
+from unmask.pareto import Point, hypervolume
 from unmask.policies.base import Policy
+from unmask.rl.algorithms.base import AlgorithmSettings
 from unmask.rl.processes import Processes
 from unmask.rl.prompts import Prompt
-from unmask.rl.rewards import Reward, correct_by_task, judge
+from unmask.rl.rewards import correct_by_task, judge
 from unmask.rl.run import Metrics
 from unmask.tasks.base import Task
+
+
+def _curve(
+    at: Sequence[float | None], each: Sequence[Sequence[tuple[bool, int]]], team: Processes
+) -> dict[float, Point]:
+    """Accuracy and NFE at each speed, over all processes; nothing without speeds."""
+    found = {}
+    for speed, rows in zip(at, each, strict=True):
+        if speed is not None:
+            right, nfe, count = team.total(sum(r for r, _ in rows), sum(n for _, n in rows), len(rows))
+            found[speed] = Point(nfe / count, right / count)
+    return found
+
 
 Validate = Callable[[Policy], Metrics]
 SEED = 1  # of a validation's draws
@@ -23,44 +38,60 @@ def validator(
     task: Task,
     prompts: Sequence[Prompt],
     config: DecodeConfig,
-    reward: Reward,
+    settings: AlgorithmSettings,
     processes: Processes | None = None,
 ) -> Validate:
     """What scores a policy on these prompts: correctness, NFE, and the reward that training raises.
 
+    A policy with a speed decodes each prompt at each of evenly spaced speeds; its ``reward`` is the hypervolume of that
+    curve over log NFE (`unmask.pareto`), as no single reward stands for all speeds.
+
     Args:
+        settings: of the algorithm: its reward, and how many speeds.
         prompts: that fit the dLLM (`unmask.rl.prompts.fitting`); each process scores its share.
 
     Returns:
         A function from a policy to its metrics.
     """
-    team = processes or Processes()
+    team, reward, speeds = processes or Processes(), settings.load_reward(), settings.speeds
     mine = team.share(list(enumerate(prompts)))
     config = config.of(task, model)
 
     def validate(policy: Policy) -> Metrics:
         sums, seconds = [0.0] * 3, [0.0] * 3
         verdicts: list[tuple[str, bool]] = []
+        at = [part / (speeds - 1) for part in range(speeds)] if policy.needs.speed else [None]
+        each: list[list[tuple[bool, int]]] = [[] for _ in at]  # verdict and NFE, by speed
         if mine:
+            rows = [(prompt, index, speed) for speed in at for index, prompt in mine]
+            asked = [speed for *_, speed in rows if speed is not None] or None
             out = decode(
                 model,
                 policy,
-                [prompt.tokens for _, prompt in mine],
+                [prompt.tokens for prompt, *_ in rows],
                 config,
-                streams=[index for index, _ in mine],
+                streams=[index for _, index, _ in rows],
+                speeds=asked,
                 seed=SEED,
             )
-            examples = [prompt.example for _, prompt in mine]
-            outcome = judge(task, examples, out.texts, out.nfe, out.complete, config.region())
+            examples = [prompt.example for prompt, *_ in rows]
+            outcome = judge(task, examples, out.texts, out.nfe, out.complete, config.region(), asked)
             verdicts = outcome.by_task()
+            told = list(zip(outcome.correct.tolist(), outcome.nfe.tolist(), strict=True))
+            each = [told[i * len(mine) : (i + 1) * len(mine)] for i in range(len(at))]
             sums = [x.sum().item() for x in (reward(outcome), outcome.correct, outcome.nfe)]
             seconds = [out.total_seconds, out.model_seconds, out.policy_seconds]
-        earned, correct, nfe = (total / len(prompts) for total in team.total(*sums))
+        earned, correct, nfe = (total / (len(prompts) * len(at)) for total in team.total(*sums))
+        curve = _curve(at, each, team)
+        if curve:
+            earned = hypervolume(list(curve.values()), max(config.region(), 2), log=True)
         return {
             "reward": earned,
             "correct": correct,
             "nfe": nfe,
             **correct_by_task(team.gather(verdicts)),
+            **{f"correct@{speed:.2f}": point.accuracy for speed, point in curve.items()},
+            **{f"nfe@{speed:.2f}": point.nfe for speed, point in curve.items()},
             **dict(zip(("seconds", "seconds_model", "seconds_policy"), seconds, strict=True)),
         }
 

@@ -6,10 +6,12 @@ policy is asked, at every position it may select itself, whether the rule reveal
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,38 +19,24 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from unmask.decoding.blocks import AdaptiveBlocks
-from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig
 from unmask.errors import Stopped, UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
-from unmask.policies.grids import grid
 from unmask.rl.config import CloneConfig
 from unmask.rl.experts import as_seen
 from unmask.rl.processes import Processes, Stop, never
 from unmask.rl.prompts import Prompt
-from unmask.rl.rewards import Reward, judge
-from unmask.rl.rollout import Steps, roll_out
+from unmask.rl.rewards import Reward
+from unmask.rl.rollout import Steps, joined, roll_out
+from unmask.rl.search import Demonstration, Report, Search, demonstrations
 from unmask.rl.start import Block, expert_block
 from unmask.tasks.base import Task
-
-BEST = "best:"
-SEARCH_PROMPTS = 64  # of the examples to clone, for choosing a setting
-Report = Callable[[str, int, int], None]  # a label, what is done, what there is to do
 
 
 def silent(label: str, done: int, total: int) -> None:
     """A `Report` that says nothing."""
-
-
-@dataclass(frozen=True)
-class Demonstration:
-    """A rule with its block length, and what it earns on the prompts it was tried on."""
-
-    policy: str
-    block_length: Block
-    reward: float | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +68,8 @@ class WarmStart:
         seed: of the rule's draws and of the batches.
         report: called in each stage: trying, rolling out, cloning.
         stop: asked often.
+        parts: evenly spaced speeds, for a policy with a speed: at each, the rule that earns most is cloned.
+        journal: where the search for the best rules is kept.
     """
 
     model: MaskedDiffusionModel
@@ -91,6 +81,22 @@ class WarmStart:
     seed: int = 0
     report: Report = silent
     stop: Stop = never
+    parts: int = 8
+    journal: Path | None = None
+
+    def search(self, speeds: Sequence[float | None]) -> Search:
+        """Where the rule to clone is found, at each speed."""
+        return Search(
+            self.model,
+            self.task,
+            self.config,
+            self.reward,
+            self.processes,
+            speeds,
+            self.journal,
+            self.report,
+            self.stop,
+        )
 
     def run(self, policy: LearnedPolicy, prompts: Sequence[Prompt]) -> dict[str, Any]:
         """Fit the policy, in place.
@@ -107,23 +113,30 @@ class WarmStart:
         assert rule is not None
         default = expert_block(None, self.task, self.config, "clone.block_length")
         cells = demonstrations(rule, self.settings.block_length, default, self._longest)
-        cell, passes = self.best(cells, prompts)
-        lessons = self.lessons(cell, policy, prompts)
+        speeds: list[float | None] = [None]
+        if policy.needs.speed:
+            speeds = [part / (self.parts - 1) for part in range(self.parts)]
+        best, passes = self.search(speeds).best(cells, prompts[: self.settings.search_prompts])
+        each = {cell.key: cell for cell in best}
+        rolled_out = {key: self.lessons(cell, policy, prompts) for key, cell in each.items()}
+        passes += sum(lessons.passes for lessons in rolled_out.values())
+        lessons = together([(rolled_out[cell.key], speed) for cell, speed in zip(best, speeds, strict=True)], self.seed)
         rolled = time.perf_counter() - started
         losses = clone(
             policy, lessons, self.settings, self.seed, self.processes, partial(self.report, "cloning"), self.stop
         )
         whole = time.perf_counter() - started
+        cell = best[0]
+        length = cell.block_length
         return {
-            "rule": cell.policy,
-            "block_length": str(cell.block_length)
-            if isinstance(cell.block_length, AdaptiveBlocks)
-            else cell.block_length,
+            "rule": cell.policy if len(each) == 1 else f"{len(each)} rules",
+            "block_length": str(length) if isinstance(length, AdaptiveBlocks) or len(each) > 1 else length,
+            **({} if speeds == [None] else {"cells": told_of(best, speeds)}),
             "expert_correct": lessons.correct,
             "kept": lessons.kept,
             "steps": lessons.total,
             "loss": losses[-1],
-            "passes": passes + lessons.passes,
+            "passes": passes,
             "seconds": whole,
             "seconds_model": rolled,
             "seconds_policy": 0.0,
@@ -133,31 +146,6 @@ class WarmStart:
     @property
     def _longest(self) -> Block:
         return self.config.block_length or self.config.region(self.task, self.model)
-
-    def best(self, cells: Sequence[Demonstration], prompts: Sequence[Prompt]) -> tuple[Demonstration, int]:
-        """The setting that earns most on the first prompts, and the forward passes spent on finding it."""
-        if len(cells) == 1:
-            return cells[0], 0
-        team = self.processes
-        numbers = team.share(range(min(SEARCH_PROMPTS, len(prompts))))
-        mine = [prompts[i] for i in numbers]
-        found, passes = [], 0.0
-        for cell in cells:
-            earned, count, spent = 0.0, 0.0, 0.0
-            if mine:
-                config = self._decoding(cell)
-                tokens = [prompt.tokens for prompt in mine]
-                out = decode(self.model, load_policy(cell.policy), tokens, config, streams=numbers)
-                examples, length = [prompt.example for prompt in mine], config.region()
-                rewards = self.reward(judge(self.task, examples, out.texts, out.nfe, out.complete, length))
-                earned, count, spent = rewards.sum().item(), float(len(mine)), float(out.passes)
-            earned, count, spent = team.total(earned, count, spent)
-            passes += spent
-            found.append(Demonstration(cell.policy, cell.block_length, earned / count))
-            self.report("trying", len(found), len(cells))
-            if team.any(self.stop()):
-                raise Stopped("Stopped while trying the rule's settings.")
-        return max(found, key=lambda cell: cell.reward or 0.0), int(passes)
 
     def lessons(self, cell: Demonstration, policy: LearnedPolicy, prompts: Sequence[Prompt]) -> Lessons:
         """The steps of a rule's trajectories, as the policy would see them.
@@ -206,21 +194,47 @@ class WarmStart:
         return self.config.of(self.task, self.model).model_copy(update={"block_length": cell.block_length})
 
 
-def demonstrations(rule: str, block_length: Block, default: Block, longest: Block) -> list[Demonstration]:
-    """The rule a user asked for; ``best:type`` is every setting of its grid.
+def together(taught: Sequence[tuple[Lessons, float | None]], seed: int) -> Lessons:
+    """The lessons of several speeds as those of one policy: each roll-out at a speed near the one it is best at.
 
     Args:
-        block_length: of the rule; None is `default`, or each power of two for a grid.
-        longest: block length of the learner, which every other's divides.
+        taught: lessons, and the speed at which their rule earns most; None for a policy without a speed.
     """
-    if not rule.startswith(BEST):
-        return [Demonstration(rule, block_length or default)]
-    lengths: list[Block]
-    if isinstance(longest, int) and not block_length:
-        lengths = [2**i for i in range(2, longest.bit_length()) if longest % 2**i == 0] or [longest]
-    else:
-        lengths = [block_length or longest]
-    return [Demonstration(one, length) for length in lengths for one in grid(rule.removeprefix(BEST))]
+    if len(taught) == 1 and taught[0][1] is None:
+        return taught[0][0]
+    half, parts, offset, index = 0.5 / (len(taught) - 1), [], 0, []
+    for lessons, speed in taught:
+        assert speed is not None
+        steps = lessons.steps
+        numbers = range(int(steps.rollout.max()) + 1 if len(steps) else 0)
+        near = [speed + random.Random(f"{seed}/{speed}/{i}").uniform(-half, half) for i in numbers]
+        speeds = torch.tensor(near, dtype=torch.float32, device=steps.rollout.device).clamp(0, 1)
+        parts.append(replace(steps, observation=replace(steps.observation, speed=speeds[steps.rollout])))
+        index.append(lessons.index + offset)
+        offset += lessons.total
+    count, all_ = len(taught), [lessons for lessons, _ in taught]
+    return Lessons(
+        joined(parts),
+        torch.cat(index),
+        offset,
+        sum(lessons.kept for lessons in all_) / count,
+        sum(lessons.correct for lessons in all_) / count,
+        sum(lessons.passes for lessons in all_),
+    )
+
+
+def told_of(best: Sequence[Demonstration], speeds: Sequence[float | None]) -> list[dict[str, Any]]:
+    """The rules that are cloned, for the metrics."""
+    return [
+        {
+            "speed": speed,
+            "policy": cell.policy,
+            "block_length": str(cell.block_length),
+            "correct": cell.correct,
+            "nfe": cell.nfe,
+        }
+        for cell, speed in zip(best, speeds, strict=True)
+    ]
 
 
 def clone(

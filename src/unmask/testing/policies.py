@@ -69,6 +69,7 @@ def random_observation(
         entropy=torch.special.entr(p).sum(dim=-1) if needs.entropy else None,
         kl=kl.masked_fill(draw(*kl.shape) < 0.2, torch.inf) if needs.kl_history else None,
         hidden_states=torch.randn(rows, length, hidden_size, generator=generator) if needs.hidden_states else None,
+        speed=draw(rows) if needs.speed else None,
     ).only(needs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,14 +11,16 @@ from typing import Annotated, Any, ClassVar
 import torch
 from annotated_types import Ge, Gt, Le
 from jaxtyping import Bool, Float, Int
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from unmask.decoding.blocks import BlockLength
+from unmask.errors import UnmaskError
 from unmask.observation import Observation
 from unmask.rl.processes import Processes
+from unmask.rl.rewards import Reward, load_reward
 from unmask.rl.rollout import Steps
-from unmask.settings import Settings
+from unmask.settings import Ends, Settings
 
 
 class Expert(Settings):
@@ -50,9 +53,15 @@ class AlgorithmSettings(Settings):
     """
 
     reward: Annotated[
-        str, Field(description="multiplicative, additive, correctness, or your own as module.function.")
+        str, Field(description="multiplicative, additive, correctness, scale_free, or your own as module.function.")
     ] = "multiplicative"
-    alpha: Annotated[float, Ge(0), Field(description="Weight of speed in the reward.")] = 1.0
+    alpha: Annotated[Ends, Field(description="Weight of speed in the reward (of a policy with a speed: two).")] = 1.0
+    beta: Annotated[
+        Ends, Field(description="Weight of speed in the scale_free reward: accuracy given up for passes, in percent.")
+    ] = (0.01, 3.0)
+    speeds: Annotated[
+        int, Ge(2), Field(description="Parts of [0, 1] that an iteration's speeds come from, equally (with a speed).")
+    ] = 8
     prompts: Annotated[int, Ge(1), Field(description="Prompts per iteration, of all processes (paper: 16).")] = 8
     group_size: Annotated[int, Ge(1), Field(description="Roll-outs per prompt (G).")] = 8
     force_progress: Annotated[
@@ -72,6 +81,56 @@ class AlgorithmSettings(Settings):
     ] = 0.0
     entropy_weight: Annotated[float, Ge(0), Field(description="Weight of the entropy bonus (paper: 0).")] = 0.0
 
+    @model_validator(mode="before")
+    @classmethod
+    def _one_weight_of_speed(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        alpha, beta, reward = "alpha" in values, "beta" in values, values.get("reward")
+        if alpha and beta and reward is None:
+            raise ValueError("alpha weighs speed in the paper's rewards and beta in scale_free: give one of them")
+        return {**values, "reward": "scale_free"} if beta and reward is None else values
+
+    @model_validator(mode="after")
+    def _positive(self) -> AlgorithmSettings:
+        for name in ("alpha", "beta"):
+            ends = getattr(self, name)
+            if isinstance(ends, tuple) and min(ends) <= 0:
+                raise ValueError(f"{name} at both ends must be above 0, as what lies between is spaced by ratio")
+            if not isinstance(ends, tuple) and not 0 <= ends < math.inf:
+                raise ValueError(f"{name} must be a number from 0")
+        return self
+
+    @property
+    def weight(self) -> Ends | None:
+        """Of speed in the reward; None where the reward has none, or is the user's own."""
+        if self.reward == "scale_free":
+            return self.beta
+        return self.alpha if self.reward in ("multiplicative", "additive") else None
+
+    def load_reward(self) -> Reward:
+        """The reward, with its weights of speed."""
+        return load_reward(self.reward, self.alpha, self.beta)
+
+
+def check_weight(settings: AlgorithmSettings, has_speed: bool) -> None:
+    """
+    Raises:
+        UnmaskError: one weight of speed for a policy with a speed, or a range for one without.
+    """
+    weight, name = settings.weight, "beta" if settings.reward == "scale_free" else "alpha"
+    if weight is not None and has_speed and not isinstance(weight, tuple):
+        example = [0.01, 3.0] if name == "beta" else [0.1, 30.0]
+        raise UnmaskError(
+            f"algorithm.{name} is {weight:g}, and a policy with a speed learns at a range of them: give {name} at "
+            f"speed 0 and at speed 1, such as {name} = {example}."
+        )
+    if isinstance(weight, tuple) and not has_speed:
+        raise UnmaskError(
+            f"algorithm.{name} is {list(weight)}, a range for a policy with a speed, and this one has none: give one "
+            "number, or policy.use_speed = true."
+        )
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -81,11 +140,13 @@ class Batch:
         steps: numbered prompt by prompt; experts' roll-outs behind the policy's.
         reward: of each roll-out.
         expert: roll-outs that an expert made.
+        part: of each prompt, the part of [0, 1] that its speed is in, from 0; all 0 for a policy without a speed.
     """
 
     steps: Steps
     reward: Float[Tensor, "p m"]
     expert: Bool[Tensor, " r"]
+    part: Int[Tensor, " p"]
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,21 @@
 """GRPO over decoding steps (arXiv 2512.09106, section 3; GRPO: arXiv 2402.03300).
 
 Deviations from the textbook, as in the paper: the "token" is a decoding step with its joint likelihood; advantages are
-not divided by the standard deviation; no KL term. Each is an option here. By default advantages are divided by the
-batch's root mean square, so that a step is as large at every alpha.
+not divided by the standard deviation; no KL term. Each is an option here. By default advantages are divided by their
+root mean square, an average over iterations, so that a step is as large at every weight of speed.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from unmask.rl.algorithms.base import (
     Algorithm,
@@ -29,8 +30,9 @@ from unmask.rl.algorithms.base import (
 )
 from unmask.rl.processes import Processes
 
-Scaling = Literal["none", "group", "batch"]
+Scaling = Literal["none", "group", "batch", "ema"]
 Normalisation = Literal["rollout", "step"]
+KEPT, LEAST_SCALE = 0.9, 0.05  # of the moving average, per iteration; of the mean reward, at first
 
 
 class GRPOSettings(AlgorithmSettings):
@@ -45,8 +47,12 @@ class GRPOSettings(AlgorithmSettings):
         "rollout"
     )
     scale_advantages: Annotated[
-        Scaling, Field(description="Divide by the deviation of each group, or of the batch (paper: none).")
-    ] = "batch"
+        Scaling,
+        Field(
+            description="Divide by the deviation of each group, of the batch, or (ema) by a moving average over "
+            "iterations (paper: none)."
+        ),
+    ] = "ema"
     clip: Annotated[float, Gt(0), Field(description="Clip of the likelihood ratio (eps).")] = 0.5
 
 
@@ -57,13 +63,23 @@ class GRPO(Algorithm):
     Settings: ClassVar[type[AlgorithmSettings]] = GRPOSettings
     settings: GRPOSettings
 
+    def __init__(self, settings: GRPOSettings) -> None:
+        super().__init__(settings)
+        self.scale = MovingScale(settings.speeds)
+
     @property
     def experts(self) -> tuple[Expert, ...]:
         return self.settings.experts
 
+    def modules(self) -> Mapping[str, nn.Module]:
+        return {"scale": self.scale} if self.settings.scale_advantages == "ema" else {}
+
     def credit(self, batch: Batch, processes: Processes) -> Credit:
         settings, rollout = self.settings, batch.steps.rollout
-        advantage = group_advantages(batch.reward, settings.scale_advantages).flatten()
+        grouped = group_advantages(batch.reward, settings.scale_advantages)
+        if settings.scale_advantages == "ema":
+            grouped = grouped / self.scale.update(grouped, batch.reward, batch.part, processes)[batch.part, None]
+        advantage = grouped.flatten()
         if settings.scale_advantages == "batch":
             squares = advantage.double().square().sum().item()
             advantage = advantage / root_mean_square(*processes.total(squares, len(advantage)))
@@ -77,6 +93,45 @@ class GRPO(Algorithm):
         credit, clip = scored.credit, self.settings.clip
         loss = clipped_loss(scored.log_prob, scored.old_log_prob, credit.advantage, credit.weight, clip)
         return loss, {"clip_share": clipped_share(scored, clip)}
+
+
+class MovingScale(nn.Module):
+    """The root mean square of advantages, for each part of the speeds, as an average over iterations.
+
+    Dividing a batch by its own deviation weighs one without failures, whose rewards differ by a little speed, as much
+    as one with failures; a policy then drifts to speed and loses accuracy. An average over iterations does not.
+    """
+
+    square: Tensor
+
+    def __init__(self, parts: int) -> None:
+        super().__init__()
+        self.register_buffer("square", torch.zeros(parts))
+
+    @torch.no_grad()
+    def update(
+        self,
+        advantage: Float[Tensor, "p m"],
+        reward: Float[Tensor, "p m"],
+        part: Int[Tensor, " p"],
+        processes: Processes,
+    ) -> Float[Tensor, " k"]:
+        """Take in an iteration; what each part's advantages are to be divided by, 1 where all have been zero."""
+
+        def sums(values: Tensor) -> list[float]:
+            each = torch.zeros(len(self.square), dtype=torch.float64, device=values.device)
+            return each.index_add(0, part, values.double().sum(dim=1)).tolist()
+
+        parts = len(self.square)
+        totals = processes.total(*sums(advantage.square()), *sums(reward.abs()), *sums(torch.ones_like(reward)))
+        squares, rewards, counts = torch.tensor(totals, device=self.square.device).view(3, parts)
+        seen, fresh = counts > 0, self.square == 0
+        square, mean = squares / counts.clamp(min=1), rewards / counts.clamp(min=1)
+        # A first batch of nearly equal rewards says too little of the scale.
+        first = torch.maximum(square, (LEAST_SCALE * mean).square())
+        moved = torch.where(fresh, first, KEPT * self.square + (1 - KEPT) * square)
+        self.square.copy_(torch.where(seen, moved, self.square))
+        return self.square.sqrt().masked_fill(self.square == 0, 1.0)
 
 
 def clipped_share(scored: Scored, clip: float) -> Bool[Tensor, " s"]:

@@ -77,7 +77,7 @@ def accuracy_at(points: Sequence[Point], nfe: float, hull: bool = False) -> floa
     return accuracies_at(speeds, accuracy, torch.tensor([nfe], dtype=torch.float64), hull).item()
 
 
-def hypervolume(points: Sequence[Point], reference_nfe: float) -> float:
+def hypervolume(points: Sequence[Point], reference_nfe: float, *, log: bool = False) -> float:
     """Area under the frontier as a staircase, from NFE 0 to the reference and from accuracy 0, as a share of the whole.
 
     With the frontier's points (n_1, a_1), ..., (n_k, a_k) that have n_i <= R, and n_(k+1) = R::
@@ -86,14 +86,22 @@ def hypervolume(points: Sequence[Point], reference_nfe: float) -> float:
 
     so the area left of the fastest point is lost, and slower points are ignored. 1 would be all right in no time.
 
+    Args:
+        log: the axis is log NFE, from 1 to the reference: halving the passes is worth the same everywhere. On the plain
+            axis, the slow end of a long region decides nearly alone.
+
     Raises:
-        UnmaskError: the reference is not above 0.
+        UnmaskError: the reference is not above 0, or, on a logarithmic axis, not above 1.
     """
-    if not 0 < reference_nfe < math.inf:
-        raise UnmaskError(f"The reference NFE is {reference_nfe}: give one above 0, such as the gen_length.")
+    if not (1 if log else 0) < reference_nfe < math.inf:
+        raise UnmaskError(
+            f"The reference NFE is {reference_nfe}: give one above {1 if log else 0}, such as the gen_length."
+        )
+    place = (lambda nfe: math.log(max(nfe, 1.0))) if log else float
     kept = [p for p in frontier(points) if p.nfe <= reference_nfe]
     ends = [p.nfe for p in kept[1:]] + [reference_nfe]
-    return sum(p.accuracy * (end - p.nfe) for p, end in zip(kept, ends, strict=False)) / reference_nfe
+    area = sum(p.accuracy * (place(end) - place(p.nfe)) for p, end in zip(kept, ends, strict=False))
+    return area / place(reference_nfe)
 
 
 def tpf(tokens: Real[Tensor, "*p"], nfe: Real[Tensor, "*p"], mean: Mean = "ratio_of_sums") -> float:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.pareto import (
+from unmask.pareto import (
     Point,
     accuracy_at,
     aup,
