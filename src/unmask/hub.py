@@ -47,7 +47,7 @@ def save_policy_folder(
     Raises:
         UnmaskError: the folder holds files that are not a policy's.
     """
-    known = {"config.json", "model.safetensors", "README.md", ORIGIN}
+    known = {"config.json", "model.safetensors", "README.md", "calibration.json", ORIGIN}
     others = sorted(p.name for p in Path(folder).iterdir() if p.name not in known) if Path(folder).is_dir() else []
     if others:
         raise UnmaskError(f"{folder} holds other files ({others[0]}): save the policy to a folder of its own.")

@@ -39,10 +39,11 @@ class EntryColumns(TypedDict):
     block_length: int | str
     suppress_eos: bool
     stop_at_eos: bool
+    speed: float | None
     stochastic: bool
 
 
-DECODING = ("gen_length", "block_length", "suppress_eos", "stop_at_eos")
+DECODING = ("gen_length", "block_length", "suppress_eos", "stop_at_eos", "speed")
 COLUMNS = tuple(EntryColumns.__annotations__)
 
 
@@ -70,7 +71,12 @@ class Entry:
 
     @classmethod
     def of_policy(cls, name: str, policy: Policy, decode: DecodeConfig, label: str | None = None) -> Entry:
-        """The entry of a rule, or of a learned policy that the user calls `name`."""
+        """The entry of a rule, or of a learned policy that the user calls `name`.
+
+        A policy with a speed is decoded at that of `decode`, or else at 0; for others there is none.
+        """
+        speed = (decode.speed or 0.0) if policy.needs.speed else None
+        decode = decode.model_copy(update={"speed": speed})
         config = {"type": policy.type_name, **policy.config()}
         weights = policy.weights()
         if weights is not None:
@@ -97,6 +103,7 @@ class Entry:
             block_length=self.decode.model_dump(mode="json")["block_length"],
             suppress_eos=self.decode.suppress_eos,
             stop_at_eos=self.decode.stop_at_eos,
+            speed=self.decode.speed,
             stochastic=self.stochastic,
         )
 

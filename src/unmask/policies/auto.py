@@ -8,7 +8,8 @@ from typing import Any
 
 from unmask.errors import UnmaskError, nearest
 from unmask.hub import find_policy_folder, read_config, read_weights
-from unmask.policies.base import Policy
+from unmask.policies.base import LearnedPolicy, Policy
+from unmask.policies.calibration import read_calibrations
 from unmask.policies.registry import make_policy, policy_types
 from unmask.policies.released import from_released, is_released
 from unmask.settings import parse_spec
@@ -53,6 +54,8 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None) -> P
     weights = folder / "model.safetensors"
     if policy.weights() is not None or weights.exists():
         policy.load_weights(read_weights(weights), str(weights))
+    if isinstance(policy, LearnedPolicy):
+        policy.calibrations = read_calibrations(folder)
     return policy
 
 

@@ -18,6 +18,7 @@ from unmask.errors import UnmaskError
 from unmask.hub import load_strictly, save_policy_folder
 from unmask.observation import Needs, Observation
 from unmask.policies.actions import Actions
+from unmask.policies.calibration import CONFIDENCE, Calibration, choose, write_calibration
 from unmask.settings import Settings, build, refusal
 
 
@@ -112,12 +113,12 @@ class PolicySettings(Settings):
     """What makes a network, weights aside.
 
     Attributes:
-        speed_axis: of a policy with a speed: the number in [0, 1] that the network is given at each of evenly spaced
-            speeds from 0 to 1, rising. Calibration sets it, so that equal steps of speed are equal steps of log NFE;
-            empty: the speed itself.
+        speed_axis: of a policy with a speed: pairs of a speed and the number in [0, 1] that the network is given there,
+            both rising, linear in between. Calibration sets it, so that equal steps of speed are equal steps of log
+            NFE; empty: the speed itself.
     """
 
-    speed_axis: tuple[float, ...] = ()
+    speed_axis: tuple[tuple[float, float], ...] = ()
 
     @property
     def has_speed(self) -> bool:
@@ -134,13 +135,41 @@ class LearnedPolicy(StochasticPolicy, nn.Module):
 
     Attributes:
         settings: what makes the network again, weights aside; an instance of `Config`.
+        calibrations: what it was measured to do, from its folder; of a policy with a speed.
     """
 
     Config: ClassVar[type[PolicySettings]]
     settings: Any
+    calibrations: tuple[Calibration, ...] = ()
+
+    def speed_for(
+        self, *, target_nfe: float | None = None, max_drop: float | None = None, confidence: float = CONFIDENCE
+    ) -> float:
+        """The speed for a number of forward passes per prompt, or the fastest that keeps a promise.
+
+        By the first of `calibrations`; `unmask.policies.calibration.choose` finds the one of another dLLM or task.
+
+        Args:
+            target_nfe: forward passes per prompt, on average.
+            max_drop: accuracy that may be lost against speed 0, as a share.
+            confidence: of the promise.
+
+        Raises:
+            UnmaskError: neither or both are given, there is no calibration, no speed is that fast or can be promised.
+        """
+        if (target_nfe is None) == (max_drop is None):
+            raise UnmaskError("Give either target_nfe or max_drop.")
+        table, _ = choose(self.calibrations)
+        return table.for_nfe(target_nfe) if target_nfe is not None else table.for_drop(max_drop or 0.0, confidence)
 
     def config(self) -> dict[str, Any]:
         return dict(self.settings.model_dump())
+
+    def save(self, folder: str | Path, card: str | None = None) -> None:
+        """As `Policy.save`, with the calibrations."""
+        super().save(folder, card)
+        for table in self.calibrations:
+            write_calibration(folder, table)
 
     def knob(self, observation: Observation) -> Float[Tensor, " b"]:
         """What the network is given for the speed of each row, in [0, 1].
@@ -172,18 +201,18 @@ class LearnedPolicy(StochasticPolicy, nn.Module):
         self.eval()
 
 
-def along(axis: Sequence[float], speed: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """The value at a speed of an axis whose values stand at evenly spaced speeds; linear in between.
+def along(axis: Sequence[tuple[float, float]], speed: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+    """The value at each speed of an axis of pairs, linear in between.
 
     Args:
-        axis: at speeds 0 to 1; empty for the identity.
+        axis: rising, from speed 0 to 1; empty for the identity.
     """
     if not axis:
         return speed
-    values = torch.tensor(axis, dtype=speed.dtype, device=speed.device)
-    place = speed * (len(axis) - 1)
-    left = place.long().clamp(0, max(len(axis) - 2, 0))
-    return values[left] + (values[(left + 1).clamp(max=len(axis) - 1)] - values[left]) * (place - left)
+    at, values = torch.tensor(axis, dtype=speed.dtype, device=speed.device).unbind(dim=1)
+    right = torch.searchsorted(at, speed.contiguous()).clamp(1, len(axis) - 1)
+    share = (speed - at[right - 1]) / (at[right] - at[right - 1])
+    return values[right - 1] + (values[right] - values[right - 1]) * share
 
 
 Grid = Mapping[str, Sequence[Any]]

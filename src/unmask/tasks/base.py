@@ -93,6 +93,9 @@ def verdicts(task: Task, examples: Sequence[Example], texts: Sequence[str], comp
     """What counts as correct, decided here alone: the verifier's verdict, and a completion without masks.
 
     Args:
+        task: one without a verifier counts nothing as correct.
         complete: False where the step budget was spent with masks left: such an answer is wrong, whatever its text.
     """
+    if not task.verifiable:
+        return [False] * len(texts)
     return [right and whole for right, whole in zip(task.verify_all(examples, texts), complete, strict=True)]

@@ -1,0 +1,103 @@
+"""Measure a policy of every speed: the table that `unmask.policies.calibration` reads, from rows of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from unmask.decoding.options import DecodeConfig
+from unmask.errors import UnmaskError
+from unmask.evaluation.entries import Candidate, Entry
+from unmask.evaluation.rows import ResultRow
+from unmask.hub import weights_digest
+from unmask.policies.base import LearnedPolicy
+from unmask.policies.calibration import Calibration, Labels, Measured, bound, even_axis, interpolate
+
+KNOBS = 17
+Axis = tuple[tuple[float, float], ...]
+
+
+def calibration_entries(name: str, policy: LearnedPolicy, decode: DecodeConfig, knobs: int = KNOBS) -> list[Candidate]:
+    """The policy at evenly spaced numbers that its network is given, from slow to fast.
+
+    Raises:
+        UnmaskError: a policy without a speed.
+    """
+    if not policy.needs.speed:
+        raise UnmaskError(f"The policy {name} has no speed to calibrate: train one that has (unmask tune).")
+    plain = policy.settings.model_copy(update={"speed_axis": ()})
+    bare = type(policy)(plain)
+    bare.load_state_dict(policy.state_dict())
+    bare.eval()
+    at = [decode.model_copy(update={"speed": knob / (knobs - 1)}) for knob in range(knobs)]
+    return [(Entry.of_policy(name, bare, one), bare) for one in at]
+
+
+def table_of(
+    policy: LearnedPolicy,
+    results: Sequence[tuple[Entry, Sequence[ResultRow]]],
+    *,
+    labels: Labels,
+    axis: Axis | None = None,
+) -> tuple[Axis, Calibration]:
+    """The axis of speeds and the table, from the rows of `calibration_entries`, one seed.
+
+    Args:
+        labels: judge by the verifier, or by whether the answer is that of the slowest speed.
+        axis: keep this one; by default it is made even in log NFE for what was measured.
+
+    Raises:
+        UnmaskError: the policy takes as many forward passes at every speed.
+    """
+    knobs = [entry.decode.speed or 0.0 for entry, _ in results]
+    nfe = [sum(row["nfe"] for row in rows) / len(rows) for _, rows in results]
+    made = axis or even_axis(list(zip(knobs, nfe, strict=True)))
+    if not made:
+        raise UnmaskError(
+            f"The policy takes {nfe[0]:.2f} forward passes per prompt at its slowest and {min(nfe):.2f} at its "
+            "fastest: there is no speed to calibrate; train it for longer, or on a wider range of beta."
+        )
+    slowest = [_right(row, first, labels) for row, first in zip(results[0][1], results[0][1], strict=True)]
+    rows = []
+    by_knob = [(knob, speed) for speed, knob in made]
+    for knob, mean, (_, each) in zip(knobs, nfe, results, strict=True):
+        right = [_right(row, first, labels) for row, first in zip(each, results[0][1], strict=True)]
+        count, n = sum(right), len(right)
+        rows.append(
+            Measured(
+                knob=knob,
+                speed=interpolate(by_knob, knob),
+                nfe=mean,
+                accuracy=count / n,
+                low=bound(count, n, 0.025, "greater"),
+                high=bound(count, n, 0.025, "less"),
+                lost=sum(a and not b for a, b in zip(slowest, right, strict=True)),
+                gained=sum(b and not a for a, b in zip(slowest, right, strict=True)),
+            )
+        )
+    entry, first_rows = results[0]
+    row = first_rows[0]
+    columns = entry.columns()
+    table = Calibration(
+        model=row["model"],
+        task=row["task"] if len({one["task"] for one in first_rows}) == 1 else "a mixture",
+        split=row["split"],
+        gen_length=columns["gen_length"],
+        block_length=columns["block_length"],
+        stop_at_eos=columns["stop_at_eos"],
+        prompts=len(first_rows),
+        seed=row["seed"],
+        labels=labels,
+        weights=weights_digest(policy.weights()),
+        rows=tuple(rows),
+    )
+    return made, table
+
+
+def _right(row: ResultRow, slowest: ResultRow, labels: Labels) -> bool:
+    return row["correct"] if labels == "verifier" else row["text"].strip() == slowest["text"].strip()
+
+
+def with_axis(policy: LearnedPolicy, axis: Axis) -> LearnedPolicy:
+    """The policy, with its speeds on this axis."""
+    policy.settings = policy.settings.model_copy(update={"speed_axis": axis})
+    return policy

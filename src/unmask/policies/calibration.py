@@ -1,0 +1,249 @@
+"""What a policy of every speed was measured to do, which lies in its folder: forward passes and accuracy at each speed.
+
+From it follow the speed for a number of forward passes, and the fastest speed that keeps a promise: with n prompts
+that were decoded at every speed, speeds are tested from slow to fast, each at the same level, until one fails
+(fixed-sequence testing; Learn then Test, arXiv 2110.01052). The chance that the promise is broken is then at most that
+level.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
+from pydantic import Field, ValidationError
+
+from unmask.errors import UnmaskError
+from unmask.files import write_text
+from unmask.settings import Settings, explain
+
+FILE = "calibration.json"
+CONFIDENCE = 0.95
+Labels = Literal["verifier", "agreement"]
+
+
+class Measured(Settings):
+    """What one speed was measured to do.
+
+    Attributes:
+        knob: what the network was given.
+        speed: that it stands for, on an axis that is even in log NFE.
+        nfe: forward passes per prompt.
+        accuracy: share of prompts answered correctly; in agreement with the slowest speed, without a verifier.
+        low: end of its 95% interval (exact).
+        high: the other end.
+        lost: prompts that are right at the slowest speed and wrong at this one.
+        gained: prompts that are wrong at the slowest speed and right at this one.
+    """
+
+    knob: float
+    speed: float
+    nfe: float
+    accuracy: float
+    low: float
+    high: float
+    lost: Annotated[int, Ge(0)]
+    gained: Annotated[int, Ge(0)]
+
+
+class Calibration(Settings):
+    """The table of one dLLM, task and region.
+
+    Attributes:
+        model: the dLLM's name.
+        task: whose prompts were decoded.
+        split: of the task.
+        gen_length: region length.
+        block_length: of its blocks, as a configuration has it.
+        stop_at_eos: NFE counts to the end of the text.
+        prompts: how many were decoded, n.
+        seed: of the draws.
+        labels: what an answer was judged by.
+        weights: digest of the policy's.
+        rows: by rising speed.
+    """
+
+    model: str
+    task: str
+    split: str
+    gen_length: int
+    block_length: int | str
+    stop_at_eos: bool
+    prompts: Annotated[int, Ge(1)]
+    seed: int
+    labels: Labels
+    weights: str
+    rows: Annotated[tuple[Measured, ...], Field(min_length=2)]
+
+    @property
+    def place(self) -> tuple[str, str, int, int | str, bool]:
+        """What a table is of; a policy has one for each."""
+        return self.model, self.task, self.gen_length, self.block_length, self.stop_at_eos
+
+    def nfe_at(self, speed: float) -> float:
+        """Forward passes per prompt to expect at a speed: on the line in log NFE between its neighbours."""
+        return math.exp(interpolate([(row.speed, math.log(row.nfe)) for row in self._falling], speed))
+
+    def for_nfe(self, target: float) -> float:
+        """The speed that takes `target` forward passes per prompt on average; the slowest where even that takes fewer.
+
+        Raises:
+            UnmaskError: no speed is that fast.
+        """
+        fastest = self._falling[-1]
+        if not target >= fastest.nfe:
+            raise UnmaskError(
+                f"No speed of this policy takes {target:g} forward passes: its fastest takes {fastest.nfe:.2f} (speed "
+                f"{fastest.speed:g}, {100 * fastest.accuracy:.1f}% on {self.task}); ask for as many at least."
+            )
+        falling = [(math.log(row.nfe), row.speed) for row in reversed(self._falling)]
+        return interpolate(falling, math.log(target))
+
+    @property
+    def _falling(self) -> list[Measured]:
+        """The rows that take fewer forward passes than every slower one."""
+        best = list(itertools.accumulate((row.nfe for row in self.rows), min))
+        return [row for i, row in enumerate(self.rows) if i == 0 or row.nfe < best[i - 1]]
+
+    def for_drop(self, drop: float, confidence: float = CONFIDENCE) -> float:
+        """The fastest speed that is promised to lose at most `drop` of the slowest one's accuracy.
+
+        Args:
+            drop: a share, such as 0.01 for one point.
+            confidence: of the promise; it is broken in at most 1 - confidence of calibrations.
+
+        Raises:
+            UnmaskError: none above the slowest can be promised with these prompts; with how many it would take.
+        """
+        if not 0 < drop < 1 or not 0 < confidence < 1:
+            raise UnmaskError(f"A drop of {drop:g} at confidence {confidence:g} is no promise: give shares below 1.")
+        kept = self.rows[0]
+        for row in self.rows[1:]:
+            if self.most_lost(row, confidence) > drop:
+                break
+            kept = row
+        if kept is self.rows[0]:
+            raise UnmaskError(self._too_few(drop, confidence))
+        return kept.speed
+
+    def most_lost(self, row: Measured, confidence: float) -> float:
+        """Upper confidence bound of the accuracy lost against the slowest speed, exact for any n.
+
+        The prompts lost and gained are binomial counts; the bounds of both (Clopper and Pearson) hold together with
+        the confidence asked for. Agreement has nothing to gain, and all of the level is spent on what is lost.
+        """
+        alpha = (1 - confidence) / (1 if self.labels == "agreement" else 2)
+        lost = bound(row.lost, self.prompts, alpha, "less")
+        return lost if self.labels == "agreement" else lost - bound(row.gained, self.prompts, alpha, "greater")
+
+    def _too_few(self, drop: float, confidence: float) -> str:
+        first = self.rows[1]
+        told = f"No speed above 0 can be promised to lose at most {100 * drop:g} points at {100 * confidence:g}% "
+        told += f"confidence with {self.prompts} prompts"
+        measured = (first.lost - first.gained) / self.prompts
+        if measured >= drop:
+            return (
+                f"{told}: the next one was measured to lose {100 * measured:.1f}; allow a larger drop, or use speed 0."
+            )
+        needed = self.prompts
+        while needed < 1_000_000:
+            needed = math.ceil(needed * 1.1)
+            more = needed / self.prompts
+            counts = {"lost": math.ceil(first.lost * more), "gained": math.floor(first.gained * more)}
+            grown = self.model_copy(update={"prompts": needed})
+            if grown.most_lost(first.model_copy(update=counts), confidence) <= drop:
+                break
+        return f"{told}: it would take about {needed} (unmask calibrate --prompts {needed}), or a larger drop."
+
+
+def bound(count: int, n: int, alpha: float, alternative: Literal["less", "greater"]) -> float:
+    """One-sided exact bound of a share at level alpha: the upper one for ``less``, the lower one for ``greater``."""
+    from scipy.stats import binomtest  # takes a second to import
+
+    interval = binomtest(count, n, alternative=alternative).proportion_ci(1 - alpha, "exact")
+    return float(interval.high if alternative == "less" else interval.low)
+
+
+def even_axis(curve: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
+    """The axis of speeds on which NFE falls evenly in its logarithm, as pairs of speed and knob.
+
+    Args:
+        curve: knob and NFE, by rising knob. Knobs that are no faster than a slower one have no place on the axis.
+
+    Returns:
+        Rising in both, from 0 to 1 in speed; empty where no knob is faster than the first.
+    """
+    kept = [curve[0]]
+    for knob, nfe in curve[1:]:
+        if nfe < kept[-1][1]:
+            kept.append((knob, nfe))
+    if len(kept) == 1:
+        return ()
+    slow, fast = math.log(kept[0][1]), math.log(kept[-1][1])
+    return tuple(((slow - math.log(nfe)) / (slow - fast), knob) for knob, nfe in kept)
+
+
+def interpolate(points: Sequence[tuple[float, float]], x: float) -> float:
+    """y at x on the line through points by rising x; beyond the ends, that of the end."""
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
+        if x <= x1:
+            return y0 if x <= x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
+    return points[-1][1]
+
+
+def read_calibrations(folder: str | Path) -> tuple[Calibration, ...]:
+    """The tables in a policy's folder; none if there is no file.
+
+    Raises:
+        UnmaskError: the file is broken.
+    """
+    path = Path(folder) / FILE
+    if not path.exists():
+        return ()
+    try:
+        return tuple(
+            Calibration.model_validate(table) for table in json.loads(path.read_text(encoding="utf-8"))["tables"]
+        )
+    except ValidationError as e:
+        raise UnmaskError(f"{path} is not what `unmask calibrate` wrote ({explain(e)}): calibrate again.") from None
+    except (ValueError, KeyError, TypeError):
+        raise UnmaskError(f"{path} is not what `unmask calibrate` wrote: delete it, and calibrate again.") from None
+
+
+def write_calibration(folder: str | Path, table: Calibration) -> None:
+    """Add a table to a policy's folder, in place of one of the same dLLM, task and region."""
+    others = [one for one in read_calibrations(folder) if one.place != table.place and one.weights == table.weights]
+    tables: list[Mapping[str, Any]] = [one.model_dump(mode="json") for one in [*others, table]]
+    write_text(Path(folder) / FILE, json.dumps({"tables": tables}, indent=1) + "\n")
+
+
+def choose(tables: Sequence[Calibration], **place: Any) -> tuple[Calibration, list[str]]:
+    """The table that fits best, and in what it differs from what is wanted, in words.
+
+    Args:
+        place: model, task, gen_length, block_length, stop_at_eos of what is to be decoded; None where it is not known.
+
+    Raises:
+        UnmaskError: there is no table.
+    """
+    if not tables:
+        raise UnmaskError(
+            "This policy has no calibration, which says how fast each speed is: run `unmask calibrate` on it, or give "
+            "a speed."
+        )
+
+    def differences(table: Calibration) -> list[str]:
+        found = {name: getattr(table, name) for name in place}
+        return [
+            f"{name.replace('_', ' ')} {found[name]}, not {wanted}"
+            for name, wanted in place.items()
+            if wanted is not None and found[name] != wanted
+        ]
+
+    best = min(tables, key=lambda table: len(differences(table)))
+    return best, differences(best)
