@@ -167,7 +167,7 @@ def bundled(kind: str) -> dict[str, Path]:
 
 
 def find_policy_folder(name_or_path: str) -> Path:
-    """A local folder, a bundled name, or else a Hub id (downloaded).
+    """A local folder (of a training run: its best/), a bundled name, or else a Hub id (downloaded).
 
     Raises:
         UnmaskError: none of the three.
@@ -176,7 +176,8 @@ def find_policy_folder(name_or_path: str) -> Path:
     if path.is_file():
         raise UnmaskError(f"{path} is a file: give the policy's folder.")
     if path.exists():
-        return path
+        in_run = path / "best"  # of a training run's folder
+        return in_run if (path / "metrics.jsonl").exists() and (in_run / "config.json").exists() else path
     shipped = bundled("policies")
     if name_or_path in shipped:
         return shipped[name_or_path]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Annotated
 
 from accelerate import Accelerator
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from pydantic import Field
 
 from unmask.cli.console import Stop, console, errors, ticking
@@ -21,6 +22,8 @@ from unmask.models.config import ModelConfig
 from unmask.rl.processes import Processes
 from unmask.tasks.base import Split, Task
 from unmask.tasks.config import TaskConfig
+
+SPEEDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 
 class ComparisonConfig(ModelConfig, TaskConfig):
@@ -41,6 +44,10 @@ class ComparisonConfig(ModelConfig, TaskConfig):
         tuple[int | str, ...],
         Field(description="Block lengths, or adaptive:default=32,delimiters=[.]; default: full diffusion."),
     ] = ()
+    speeds: Annotated[
+        tuple[Annotated[float, Ge(0), Le(1)], ...],
+        Field(description="Of policies with a speed (default: 0, 0.25, 0.5, 0.75 and 1)."),
+    ] = ()
     stop_at_eos: Annotated[bool, Field(description="End a prompt at its EOS (off: NFE as in the paper).")] = False
     suppress_eos: Annotated[bool, Field(description="Confidence 0 for EOS behind masked text.")] = False
     batch_size: Annotated[
@@ -57,6 +64,20 @@ class ComparisonConfig(ModelConfig, TaskConfig):
         eos = {"suppress_eos": self.suppress_eos, "stop_at_eos": self.stop_at_eos}
         return [decoding(gen_length, length, **eos) for length in block_lengths]
 
+    def at_speeds(self, found: Sequence[Candidate]) -> list[Candidate]:
+        """Each candidate; one with a speed at each of the speeds.
+
+        Raises:
+            UnmaskError: speeds, and no policy that has one.
+        """
+        if self.speeds and not any(policy.needs.speed for _, policy in found):
+            raise UnmaskError("No policy here has a speed to choose: leave out --speeds.")
+        return [
+            (replace(entry, decode=entry.decode.model_copy(update={"speed": speed})), policy)
+            for entry, policy in found
+            for speed in ((self.speeds or SPEEDS) if policy.needs.speed else (entry.decode.speed,))
+        ]
+
     @property
     def from_file(self) -> bool:
         """Its prompts come from the user's files."""
@@ -69,6 +90,7 @@ FREE = {
     "policies",
     "seeds",
     "block_lengths",
+    "speeds",
     "stop_at_eos",
     "suppress_eos",
     "batch_size",

@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from unmask.cli.common import DecodeFlags, Resume, Seed, watch
 from unmask.cli.console import console, errors
 from unmask.cli.prompts import Job, as_prompt, decode_all, from_arguments, read_prompts, refuse_to_overwrite
+from unmask.cli.speed import SpeedFlags, at_speed
 from unmask.decoding.generate import generate
 from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
@@ -38,6 +39,7 @@ def decode(
         ),
     ] = None,
     decoding: Annotated[DecodeFlags | None, Parameter(name="*")] = None,
+    speeds: Annotated[SpeedFlags | None, Parameter(name="*")] = None,
     seed: Seed = 0,
     jsonl: Annotated[bool, Parameter(help="Print JSONL for prompts given as arguments too.", negative="")] = False,
     steps: Annotated[bool, Parameter(help="Show each decoding step, coloured.", negative="")] = False,
@@ -51,7 +53,7 @@ def decode(
     wanted, config = dllm or ModelConfig(), decoding or DecodeConfig()
     source = from_arguments(prompts) if input is None else read_prompts(input, column)
     model, rule = wanted.load(), load_policy(policy)
-    config = config.model_copy(update={"gen_length": config.region(model=model)})
+    config = at_speed(config.model_copy(update={"gen_length": config.region(model=model)}), speeds, rule, model)
     if errors.is_terminal and wanted.model is not None:
         errors.print(model.summary(), style="bright_black", highlight=False, soft_wrap=True)
     if input is None and output is None and not jsonl:

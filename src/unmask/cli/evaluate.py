@@ -41,7 +41,7 @@ def evaluate(
     for decode in resolved.decodings(gen_length, resolved.block_lengths or (gen_length,)):
         found += [candidate(name, decode) for name in resolved.policies]
         found += tuned(decode) if resolved.heuristics else []
-    candidates = list({entry.key: (entry, policy) for entry, policy in found}.values())
+    candidates = list({entry.key: (entry, policy) for entry, policy in resolved.at_speeds(found)}.values())
     if dry_run:
         plan(candidates, resolved.prompts, task)
         return

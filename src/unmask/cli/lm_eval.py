@@ -48,6 +48,9 @@ def lm_eval(
     seed: Annotated[int, Parameter(help="Of tokens and policies that draw; few-shot examples keep the harness's.")] = 0,
     stop_at_eos: Annotated[bool, Parameter(help="End a prompt at its EOS (off: NFE as in the paper).")] = True,
     suppress_eos: Annotated[bool, Parameter(help="Confidence 0 for EOS behind masked text.", negative="")] = False,
+    speed: Annotated[
+        float | None, Parameter(help="Of a policy with a speed: 0 slow and careful, 1 fast (default: 0).")
+    ] = None,
     output: Annotated[Path, Parameter(help="Folder for results.json and samples_*.jsonl.")] = Path("runs/lm-eval"),
     log_samples: Annotated[bool, Parameter(help="Write each prompt, text, score, NFE and TPF.", negative="")] = False,
     confirm_run_unsafe_code: Annotated[
@@ -87,6 +90,7 @@ def lm_eval(
             seed=seed,
             stop_at_eos=stop_at_eos,
             suppress_eos=suppress_eos,
+            speed=speed,
             on_ended=on_ended,
         )
         results = evaluate_tasks(

@@ -66,6 +66,13 @@ app.command(
     "Example: unmask clone --clone-from best:confidence_threshold --alpha 3 --run runs/clone",
 )
 app.command(
+    "unmask.cli.calibrate:calibrate",
+    name="calibrate",
+    help="Measure a policy of every speed: forward passes and accuracy at each, for --target-nfe and --max-drop.\n\n"
+    "The table goes into the policy's folder, which may hold one for each dLLM and task.\n\n"
+    "Example: unmask calibrate --policy runs/mine --prompts 1000",
+)
+app.command(
     "unmask.cli.evaluate:evaluate",
     name="eval",
     help="Compare policies: accuracy against forward passes, with intervals.\n\n"

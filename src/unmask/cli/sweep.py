@@ -62,7 +62,7 @@ class SweepConfig(ComparisonConfig):
             if decode in common:
                 made += self._everywhere(decode)
             made += [one for grid, decodings in own if decode in decodings for one in grid.candidates(decode)]
-        return list({entry.key: (entry, policy) for entry, policy in made}.values())
+        return list({entry.key: (entry, policy) for entry, policy in self.at_speeds(made)}.values())
 
     def _everywhere(self, decode: DecodeConfig) -> list[Candidate]:
         """The named policies with their knobs and clones, and all rules."""

@@ -53,7 +53,7 @@ class ViewConfig(ModelConfig, TaskConfig):
         Literal["step", "confidence"],
         Field(description="What a token's colour tells: when it was revealed, or how sure the dLLM was."),
     ] = "step"
-    speed: Annotated[float, Gt(0), Field(description="Steps per second.")] = 8.0
+    steps_per_second: Annotated[float, Gt(0), Field(description="How fast it is shown.")] = 8.0
     html: Annotated[Path | None, Field(description="Write the page here: the same, to step through.")] = None
 
 
@@ -90,6 +90,8 @@ def view(
     """Watch policies decode a prompt: the text fills in step by step, on one clock."""
     wanted, config = settings or ViewConfig(), decoding or ViewFlags()
     policies = [(name, load_policy(name)) for name in wanted.policies]
+    if decoding is not None and decoding.speed is not None and not any(policy.needs.speed for _, policy in policies):
+        raise UnmaskError("None of these policies has a speed to choose: leave out --speed.")
     if wanted.html is not None:
         _check_page(wanted.html)
     asked = _asked(prompt, wanted)
@@ -104,7 +106,7 @@ def view(
         _write_page(wanted.html, model, asked, config, seed, runs)
     _introduce(asked)
     if console.is_interactive:
-        animate(console, runs, wanted.colour_by, wanted.speed)
+        animate(console, runs, wanted.colour_by, wanted.steps_per_second)
     else:
         write_steps(console, runs)
     console.print()
@@ -168,6 +170,7 @@ def _decode(
     example, prompt = asked.example, as_prompt(asked.prompt, chat=bool(wanted.chat))
     tokens = encode_example(model, example) if example else model.encode(prompt)
     recorder = Recorder([0])
+    config = config if policy.needs.speed else config.model_copy(update={"speed": None})
     streams = [asked.index]  # as this prompt draws among the others of its task
     with errors.status(f"decoding with {name}"):
         (batch,) = stream(model, policy, [tokens], config, seed=seed, streams=streams, callback=recorder)

@@ -16,7 +16,8 @@ def setting(entry: Entry) -> str:
     """The entry's settings in a few words, those that are never tuned only where they are not the rule's own; of a
     learned policy its name."""
     if "name" in entry.policy:
-        return str(entry.policy["name"])
+        speed = entry.decode.speed
+        return str(entry.policy["name"]) + ("" if speed is None else f" at speed {speed:.2f}")
     type_name, rules = entry.policy["type"], tuned_rules()
     usual = class_of(type_name).defaults()
     tuned = rules[type_name].grid if type_name in rules else entry.policy

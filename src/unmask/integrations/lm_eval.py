@@ -76,6 +76,7 @@ class UnmaskLM(LM):  # type: ignore[misc]
         seed: as in `unmask.generate`.
         stop_at_eos: as in `unmask.generate`.
         suppress_eos: as in `unmask.generate`.
+        speed: as in `unmask.generate`.
         temperature: of every request; None takes each task's ``temperature`` and ``do_sample``.
         dtype: as in `unmask.load_model`, of a dLLM given by name.
         device: as in `unmask.load_model`, of a dLLM given by name.
@@ -97,6 +98,7 @@ class UnmaskLM(LM):  # type: ignore[misc]
         seed: int = 0,
         stop_at_eos: bool = True,
         suppress_eos: bool = False,
+        speed: float | None = None,
         dtype: torch.dtype | str | None = None,
         device: str | None = None,
         on_ended: Callable[[int, int], None] | None = None,
@@ -118,6 +120,7 @@ class UnmaskLM(LM):  # type: ignore[misc]
             "batch_size": int(batch_size),
             "stop_at_eos": stop_at_eos,
             "suppress_eos": suppress_eos,
+            "speed": speed,
         }
         decode_config(None, self._options)  # refused before data are loaded
 

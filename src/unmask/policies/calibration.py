@@ -215,9 +215,14 @@ def read_calibrations(folder: str | Path) -> tuple[Calibration, ...]:
         raise UnmaskError(f"{path} is not what `unmask calibrate` wrote: delete it, and calibrate again.") from None
 
 
-def write_calibration(folder: str | Path, table: Calibration) -> None:
-    """Add a table to a policy's folder, in place of one of the same dLLM, task and region."""
-    others = [one for one in read_calibrations(folder) if one.place != table.place and one.weights == table.weights]
+def write_calibration(folder: str | Path, table: Calibration, *, keep: bool = True) -> None:
+    """Add a table to a policy's folder, in place of one of the same dLLM, task and region.
+
+    Args:
+        keep: the other tables; False where the axis of speeds has changed.
+    """
+    before = read_calibrations(folder) if keep else ()
+    others = [one for one in before if one.place != table.place and one.weights == table.weights]
     tables: list[Mapping[str, Any]] = [one.model_dump(mode="json") for one in [*others, table]]
     write_text(Path(folder) / FILE, json.dumps({"tables": tables}, indent=1) + "\n")
 

@@ -1,0 +1,155 @@
+"""`unmask calibrate`: measure a policy of every speed, and put the table into its folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge
+from cyclopts import Parameter
+from pydantic import Field
+from rich.table import Table
+
+from unmask.cli.common import ConfigFile
+from unmask.cli.comparison import ComparisonConfig, compare
+from unmask.cli.console import console
+from unmask.errors import UnmaskError
+from unmask.evaluation.calibrate import calibration_entries, table_of
+from unmask.files import write_text
+from unmask.hub import find_policy_folder
+from unmask.policies.auto import load_policy
+from unmask.policies.base import LearnedPolicy
+from unmask.policies.calibration import CONFIDENCE, Calibration, Labels, write_calibration
+from unmask.settings import load_settings
+
+DROPS = (0.005, 0.01, 0.02, 0.05)
+
+
+class CalibrateConfig(ComparisonConfig):
+    """A policy of every speed, and on what it is measured."""
+
+    policies: Annotated[tuple[str, ...], Parameter(parse=False)] = ()
+    policy: Annotated[str | None, Field(description="Folder of the policy, or of the run that trained it.")] = None
+    output: Annotated[
+        str | None, Field(description="Folder for the rows (default: calibration/ beside the policy's folder).")
+    ] = None  # type: ignore[assignment]
+    split: Annotated[
+        Literal["train", "validation", "test"] | None,
+        Field(description="Split of the prompts (default: validation; all rows where a task has one file)."),
+    ] = None
+    prompts: Annotated[int, Ge(2), Field(description="Prompts, n: the more, the more can be promised.")] = 400
+    seeds: Annotated[Literal[1], Parameter(parse=False)] = 1
+    trajectories: Annotated[Literal[0], Parameter(parse=False)] = 0
+    block_length: Annotated[str | None, Field(description="Block length (default: full diffusion).")] = None
+    block_lengths: Annotated[tuple[int | str, ...], Parameter(parse=False)] = ()
+    labels: Annotated[
+        Literal["verifier", "agreement"] | None,
+        Field(description="What is right: the verifier's verdict, or the answer of speed 0 (default where none is)."),
+    ] = None
+    new_axis: Annotated[
+        bool, Field(description="Let equal steps of speed be equal steps of log NFE here; other tables are dropped.")
+    ] = False
+
+
+def calibrate(
+    *,
+    settings: Annotated[CalibrateConfig | None, Parameter(name="*")] = None,
+    config: ConfigFile = None,
+    resume: Annotated[bool, Parameter(help="Add what is missing to the rows.", negative="")] = False,
+) -> None:
+    """Measure forward passes and accuracy at every speed of a policy, for --target-nfe and --max-drop.
+
+    Example: unmask calibrate --policy runs/mine --model GSAI-ML/LLaDA-8B-Instruct --task gsm8k
+    """
+    resolved = load_settings(CalibrateConfig, config, settings.model_dump(exclude_unset=True) if settings else {})
+    if resolved.policy is None:
+        raise UnmaskError("Nothing to calibrate: give --policy, the folder of a policy with a speed.")
+    folder = find_policy_folder(resolved.policy)
+    policy = load_policy(folder)
+    if not isinstance(policy, LearnedPolicy) or not policy.needs.speed:
+        raise UnmaskError(f"The policy {resolved.policy} has no speed to calibrate: unmask tune trains one that has.")
+    table = measure(resolved, folder, policy, resume=resume)
+    if table is not None:
+        show(table)
+        console.print(f"Written to {folder / 'calibration.json'}.", highlight=False, soft_wrap=True)
+
+
+calibrate.__annotations__["settings"] = Annotated[CalibrateConfig | None, Parameter(name="*")]
+
+
+def measure(config: CalibrateConfig, folder: Path, policy: LearnedPolicy, *, resume: bool) -> Calibration | None:
+    """Decode at every speed, and write the table and, if it has none, the axis of speeds into the policy's folder.
+
+    Returns:
+        None in all processes but the first.
+    """
+    task = config.load_task()
+    labels: Labels = config.labels or ("verifier" if task.verifiable else "agreement")
+    if labels == "verifier" and not task.verifiable:
+        raise UnmaskError(f"The task {task.name!r} has no verifier: pass --verifier, or --labels agreement.")
+    gen_length = config.gen_length or task.gen_length
+    (decode,) = config.decodings(gen_length, [config.block_length or gen_length])
+    entries = calibration_entries(str(folder), policy, decode)
+    split = config.split or (None if config.from_file else "validation")
+    comparison = ComparisonConfig(
+        **config.model_dump(
+            include=set(ComparisonConfig.model_fields) - {"output", "policies", "split"}, exclude_unset=True
+        ),
+        split=split,
+        prompts=config.prompts,
+        seeds=1,
+        trajectories=0,
+        output=config.output or str(folder.parent / "calibration"),
+    )
+    found = compare(comparison, task, gen_length, entries, resume=resume)
+    if found is None:
+        return None
+    axis = None if config.new_axis else policy.settings.speed_axis or None
+    made, table = table_of(policy, found.results, labels=labels, axis=axis)
+    if axis is None:
+        set_axis(folder, made)
+    write_calibration(folder, table, keep=axis is not None)
+    return table
+
+
+def set_axis(folder: Path, axis: Sequence[tuple[float, float]]) -> None:
+    """Write the axis of speeds into a saved policy's config.json."""
+    path = folder / "config.json"
+    values: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    write_text(path, json.dumps({**values, "speed_axis": axis}, indent=2) + "\n")
+
+
+def show(table: Calibration) -> None:
+    """The table, and what it promises."""
+    grid = Table(
+        title=f"{table.model} on {table.task}: {table.prompts} prompts, {table.gen_length} positions, "
+        f"blocks of {table.block_length}",
+        title_justify="left",
+        header_style="bold",
+    )
+    judged = "accuracy %" if table.labels == "verifier" else "agreement with speed 0, %"
+    for name in ("speed", "NFE", judged, "95% interval"):
+        grid.add_column(name, justify="right")
+    for row in table.rows:
+        interval = f"{100 * row.low:.1f} to {100 * row.high:.1f}"
+        grid.add_row(f"{row.speed:.2f}", f"{row.nfe:.2f}", f"{100 * row.accuracy:.1f}", interval)
+    console.print(grid)
+    for sentence in promises(table):
+        console.print(f"- {sentence}", highlight=False)
+
+
+def promises(table: Calibration) -> list[str]:
+    """The fastest speed for each of a few drops."""
+    told = []
+    for drop in DROPS:
+        try:
+            speed = table.for_drop(drop)
+        except UnmaskError:
+            continue
+        told.append(
+            f"--max-drop {100 * drop:g}%: speed {speed:.2f}, about {table.nfe_at(speed):.1f} forward passes per prompt "
+            f"({100 * CONFIDENCE:g}% confidence)"
+        )
+    return told or ["No drop up to 5% can be promised with so few prompts: calibrate with more."]

@@ -1,0 +1,90 @@
+"""How fast to decode, as a user says it: a speed, a number of forward passes, or how much accuracy may be lost."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from annotated_types import Gt, Lt
+from pydantic import BeforeValidator, Field
+
+from unmask.cli.console import errors
+from unmask.decoding.options import DecodeConfig
+from unmask.errors import UnmaskError
+from unmask.models.base import MaskedDiffusionModel
+from unmask.policies.base import LearnedPolicy, Policy
+from unmask.policies.calibration import CONFIDENCE, choose
+from unmask.settings import OneWord, Settings
+
+
+def _share(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        number = float(value.removesuffix("%")) / (100 if value.endswith("%") else 1)
+    except ValueError:
+        raise UnmaskError(f"--max-drop is {value!r}: give points of accuracy, such as 1%, or a share.") from None
+    if not 0 < number < 1:
+        raise UnmaskError(f"--max-drop is {value}: give points of accuracy above 0 and below 100, such as 1%.")
+    return number
+
+
+class SpeedFlags(Settings):
+    """Other ways to choose the speed of a policy that has one."""
+
+    target_nfe: Annotated[
+        float | None, Gt(0), Field(description="Speed for this many forward passes per prompt, by the calibration.")
+    ] = None
+    max_drop: Annotated[
+        float | None,
+        BeforeValidator(_share),
+        OneWord(),
+        Field(description="Fastest speed promised to lose at most so much accuracy against speed 0, such as 1%."),
+    ] = None
+    confidence: Annotated[float, Gt(0), Lt(1), Field(description="Of that promise.")] = CONFIDENCE
+
+
+def at_speed(
+    config: DecodeConfig,
+    flags: SpeedFlags | None,
+    policy: Policy,
+    model: MaskedDiffusionModel,
+    task: str | None = None,
+) -> DecodeConfig:
+    """The configuration with the speed that was asked for, and a line on what to expect of it.
+
+    Args:
+        task: whose prompts are decoded, where that is known.
+
+    Raises:
+        UnmaskError: two ways at once; no calibration; nothing that fast, or so safe.
+    """
+    wanted = flags or SpeedFlags()
+    if (wanted.target_nfe, wanted.max_drop) == (None, None):
+        return config
+    if sum(value is not None for value in (config.speed, wanted.target_nfe, wanted.max_drop)) > 1:
+        raise UnmaskError("Give one of --speed, --target-nfe and --max-drop.")
+    if not policy.needs.speed or not isinstance(policy, LearnedPolicy):
+        raise UnmaskError("This policy has no speed to choose: leave out --target-nfe and --max-drop, or tune one.")
+    length = config.region(model=model)
+    blocks = config.model_dump(mode="json")["block_length"] or length
+    table, differs = choose(policy.calibrations, model=model.name, task=task, gen_length=length, block_length=blocks)
+    speed = (
+        table.for_nfe(wanted.target_nfe)
+        if wanted.target_nfe is not None
+        else table.for_drop(wanted.max_drop or 0.0, wanted.confidence)
+    )
+    errors.print(
+        f"Speed {speed:.2f}: about {table.nfe_at(speed):.1f} forward passes per prompt "
+        f"(calibrated on {table.prompts} prompts of {table.task}).",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if differs:
+        what = "The promise does not carry over" if wanted.max_drop is not None else "It may take others here"
+        errors.print(
+            f"{what}: the calibration is of {'; of '.join(differs)}. unmask calibrate makes one for this.",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return config.model_copy(update={"speed": speed})
