@@ -162,9 +162,18 @@ def load_settings(cls: type[S], path: str | Path | None, overrides: Mapping[str,
     Raises:
         UnmaskError: no such file, a file that is not TOML, an unknown key, a bad value.
     """
-    values = _read_toml(Path(path), []) if path is not None else {}
+    values = read_toml(path) if path is not None else {}
     where = "the settings" if path is None else str(path)
-    return build(cls, _laid_over(values, overrides or {}), where=where, known=set(cls.model_fields))
+    return build(cls, laid_over(values, overrides or {}), where=where, known=set(cls.model_fields))
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The values of a TOML file, laid over those of the file that it extends.
+
+    Raises:
+        UnmaskError: no such file, or a file that is not TOML.
+    """
+    return _read_toml(Path(path), [])
 
 
 def _read_toml(path: Path, inside: list[Path]) -> dict[str, Any]:
@@ -181,13 +190,13 @@ def _read_toml(path: Path, inside: list[Path]) -> dict[str, Any]:
     extends = values.pop("extends", None)
     if extends is None:
         return values
-    return _laid_over(_read_toml(path.parent / str(extends), [*inside, path.resolve()]), values)
+    return laid_over(_read_toml(path.parent / str(extends), [*inside, path.resolve()]), values)
 
 
-def _laid_over(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+def laid_over(values: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
     """Others' values win; tables are merged key by key."""
     merged = dict(values)
     for key, value in others.items():
         both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _laid_over(merged[key], value) if both else value
+        merged[key] = laid_over(merged[key], value) if both else value
     return merged

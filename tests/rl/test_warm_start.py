@@ -14,8 +14,8 @@ from unmask.rl.config import CloneConfig
 from unmask.rl.processes import Processes
 from unmask.rl.prompts import fitting
 from unmask.rl.rewards import load_reward
-from unmask.rl.start import expert_block
 from unmask.rl.search import Demonstration, demonstrations
+from unmask.rl.start import expert_block
 from unmask.rl.warm_start import WarmStart, clone
 
 

@@ -93,16 +93,11 @@ def measure(config: CalibrateConfig, folder: Path, policy: LearnedPolicy, *, res
     (decode,) = config.decodings(gen_length, [config.block_length or gen_length])
     entries = calibration_entries(str(folder), policy, decode)
     split = config.split or (None if config.from_file else "validation")
-    comparison = ComparisonConfig(
-        **config.model_dump(
-            include=set(ComparisonConfig.model_fields) - {"output", "policies", "split"}, exclude_unset=True
-        ),
-        split=split,
-        prompts=config.prompts,
-        seeds=1,
-        trajectories=0,
-        output=config.output or str(folder.parent / "calibration"),
-    )
+    own = {"output", "policies", "split", "prompts", "seeds", "trajectories"}
+    shared = config.model_dump(include=set(ComparisonConfig.model_fields) - own, exclude_unset=True)
+    output = config.output or str(folder.parent / "calibration")
+    how = {"split": split, "prompts": config.prompts, "seeds": 1, "trajectories": 0, "output": output}
+    comparison = ComparisonConfig(**shared, **how)
     found = compare(comparison, task, gen_length, entries, resume=resume)
     if found is None:
         return None

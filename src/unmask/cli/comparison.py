@@ -38,6 +38,7 @@ class ComparisonConfig(ModelConfig, TaskConfig):
         Split | None, Field(description="Split of the prompts (default: test; all rows where a task has one file).")
     ] = None
     prompts: Annotated[int, Ge(1), Field(description="Prompts.")] = 500
+    sample_seed: Annotated[int, Field(description="Which of the split's prompts; 0 in every comparison.")] = 0
     seeds: Annotated[int, Ge(1), Field(description="Seeds of policies that draw.")] = 3
     gen_length: Annotated[int | None, Ge(1), Field(description="Region length (default: the task's).")] = None
     block_lengths: Annotated[
@@ -157,7 +158,7 @@ def compare(
 
 def _setup(config: ComparisonConfig, task: Task, processes: Processes) -> Setup:
     split = config.split or (None if config.from_file else "test")
-    examples = task.examples(split, config.prompts)
+    examples = task.examples(split, config.prompts, seed=config.sample_seed)
     if not examples:
         raise UnmaskError(f"The task {task.name!r} has no prompts in its {split or 'file'}: give another --split.")
     task.prepare()

@@ -66,6 +66,14 @@ app.command(
     "Example: unmask clone --clone-from best:confidence_threshold --alpha 3 --run runs/clone",
 )
 app.command(
+    "unmask.cli.tune:tune",
+    name="tune",
+    help="Make one policy for every speed: find the best rules, clone them, train, calibrate, compare, report.\n\n"
+    "The run folder is a policy's: `--policy RUN --speed 0.7`, `--target-nfe 6` or `--max-drop 1%` decodes with it. "
+    "Ctrl-C saves and stops; --resume goes on.\n\n"
+    "Example: unmask tune --model GSAI-ML/LLaDA-8B-Instruct --task gsm8k --block-length 32 --run runs/mine",
+)
+app.command(
     "unmask.cli.calibrate:calibrate",
     name="calibrate",
     help="Measure a policy of every speed: forward passes and accuracy at each, for --target-nfe and --max-drop.\n\n"

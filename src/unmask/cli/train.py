@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -124,12 +125,21 @@ clone.__annotations__["settings"] = train.__annotations__["settings"]
 
 
 def _run(config: TrainConfig, resume: bool, allow_changes: bool, dry_run: bool) -> None:
+    if dry_run:
+        describe_costs(config, int(os.environ.get("WORLD_SIZE", "1")))
+        return
+    train_policy(config, resume=resume, allow_changes=allow_changes)
+
+
+def train_policy(config: TrainConfig, *, resume: bool, allow_changes: bool = False) -> bool:
+    """A run, with progress in the terminal, a card for its policy, and trackers.
+
+    Returns:
+        False if the user stopped it.
+    """
     accelerator = Accelerator(log_with=list(_installed(config)) or None, project_dir=config.run.folder)
     if not accelerator.is_main_process:
         console.quiet = errors.quiet = True
-    if dry_run:
-        describe_costs(config, accelerator.num_processes)
-        return
     processes = Processes(accelerator)
     task = config.task.load_task()
     examples = task.examples("validation", config.task.validation_prompts)
@@ -154,7 +164,7 @@ def _run(config: TrainConfig, resume: bool, allow_changes: bool, dry_run: bool) 
             trainer.run(resume=resume, allow_changes=allow_changes, stop=stop)
         except Stopped as e:
             console.print(str(e), highlight=False)
-            return
+            return False
     if processes.main:
         text = card(config, model.name, task.name, gen_length)
         write_text(trainer.keeper.folder.path / "best" / "README.md", text)
@@ -162,6 +172,7 @@ def _run(config: TrainConfig, resume: bool, allow_changes: bool, dry_run: bool) 
         f"The best policy is in {config.run.folder}/best (validation reward {trainer.keeper.progress.best:.3f}).",
         highlight=False,
     )
+    return True
 
 
 def _validator(

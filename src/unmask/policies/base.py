@@ -209,7 +209,7 @@ def along(axis: Sequence[tuple[float, float]], speed: Float[Tensor, " b"]) -> Fl
     """
     if not axis:
         return speed
-    at, values = torch.tensor(axis, dtype=speed.dtype, device=speed.device).unbind(dim=1)
+    at, values = (torch.tensor(side, dtype=speed.dtype, device=speed.device) for side in zip(*axis, strict=True))
     right = torch.searchsorted(at, speed.contiguous()).clamp(1, len(axis) - 1)
     share = (speed - at[right - 1]) / (at[right] - at[right - 1])
     return values[right - 1] + (values[right] - values[right - 1]) * share

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from unmask.decoding.blocks import AdaptiveBlocks
+from unmask.rl.algorithms.base import AlgorithmSettings
 from unmask.rl.config import TrainConfig
 from unmask.rl.run import read_metrics
 
@@ -15,8 +16,8 @@ def describe(config: TrainConfig, model: str, task: str, gen_length: int) -> str
     warm = f"From {config.policy.init or 'fresh weights'}" + (f", clone {config.clone.rule}" if config.clones else "")
     then = f", then {run.iterations} iterations of {_learning(config)} each" if run.iterations else ""
     return (
-        f"A policy for {model} on {task}: {_where(config)}, {gen_length} positions, {settings.reward} reward, "
-        f"alpha {settings.alpha:g}.\n{warm}{then}; run folder {run.folder}."
+        f"A policy for {model} on {task}: {_where(config)}, {gen_length} positions, "
+        f"{_reward(settings)}.\n{warm}{then}; run folder {run.folder}."
     )
 
 
@@ -38,7 +39,7 @@ def card(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
     done = max(line["iteration"] for line in read_metrics(Path(config.run.folder) / "metrics.jsonl"))
     learnt = (
         f"""{done} iterations of {_learning(config)}
-each, learning rate {settings.lr:g}, {settings.reward} reward, alpha {settings.alpha:g}."""
+each, learning rate {settings.lr:g}, {_reward(settings)}."""
         if config.run.iterations
         else "No reinforcement learning followed."
     )
@@ -61,6 +62,15 @@ model, policy = unmask.load_model("{model}"), unmask.load_policy(...)
 out = unmask.generate(model, policy, prompts, gen_length={gen_length}{block})
 ```
 """
+
+
+def _reward(settings: AlgorithmSettings) -> str:
+    """The reward, with its weight of speed."""
+    weight, name = settings.weight, "beta" if settings.reward == "scale_free" else "alpha"
+    if weight is None:
+        return f"{settings.reward} reward"
+    told = f"{weight:g}" if not isinstance(weight, tuple) else f"{weight[0]:g} (speed 0) to {weight[1]:g} (speed 1)"
+    return f"{settings.reward} reward, {name} {told}"
 
 
 def _where(config: TrainConfig) -> str:

@@ -1,0 +1,241 @@
+"""`unmask tune`: one policy of every speed for a dLLM and a task, and the evidence that it is worth using."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from unmask.cli.calibrate import CalibrateConfig, measure, show
+from unmask.cli.common import ConfigFile, DryRun, Resume, draw
+from unmask.cli.comparison import ComparisonConfig, compare
+from unmask.cli.console import console, duration
+from unmask.cli.flags import given
+from unmask.cli.train import START, TrainFlags, describe_costs, train_policy
+from unmask.errors import UnmaskError
+from unmask.evaluation.comparison import ComparisonResult
+from unmask.evaluation.entries import Candidate, candidate, decoding
+from unmask.evaluation.gather import findings
+from unmask.evaluation.summaries import Summary, summarise
+from unmask.files import write_text
+from unmask.journal import Journal
+from unmask.pareto import Point, accuracy_at
+from unmask.policies.auto import load_policy
+from unmask.policies.base import LearnedPolicy
+from unmask.policies.calibration import Calibration
+from unmask.rl.config import TrainConfig
+from unmask.settings import laid_over, load_settings, read_toml
+
+SPEEDS = tuple(i / 7 for i in range(8))
+DEFAULTS: dict[str, dict[str, Any]] = {
+    "policy": {"use_speed": True, "use_entropy": True},
+    "clone": {"rule": "best:*", "updates": 400, "batch_size": 192},
+    "algorithm": {"beta": [0.02, 2.0], "prompts": 40, "lr": 7e-5, "entropy_weight": 0.003},
+    "run": {"folder": "runs/tuned", "iterations": 160, "validate_every": 20},
+}
+"""Where tuning differs from `TrainConfig`, by measurement (docs/training.md)."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning made.
+
+    Attributes:
+        folder: of the run.
+        calibration: the table in the policy's folder.
+        summaries: of the policy at each of `SPEEDS`, then of the rules, on held-out prompts.
+        found: their rows.
+        seconds: of each stage.
+    """
+
+    folder: Path
+    calibration: Calibration
+    summaries: Sequence[Summary]
+    found: ComparisonResult
+    seconds: dict[str, float]
+
+
+def tune(
+    *,
+    settings: Annotated[Any, Parameter(name="*")] = None,
+    calibration_prompts: Annotated[
+        int, START, Parameter(help="Prompts for the table of speeds: the more, the more can be promised.")
+    ] = 400,
+    held_out_prompts: Annotated[int, START, Parameter(help="Test prompts for the comparison with the rules.")] = 400,
+    config: Annotated[ConfigFile, START] = None,
+    resume: Annotated[Resume, START] = False,
+    dry_run: Annotated[DryRun, START] = False,
+) -> None:
+    """Train one policy for every speed, calibrate it, and compare it with every rule at its best.
+
+    Example: unmask tune --model GSAI-ML/LLaDA-8B-Instruct --task gsm8k --block-length 32 --run runs/mine
+    """
+    asked = tuning(config, given(settings))
+    if dry_run:
+        describe_costs(asked, 1)
+        passes = (calibration_prompts * 17 + held_out_prompts * len(SPEEDS)) * (asked.decode.gen_length or 0)
+        console.print(f"Calibration and comparison: {passes:,} forward passes at most.", highlight=False)
+        return
+    made = run_tuning(asked, calibration_prompts, held_out_prompts, resume=resume)
+    if made is None:
+        return
+    for sentence in verdict(made):
+        console.print(f"- {sentence}", highlight=False)
+    _show_use(made, asked)
+
+
+tune.__annotations__["settings"] = Annotated[TrainFlags | None, Parameter(name="*")]
+
+
+def tuning(config: str | Path | None, overrides: dict[str, dict[str, Any]]) -> TrainConfig:
+    """The settings of a tuning run: `DEFAULTS`, over them the user's file, over that the flags."""
+    values = laid_over(DEFAULTS, read_toml(config)) if config is not None else DEFAULTS
+    if "alpha" in {**values["algorithm"], **overrides.get("algorithm", {})}:
+        values = {**values, "algorithm": {k: v for k, v in values["algorithm"].items() if k != "beta"}}
+    asked = load_settings(TrainConfig, None, laid_over(values, overrides))
+    if not asked.policy.network.has_speed:
+        raise UnmaskError("Tuning makes a policy with a speed: leave policy.use_speed on, or use unmask train.")
+    return asked
+
+
+def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: int, *, resume: bool) -> Tuned | None:
+    """All stages; those that are done are not done again.
+
+    Returns:
+        None if the user stopped it.
+    """
+    folder, seconds, clock = Path(config.run.folder), dict[str, float](), time.perf_counter
+
+    def stage(name: str, number: int) -> float:
+        console.rule(f"{number}. {name}", align="left")
+        return clock()
+
+    started = stage("Find the best rules, clone them, and train at every speed", 1)
+    if not train_policy(config, resume=resume and (folder / "config.json").exists()):
+        return None
+    seconds["train"] = clock() - started
+    started = stage("Calibrate: forward passes and accuracy at each speed", 2)
+    table = _calibrate(config, folder, calibration_prompts, resume)
+    seconds["calibrate"] = clock() - started
+    started = stage("Compare with the rules on held-out prompts", 3)
+    comparison = _comparison(config, folder, held_out_prompts)
+    task = comparison.load_task()
+    gen_length = config.decode.region(task)
+    candidates = _candidates(config, folder, gen_length)
+    again = resume and (folder / "comparison" / "config.json").exists()
+    found = compare(comparison, task, gen_length, candidates, resume=again)
+    assert found is not None  # tuning has one process
+    summaries = [summarise(entry, rows) for entry, rows in found.results]
+    seconds["compare"] = clock() - started
+    made = Tuned(folder, table, summaries, found, seconds)
+    write_text(folder / "tuned.json", json.dumps({"seconds": seconds, "verdict": verdict(made)}, indent=2) + "\n")
+    console.print(draw(summaries, folder / "curve", found.title), highlight=False, soft_wrap=True)
+    _page(made)
+    return made
+
+
+def _calibrate(config: TrainConfig, folder: Path, prompts: int, resume: bool) -> Calibration:
+    policy = load_policy(folder / "best")
+    assert isinstance(policy, LearnedPolicy)
+    shared = _shared(config)
+    blocks = config.decode.model_dump(mode="json")["block_length"]
+    settings = CalibrateConfig(
+        **shared,
+        prompts=prompts,
+        block_length=None if blocks is None else str(blocks),
+        new_axis=True,
+        sample_seed=CALIBRATION_SAMPLE,
+    )
+    again = resume and (folder / "calibration" / "config.json").exists()
+    table = measure(settings, folder / "best", policy, resume=again)
+    assert table is not None
+    show(table)
+    return table
+
+
+CALIBRATION_SAMPLE = 1  # of the validation prompts, other than those that chose the checkpoint
+
+
+def _shared(config: TrainConfig) -> dict[str, Any]:
+    """What training and a comparison call by the same names."""
+    names = set(ComparisonConfig.model_fields)
+    found = {**config.model.model_dump(exclude_unset=True), **config.task.model_dump(exclude_unset=True)}
+    found |= config.decode.model_dump(include={"gen_length", "stop_at_eos", "suppress_eos"})
+    return {name: value for name, value in found.items() if name in names}
+
+
+def _comparison(config: TrainConfig, folder: Path, prompts: int) -> ComparisonConfig:
+    return ComparisonConfig(**_shared(config), output=str(folder / "comparison"), prompts=prompts, seeds=1)
+
+
+def _candidates(config: TrainConfig, folder: Path, gen_length: int) -> list[Candidate]:
+    """The policy at each speed, and every cell of a rule that the search kept to its last round."""
+    eos = {"suppress_eos": config.decode.suppress_eos, "stop_at_eos": config.decode.stop_at_eos}
+    blocks = config.decode.model_dump(mode="json")["block_length"]
+    own = decoding(gen_length, blocks, **eos)
+    at = [own.model_copy(update={"speed": speed}) for speed in SPEEDS]
+    found = [candidate(str(folder / "best"), decode) for decode in at]
+    for policy, length in finalists(folder):
+        found.append(candidate(policy, decoding(gen_length, length, **eos)))
+    return list({entry.key: (entry, policy) for entry, policy in found}.values())
+
+
+def finalists(folder: Path) -> list[tuple[str, int | str | None]]:
+    """The rules that the search of a run tried on most prompts, with their block lengths."""
+    tried: dict[tuple[str, int | str | None], int] = {}
+    for row in Journal(folder / "search.jsonl").rows():
+        cell = (row["policy"], row["block_length"])
+        tried[cell] = tried.get(cell, 0) + len(row["index"])
+    most = max(tried.values(), default=0)
+    return [cell for cell, count in tried.items() if 2 * count >= most]
+
+
+def verdict(made: Tuned) -> list[str]:
+    """What the curve says: against the rules at each speed, and where it begins to lose accuracy."""
+    own = [s for s in made.summaries if s.entry.kind == "policy"]
+    rules = [Point(s.nfe.mean, s.accuracy.mean) for s in made.summaries if s.entry.kind == "rule"]
+    told = []
+    for s in own:
+        rival = accuracy_at(rules, s.nfe.mean, hull=True) if rules else float("nan")
+        against = (
+            "no rule is that fast"
+            if rival != rival
+            else f"the best mixture of two rules {100 * rival:.1f}%: {100 * (s.accuracy.mean - rival):+.1f} points"
+        )
+        told.append(
+            f"speed {s.entry.decode.speed or 0:.2f}: {100 * s.accuracy.mean:.1f}% at {s.nfe.mean:.2f} forward passes; "
+            f"{against}."
+        )
+    return told
+
+
+def _page(made: Tuned) -> None:
+    path = made.folder / "report.html"
+    try:
+        from unmask.evaluation.page import render  # what it needs is an extra
+
+        write_text(path, render(findings(made.found.results, made.summaries)))
+    except UnmaskError as e:
+        console.print(f"No page: {e}", highlight=False)
+        return
+    console.print(f"Page: {path}", highlight=False, soft_wrap=True)
+
+
+def _show_use(made: Tuned, config: TrainConfig) -> None:
+    """The three lines to use it."""
+    parts = ", ".join(f"{duration(value)} to {name}" for name, value in made.seconds.items())
+    model = "" if config.model.model is None else f'"{config.model.model}"'
+    console.rule("Use it", align="left")
+    console.print(
+        f"model, policy = unmask.load_model({model}), unmask.load_policy('{made.folder}')\n"
+        "speed = policy.speed_for(max_drop=0.01)  # or target_nfe=6, or any number from 0 to 1\n"
+        "out = unmask.generate(model, policy, prompts, speed=speed)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(f"Took {parts}.", highlight=False)

@@ -1,0 +1,158 @@
+"""Training at every speed: strata, scales, rewards, the search for rules, and a run that is resumed."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.rl.runs import checkpoint, config, told, trainer
+from tests.rl.tasks import Short
+from unmask.errors import Stopped, UnmaskError
+from unmask.pareto import Point, hypervolume
+from unmask.policies import load_policy
+from unmask.rl.algorithms.grpo import MovingScale
+from unmask.rl.collect import draw_speeds, part_of
+from unmask.rl.processes import Processes
+from unmask.rl.prompts import fitting
+from unmask.rl.rewards import Outcome, at_speed, load_reward, scale_free
+from unmask.rl.search import Demonstration, Search, demonstrations
+from unmask.rl.validation import validator
+
+SPEED = {"policy": {"use_speed": True, "use_entropy": True}, "speeds": 3, "prompts": 6, "group_size": 4}
+
+
+def test_scale_free_reward():
+    correct, nfe = torch.tensor([True, True, False, True]), torch.tensor([1, 4, 1, 16])
+    assert scale_free(correct, nfe, 32, 0.5).tolist() == pytest.approx([1.0, 0.5, 0.0, 0.25])
+    each = scale_free(correct, nfe, 32, torch.tensor([1.0, 1.0, 1.0, 2.0]))
+    assert each.tolist() == pytest.approx([1.0, 0.25, 0.0, 1 / 256])
+
+
+def test_the_weight_of_a_speed_is_linear_in_its_logarithm():
+    assert at_speed((0.01, 1.0), torch.tensor([0.0, 0.5, 1.0])).tolist() == pytest.approx([0.01, 0.1, 1.0])
+    assert at_speed(3.0, None) == 3.0
+    with pytest.raises(UnmaskError, match=r"The weight of speed is \(0.01, 1.0\), for a policy with a speed"):
+        at_speed((0.01, 1.0), None)
+    outcome = Outcome([], [""] * 2, torch.tensor([True, True]), torch.tensor([4, 4]), 32, torch.tensor([0.0, 1.0]))
+    assert load_reward("scale_free", beta=(0.5, 1.0))(outcome).tolist() == pytest.approx([0.5, 0.25])
+    assert load_reward("multiplicative", (1.0, 2.0))(outcome).tolist() == pytest.approx([29 / 32, (29 / 32) ** 2])
+
+
+def test_speeds_are_spread_over_each_iteration():
+    drawn = draw_speeds(12, 4, seed=0, iteration=3)
+    assert sorted(part_of(drawn, 4, 12).tolist()) == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
+    assert all(0 <= speed <= 1 for speed in drawn)
+    assert len(set(drawn)) > 6, "drawn continuously"
+    assert drawn == draw_speeds(12, 4, 0, 3) != draw_speeds(12, 4, 0, 4)
+    assert part_of(None, 4, 2).tolist() == [0, 0]
+
+
+def test_each_part_has_a_scale_that_moves_slowly():
+    scale = MovingScale(3)
+    advantage, reward = torch.tensor([[1.0, -1.0], [0.001, -0.001]]), torch.tensor([[1.0, 0.0], [0.5, 0.5]])
+    part = torch.tensor([0, 2])
+    # Part 0: mean square 1. Part 1 is not seen. Part 2: the floor, 0.05 of the mean reward 0.5.
+    assert scale.update(advantage, reward, part, Processes()).tolist() == pytest.approx([1.0, 1.0, 0.025])
+    # 0.9 of before and 0.1 of now: 0.9 * 1 + 0.1 * 4, and no floor any more.
+    found = scale.update(2 * advantage, reward, part, Processes()).square()
+    assert found.tolist() == pytest.approx([1.3, 1.0, 0.9 * 0.025**2 + 0.1 * 0.002**2], rel=1e-4)
+    assert scale.square[1] == 0
+
+
+def test_no_signal_leaves_a_scale_of_one():
+    zeros = torch.zeros(1, 2)
+    assert MovingScale(2).update(zeros, zeros, torch.tensor([0]), Processes()).tolist() == [1.0, 1.0]
+
+
+def test_hypervolume_over_log_nfe():
+    curve = [Point(2, 0.5), Point(8, 1.0)]
+    # From 2 to 8 at 0.5, from 8 to 16 at 1: (0.5 * 2 + 1 * 1) of 4 doublings.
+    assert hypervolume(curve, 16, log=True) == pytest.approx(0.5)
+    assert hypervolume(curve, 16) == pytest.approx((0.5 * 6 + 8) / 16)
+    with pytest.raises(UnmaskError, match="The reference NFE is 1: give one above 1"):
+        hypervolume(curve, 1, log=True)
+
+
+def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path):
+    changes = {**SPEED, "clone_rule": "best:top_k_confidence", "scale_advantages": "ema"}
+    trainer(tiny, tmp_path / "whole", **changes).run()
+    cut = trainer(tiny, tmp_path / "cut", **changes)
+    with pytest.raises(Stopped):
+        cut.run(stop=lambda: cut.keeper.progress.iteration == 2)
+    trainer(tiny, tmp_path / "cut", **changes).run(resume=True)
+    whole, cut = checkpoint(tmp_path / "whole"), checkpoint(tmp_path / "cut")
+    for file in sorted(path.relative_to(whole) for path in whole.rglob("*.safetensors")):
+        a, b = load_file(whole / file), load_file(cut / file)
+        assert all(torch.equal(a[name], b[name]) for name in a), file
+    assert load_file(whole / "algorithm.safetensors")["scale.square"].max() > 0
+    assert told(tmp_path / "whole") == told(tmp_path / "cut")
+    lines = told(tmp_path / "whole")
+    assert [cell["speed"] for cell in lines[0]["cells"]] == [0.0, 0.5, 1.0]
+    assert {"correct@0.00", "nfe@0.50", "correct@1.00"} <= lines[2].keys()
+    assert load_policy(tmp_path / "whole" / "best").needs.speed
+
+
+def test_a_stopped_search_goes_on(tiny, tmp_path):
+    cells = demonstrations("best:confidence_threshold", None, 4, 8)
+    prompts = fitting(tiny, Short().examples("train", 20), 8)[0]
+
+    def search(stop=lambda: False):
+        decode = config(tmp_path).decode.model_copy(update={"gen_length": 8})
+        reward = load_reward("scale_free", beta=(0.01, 3.0))
+        journal = tmp_path / "search.jsonl"
+        return Search(tiny, Short(), decode, reward, Processes(), [1.0], journal, lambda *a: None, stop)
+
+    calls = iter(range(100))
+    with pytest.raises(Stopped, match="Stopped while trying rules; what was tried is kept"):
+        search(lambda: next(calls) == 3).best(cells, prompts)
+    with (tmp_path / "search.jsonl").open("a") as file:
+        file.write('{"policy": "cut sho')  # what a kill may leave
+    resumed, passes = search().best(cells, prompts)
+    (tmp_path / "search.jsonl").unlink()
+    whole, all_passes = search().best(cells, prompts)
+    assert resumed == whole
+    assert 0 < passes < all_passes
+    rows = [json.loads(line) for line in (tmp_path / "search.jsonl").read_text().splitlines()]
+    assert len(rows[0]["index"]) == 16, "all cells try a few prompts"
+    assert sum(len(row["index"]) == 4 for row in rows) == 8 < len(cells), "and the best eight the rest"
+    assert Demonstration("factor", 4).key == "factor @ 4"
+
+
+def test_every_rule_is_tried_and_settings_that_act_alike_once(tiny):
+    cells = demonstrations("best:*", None, 8, 8)
+    assert {cell.policy.partition(":")[0] for cell in cells} >= {"entropy_bound", "factor", "klass", "random_order"}
+    assert {cell.block_length for cell in cells} == {4, 8}
+    assert "top_k_confidence:k=8" not in {cell.policy for cell in cells if cell.block_length == 4}
+
+
+def test_a_policy_with_a_speed_is_judged_by_its_curve(tiny, tmp_path):
+    run = config(tmp_path, **SPEED)
+    prompts = fitting(tiny, Short().examples("validation", 10), 8)[0]
+    policy = run.policy.fresh(None)
+    found = validator(tiny, Short(), prompts, run.decode.model_copy(update={"gen_length": 8}), run.algorithm.settings)(
+        policy
+    )
+    points = [Point(found[f"nfe@{s}"], found[f"correct@{s}"]) for s in ("0.00", "0.50", "1.00")]
+    assert found["reward"] == pytest.approx(hypervolume(points, 8, log=True))
+    assert found["nfe"] == pytest.approx(sum(point.nfe for point in points) / 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"beta": (0.1, 3.0)}, r"algorithm.beta is \[0.1, 3.0\], a range for a policy with a speed"),
+        ({**SPEED, "alpha": 1.0}, "algorithm.alpha is 1, and a policy with a speed learns at a range of them: give"),
+        ({"alpha": 1.0, "beta": 0.1}, "alpha weighs speed in the paper's rewards and beta in scale_free: give one"),
+        ({**SPEED, "beta": (0.0, 3.0)}, "beta at both ends must be above 0"),
+        ({"beta": -1.0}, "beta must be a number from 0"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(tmp_path, changes, message):
+    with pytest.raises(Exception, match=message):
+        config(tmp_path, **changes)
+
+
+def test_one_weight_trains_a_policy_without_a_speed(tiny, tmp_path):
+    trainer(tiny, tmp_path / "run", beta=0.5, iterations=1).run()
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["algorithm"]["reward"] == "scale_free"
