@@ -138,8 +138,8 @@ def test_the_tuned_grids_are_those_of_before():
     families = [entry.label for entry, _ in tuned(FULL)]
     before = {
         "threshold": 8,
-        "EB": 6,
-        "factor": 4,
+        "EB": 9,
+        "factor": 6,
         "KLASS": 9,
         "margin": 8,
         "margin top-k": 4,

@@ -64,6 +64,8 @@ TRAIN = (
     "4",
     "--train-examples",
     "40",
+    "--algorithm.scale-advantages",
+    "batch",
     "--algorithm.update-batch-size",
     "64",
 )

@@ -5,9 +5,9 @@ import pytest
 import unmask
 from tests.rl.runs import told
 from unmask.errors import UnmaskError
+from unmask.rl.algorithms.base import AlgorithmSettings
 from unmask.rl.config import TrainConfig
 from unmask.rl.prompts import fitting
-from unmask.rl.rewards import load_reward
 from unmask.rl.trainer import Trainer
 from unmask.rl.validation import validator
 
@@ -30,7 +30,7 @@ def trained(model, folder, clone, **algorithm):
     }
     config, task = TrainConfig.model_validate(tables), unmask.load_task("house")
     prompts, _ = fitting(model, task.examples("validation", 6), 32)
-    validate = validator(model, task, prompts, config.decode, load_reward("multiplicative", 1.0))
+    validate = validator(model, task, prompts, config.decode, AlgorithmSettings())
     return Trainer(config, model, task, validate, lambda metrics: None)
 
 

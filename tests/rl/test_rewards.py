@@ -46,7 +46,7 @@ def own(tmp_path, monkeypatch):
     (tmp_path / "my_rewards.py").write_text(
         """
 def short(completions, prompts, answer, nfe, gen_length, **columns):
-    assert set(columns) == {"correct", "level"}
+    assert set(columns) == {"correct", "level", "speed"}
     assert columns["level"] == [3, None]
     return [1.0 / n + (text == gold) for text, gold, n in zip(completions, answer, nfe)]
 def too_few(completions, **columns): return [1.0]

@@ -53,7 +53,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tiny, tmp_path):
     other = trainer(tiny, tmp_path / "run", iterations=1, blocks=2)
     with pytest.raises(UnmaskError, match="with policy.blocks = 1, not 2"):
         other.run(resume=True)
-    with pytest.raises(UnmaskError, match="lacks the tensor 'transformer_blocks.1.q_proj.weight'"):
+    with pytest.raises(UnmaskError, match="lacks the tensor 'policy.transformer_blocks.1.q_proj.weight'"):
         other.run(resume=True, allow_changes=True)
 
 

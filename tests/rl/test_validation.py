@@ -6,10 +6,10 @@ import torch
 from tests.rl.tasks import Short
 from unmask import generate
 from unmask.policies import TransformerPolicy
+from unmask.rl.algorithms.base import AlgorithmSettings
 from unmask.rl.config import TrainDecodeConfig
 from unmask.rl.processes import Processes
 from unmask.rl.prompts import fitting
-from unmask.rl.rewards import load_reward
 from unmask.rl.validation import SEED, validator
 
 
@@ -35,7 +35,7 @@ def fresh():
 def scored(tiny, config, processes=None):
     task = Short()
     prompts, _ = fitting(tiny, task.examples("validation", 7), 8)
-    return validator(tiny, task, prompts, config, load_reward("multiplicative", 1.0), processes)(fresh())
+    return validator(tiny, task, prompts, config, AlgorithmSettings(), processes)(fresh())
 
 
 @pytest.mark.parametrize("batch_size", [2, 64])

@@ -167,8 +167,8 @@ class TransformerPolicy(LearnedPolicy):
 
 
 def speed_features(knob: Float[Tensor, " b"]) -> Float[Tensor, "b 16"]:
-    """Cosines and sines of a number in [0, 1], from a quarter of a turn to two turns."""
-    angle = knob[:, None] * (math.pi / 2) * torch.arange(1, SPEED_FREQUENCIES + 1, device=knob.device)
+    """Cosines and sines of a number in [0, 1], from a sixteenth of a turn to half of one: neighbours look alike."""
+    angle = knob[:, None] * (math.pi / 8) * torch.arange(1, SPEED_FREQUENCIES + 1, device=knob.device)
     return torch.cat([angle.cos(), angle.sin()], dim=1)
 
 

@@ -15,7 +15,8 @@ def batch_of(reward, rollout, step=None, length=4):
     confidence = torch.linspace(0.1, 0.9, s * length).view(s, length, 1)
     seen = Observation(confidence, masked, masked, when, torch.zeros(s, length))
     steps = Steps(seen, torch.ones(s, length, dtype=torch.int16), torch.tensor(rollout))
-    return Batch(steps, reward, torch.zeros(reward.numel(), dtype=torch.bool))
+    part = torch.zeros(len(reward), dtype=torch.long)
+    return Batch(steps, reward, torch.zeros(reward.numel(), dtype=torch.bool), part)
 
 
 def scored(log_prob, old, credit, batch):
