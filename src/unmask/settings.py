@@ -90,9 +90,11 @@ def explain(error: ValidationError) -> str:
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, UnmaskError):
         return str(cause)
-    leaf = ".".join(str(part) for part in first["loc"]) or "value"
+    leaf = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
+    if not first["loc"]:  # of several settings together
+        return f"{message}."
     more = f", and {error.error_count() - 1} more" if error.error_count() > 1 else ""
     return f"{leaf} = {first['input']!r} ({message}){more}." if first["type"] != "missing" else f"{leaf} is missing."
 

@@ -71,7 +71,7 @@ def quickstart(
         check_block_length(task.gen_length, block_length)
     setup = Setup(load_model(), task, task.examples("test", resolved.prompts, seed=0), trajectories=4)
     run_table = {"folder": str(folder / "train"), "seed": resolved.seed, "iterations": resolved.iterations}
-    train_config = TrainConfig.model_validate({"run": run_table})
+    train_config = TrainConfig.model_validate({"run": run_table, "algorithm": {"scale_advantages": "batch"}})
     introduce(setup.model, task, resolved.iterations, folder)
     if dry_run:
         return
