@@ -16,8 +16,8 @@ from unmask.evaluation.differences import Difference, Outcomes, paired_bootstrap
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.gather import read_results
 from unmask.evaluation.intervals import Interval
-from unmask.pareto import Point, accuracy_at, frontier
 from unmask.evaluation.summaries import outcomes, summary
+from unmask.pareto import Point, accuracy_at, frontier
 
 FULL, BLOCKS = 32, 8
 

@@ -77,7 +77,7 @@ def accuracy_at(points: Sequence[Point], nfe: float, hull: bool = False) -> floa
     return accuracies_at(speeds, accuracy, torch.tensor([nfe], dtype=torch.float64), hull).item()
 
 
-def hypervolume(points: Sequence[Point], reference_nfe: float, *, log: bool = False) -> float:
+def hypervolume(points: Sequence[Point], reference_nfe: float) -> float:
     """Area under the frontier as a staircase, from NFE 0 to the reference and from accuracy 0, as a share of the whole.
 
     With the frontier's points (n_1, a_1), ..., (n_k, a_k) that have n_i <= R, and n_(k+1) = R::
@@ -86,22 +86,34 @@ def hypervolume(points: Sequence[Point], reference_nfe: float, *, log: bool = Fa
 
     so the area left of the fastest point is lost, and slower points are ignored. 1 would be all right in no time.
 
-    Args:
-        log: the axis is log NFE, from 1 to the reference: halving the passes is worth the same everywhere. On the plain
-            axis, the slow end of a long region decides nearly alone.
-
     Raises:
-        UnmaskError: the reference is not above 0, or, on a logarithmic axis, not above 1.
+        UnmaskError: the reference is not above 0.
     """
-    if not (1 if log else 0) < reference_nfe < math.inf:
-        raise UnmaskError(
-            f"The reference NFE is {reference_nfe}: give one above {1 if log else 0}, such as the gen_length."
-        )
-    place = (lambda nfe: math.log(max(nfe, 1.0))) if log else float
+    if not 0 < reference_nfe < math.inf:
+        raise UnmaskError(f"The reference NFE is {reference_nfe}: give one above 0, such as the gen_length.")
     kept = [p for p in frontier(points) if p.nfe <= reference_nfe]
     ends = [p.nfe for p in kept[1:]] + [reference_nfe]
-    area = sum(p.accuracy * (place(end) - place(p.nfe)) for p, end in zip(kept, ends, strict=False))
-    return area / place(reference_nfe)
+    return sum(p.accuracy * (end - p.nfe) for p, end in zip(kept, ends, strict=False)) / reference_nfe
+
+
+def curve_volume(points: Sequence[Point], reference_nfe: float) -> float:
+    """Area under a policy's curve over log NFE, from NFE 1 to the reference, as a share of all right at NFE 1.
+
+    Between two points of the frontier the accuracy is on the line in log NFE, as a policy with a speed has all speeds
+    between them; a staircase would judge by where the points happen to lie. Halving the passes is worth the same
+    everywhere; on a plain axis, the slow end of a long region decides nearly alone. The area left of the fastest point
+    is lost; right of the slowest, its accuracy stays.
+
+    Raises:
+        UnmaskError: the reference is not above 1.
+    """
+    if not 1 < reference_nfe < math.inf:
+        raise UnmaskError(f"The reference NFE is {reference_nfe}: give one above 1, such as the gen_length.")
+    kept = [p for p in frontier(points) if p.nfe <= reference_nfe]
+    if not kept:
+        return 0.0
+    at = [(math.log(max(p.nfe, 1.0)), p.accuracy) for p in kept] + [(math.log(reference_nfe), kept[-1].accuracy)]
+    return sum((x1 - x0) * (y0 + y1) / 2 for (x0, y0), (x1, y1) in pairwise(at)) / math.log(reference_nfe)
 
 
 def tpf(tokens: Real[Tensor, "*p"], nfe: Real[Tensor, "*p"], mean: Mean = "ratio_of_sums") -> float:

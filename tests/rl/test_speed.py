@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from tests.rl.runs import checkpoint, config, told, trainer
 from tests.rl.tasks import Short
 from unmask.errors import Stopped, UnmaskError
-from unmask.pareto import Point, hypervolume
+from unmask.pareto import Point, curve_volume
 from unmask.policies import load_policy
 from unmask.rl.algorithms.grpo import MovingScale
 from unmask.rl.collect import draw_speeds, part_of
@@ -65,13 +65,13 @@ def test_no_signal_leaves_a_scale_of_one():
     assert MovingScale(2).update(zeros, zeros, torch.tensor([0]), Processes()).tolist() == [1.0, 1.0]
 
 
-def test_hypervolume_over_log_nfe():
-    curve = [Point(2, 0.5), Point(8, 1.0)]
-    # From 2 to 8 at 0.5, from 8 to 16 at 1: (0.5 * 2 + 1 * 1) of 4 doublings.
-    assert hypervolume(curve, 16, log=True) == pytest.approx(0.5)
-    assert hypervolume(curve, 16) == pytest.approx((0.5 * 6 + 8) / 16)
+def test_the_area_under_a_curve_over_log_nfe():
+    curve = [Point(2, 0.5), Point(8, 1.0), Point(4, 0.2)]
+    # From 2 to 8 at 0.75 on average, from 8 to 16 at 1: (0.75 * 2 + 1 * 1) of 4 doublings; (4, 0.2) is dominated.
+    assert curve_volume(curve, 16) == pytest.approx(2.5 / 4)
+    assert curve_volume(curve, 1.5) == 0.0
     with pytest.raises(UnmaskError, match="The reference NFE is 1: give one above 1"):
-        hypervolume(curve, 1, log=True)
+        curve_volume(curve, 1)
 
 
 def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path):
@@ -134,7 +134,7 @@ def test_a_policy_with_a_speed_is_judged_by_its_curve(tiny, tmp_path):
         policy
     )
     points = [Point(found[f"nfe@{s}"], found[f"correct@{s}"]) for s in ("0.00", "0.50", "1.00")]
-    assert found["reward"] == pytest.approx(hypervolume(points, 8, log=True))
+    assert found["reward"] == pytest.approx(curve_volume(points, 8))
     assert found["nfe"] == pytest.approx(sum(point.nfe for point in points) / 3)
 
 

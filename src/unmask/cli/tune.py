@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +20,12 @@ from unmask.cli.flags import given
 from unmask.cli.train import START, TrainFlags, describe_costs, train_policy
 from unmask.errors import UnmaskError
 from unmask.evaluation.comparison import ComparisonResult
+from unmask.evaluation.differences import paired_bootstrap
 from unmask.evaluation.entries import Candidate, candidate, decoding
 from unmask.evaluation.gather import findings
-from unmask.evaluation.summaries import Summary, summarise
+from unmask.evaluation.summaries import Summary, outcomes, summarise
 from unmask.files import write_text
 from unmask.journal import Journal
-from unmask.pareto import Point, accuracy_at
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import Calibration
@@ -35,7 +36,7 @@ SPEEDS = tuple(i / 7 for i in range(8))
 DEFAULTS: dict[str, dict[str, Any]] = {
     "policy": {"use_speed": True, "use_entropy": True},
     "clone": {"rule": "best:*", "updates": 400, "batch_size": 192},
-    "algorithm": {"beta": [0.02, 2.0], "prompts": 40, "lr": 7e-5, "entropy_weight": 0.003},
+    "algorithm": {"beta": [0.02, 3.0], "prompts": 40, "lr": 7e-5, "entropy_weight": 0.001},
     "run": {"folder": "runs/tuned", "iterations": 160, "validate_every": 20},
 }
 """Where tuning differs from `TrainConfig`, by measurement (docs/training.md)."""
@@ -196,20 +197,23 @@ def finalists(folder: Path) -> list[tuple[str, int | str | None]]:
 
 
 def verdict(made: Tuned) -> list[str]:
-    """What the curve says: against the rules at each speed, and where it begins to lose accuracy."""
-    own = [s for s in made.summaries if s.entry.kind == "policy"]
-    rules = [Point(s.nfe.mean, s.accuracy.mean) for s in made.summaries if s.entry.kind == "rule"]
+    """What the curve says at each speed, against the best mixture of two rules at equal NFE."""
+    rules = [outcomes(rows) for entry, rows in made.found.results if entry.kind == "rule"]
     told = []
-    for s in own:
-        rival = accuracy_at(rules, s.nfe.mean, hull=True) if rules else float("nan")
-        against = (
-            "no rule is that fast"
-            if rival != rival
-            else f"the best mixture of two rules {100 * rival:.1f}%: {100 * (s.accuracy.mean - rival):+.1f} points"
+    for (entry, rows), s in zip(made.found.results, made.summaries, strict=True):
+        if entry.kind != "policy":
+            continue
+        reached = (
+            f"speed {entry.decode.speed or 0:.2f}: {100 * s.accuracy.mean:.1f}% at {s.nfe.mean:.2f} forward passes"
         )
+        gap = paired_bootstrap(outcomes(rows), rules, hull=True) if rules else None
+        if gap is None or math.isnan(gap.mean):
+            told.append(f"{reached}; no rule is as fast.")
+            continue
+        inconclusive = ", inconclusive" if gap.low <= 0 <= gap.high else ""
         told.append(
-            f"speed {s.entry.decode.speed or 0:.2f}: {100 * s.accuracy.mean:.1f}% at {s.nfe.mean:.2f} forward passes; "
-            f"{against}."
+            f"{reached}; {100 * gap.mean:+.1f} points against the best mixture of two rules (95% interval "
+            f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}{inconclusive})."
         )
     return told
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig
 from unmask.models.base import MaskedDiffusionModel
-from unmask.pareto import Point, hypervolume
+from unmask.pareto import Point, curve_volume
 from unmask.policies.base import Policy
 from unmask.rl.algorithms.base import AlgorithmSettings
 from unmask.rl.processes import Processes
@@ -43,8 +43,8 @@ def validator(
 ) -> Validate:
     """What scores a policy on these prompts: correctness, NFE, and the reward that training raises.
 
-    A policy with a speed decodes each prompt at each of evenly spaced speeds; its ``reward`` is the hypervolume of that
-    curve over log NFE (`unmask.pareto`), as no single reward stands for all speeds.
+    A policy with a speed decodes each prompt at each of evenly spaced speeds; its ``reward`` is the area under that
+    curve (`unmask.pareto.curve_volume`), as no single reward stands for all speeds.
 
     Args:
         settings: of the algorithm: its reward, and how many speeds.
@@ -84,7 +84,7 @@ def validator(
         earned, correct, nfe = (total / (len(prompts) * len(at)) for total in team.total(*sums))
         curve = _curve(at, each, team)
         if curve:
-            earned = hypervolume(list(curve.values()), max(config.region(), 2), log=True)
+            earned = curve_volume(list(curve.values()), max(config.region(), 2))
         return {
             "reward": earned,
             "correct": correct,

@@ -1,0 +1,225 @@
+"""One policy for every speed against every rule, over training seeds. Each command can be stopped and started again.
+
+python benchmarks/tuning.py train --studies house          `unmask tune` for each seed, some ten minutes of one core each
+python benchmarks/tuning.py rules --studies house          every cell of every rule on the same held-out prompts
+python benchmarks/tuning.py show --studies house           the table: differences at equal NFE, with 95% intervals
+python benchmarks/tuning.py promise --studies house        200 calibrations of 400 prompts: how many promises are broken
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unmask.errors import UnmaskError
+from unmask.evaluation.calibrate import table_of
+from unmask.evaluation.differences import Outcomes, paired_bootstrap
+from unmask.evaluation.entries import Entry
+from unmask.evaluation.gather import read_results
+from unmask.evaluation.intervals import bootstrap, t95
+from unmask.evaluation.rows import ResultRow
+from unmask.evaluation.summaries import outcomes
+from unmask.pareto import Point, curve_volume
+from unmask.policies.auto import load_policy
+from unmask.policies.base import LearnedPolicy
+
+SEEDS = (0, 1, 2)
+SPEEDS = 8
+Flags = Mapping[str, Any]
+PLACES: dict[str, Flags] = {  # where a policy is tuned
+    "house": {"task": "house"},
+    "house-blocks": {"task": "house", "block-length": 8},
+    "ledger": {"task": "ledger"},
+    "house-small": {"task": "house", "model": "house-small"},
+    "twice": {"task": "house-long", "gen-length": 64},
+}
+STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs from the defaults of `unmask tune`
+    **{place: (place, {}) for place in PLACES},
+    "house, no entropy": ("house", {"policy.use-entropy": "False"}),
+    "house, one rule cloned": ("house", {"clone-from": "confidence_threshold:threshold=0.9"}),
+    "house, batch scaling": ("house", {"algorithm.scale-advantages": "batch"}),
+    "house, the paper's reward": ("house", {"alpha": "0.1,30"}),
+    "house, dpls": ("house", {"policy.actions": "dpls"}),
+    "ledger, dpls": ("ledger", {"policy.actions": "dpls"}),
+}
+
+
+def folder(out: Path, study: str, seed: int) -> Path:
+    """Of one training."""
+    return out / study.replace(", ", "-").replace(" ", "-").replace("'", "") / f"seed-{seed}"
+
+
+def unmask(*words: Any) -> None:
+    """Run the command, its output into nothing but its errors."""
+    command = [sys.executable, "-m", "unmask.cli", *map(str, words)]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def words_of(flags: Flags) -> list[str]:
+    """Flags as the command line has them."""
+    return [f"--{key}={value}" for key, value in flags.items()]
+
+
+def train(args: argparse.Namespace) -> None:
+    """Tune each study with each seed; what the search for rules has tried is shared by the seeds."""
+
+    def one(job: tuple[str, int]) -> None:
+        study, seed = job
+        place, flags = STUDIES[study]
+        run = folder(args.out, study, seed)
+        if (run / "tuned.json").exists():
+            return
+        known = folder(args.out, place, args.seeds[0]) / "search.jsonl"
+        if known.exists() and not run.exists():
+            run.mkdir(parents=True)
+            shutil.copy(known, run / "search.jsonl")
+        again = ["--resume"] if (run / "config.json").exists() else []
+        prompts = ["--calibration-prompts", args.prompts, "--held-out-prompts", args.prompts]
+        unmask("tune", *words_of({**PLACES[place], **flags}), "--run", run, "--seed", seed, *prompts, *again)
+        print(f"{study}, seed {seed}: done", flush=True)
+
+    jobs = [(study, seed) for seed in args.seeds for study in args.studies]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(one, jobs))
+
+
+def rules(args: argparse.Namespace) -> None:
+    """Every rule over its whole grid, in every block length, on the held-out prompts of each study."""
+    for place in dict.fromkeys(STUDIES[study][0] for study in args.studies):
+        target = args.out / "rules" / place
+        flags = {key: value for key, value in PLACES[place].items() if key != "block-length"}
+        longest = int(PLACES[place].get("block-length", flags.get("gen-length", 32)))
+        lengths = [f"--block-lengths={length}" for length in (4, 8, 16, 32, 64) if length <= longest]
+        again = ["--resume"] if (target / "config.json").exists() else []
+        words = [*words_of(flags), *lengths, "--prompts", args.prompts, "--seeds", 1, "--output", target, *again]
+        unmask("sweep", "--trajectories", 0, *words)
+
+
+def results(path: Path) -> list[tuple[Entry, Sequence[ResultRow]]]:
+    """Entries with their rows."""
+    return list(read_results([path]))
+
+
+def curves(args: argparse.Namespace, study: str) -> list[list[Outcomes]]:
+    """What each seed's policy did at each speed, from slow to fast."""
+    found = []
+    for seed in args.seeds:
+        rows = results(folder(args.out, study, seed) / "comparison")
+        own = sorted(
+            (e.decode.speed, outcomes(r)) for e, r in rows if e.kind == "policy" and e.decode.speed is not None
+        )
+        found.append([one for _, one in own])
+    return found
+
+
+def show(args: argparse.Namespace) -> None:
+    """At each speed: accuracy @ NFE over seeds, and the difference to the best mixture of any two cells of any rule."""
+    for study in args.studies:
+        place, _ = STUDIES[study]
+        cells = [outcomes(rows) for entry, rows in results(args.out / "rules" / place) if entry.kind == "rule"]
+        seeds = curves(args, study)
+        print(
+            f"\n{study}: {len(seeds)} training seeds, {cells[0].correct.shape[1]} prompts, {len(cells)} cells of rules"
+        )
+        print("| speed | accuracy % @ NFE | difference at equal NFE, points | each seed |\n|---|---|---|---|")
+        for i in range(SPEEDS):
+            each = [one[i] for one in seeds]
+            merged = Outcomes(torch.cat([one.correct for one in each]), torch.cat([one.nfe for one in each]))
+            gap = paired_bootstrap(merged, cells, hull=True)
+            alone = ", ".join(f"{100 * one.correct.mean():.1f} @ {one.nfe.mean():.2f}" for one in each)
+            print(
+                f"| {i / (SPEEDS - 1):.2f} | {100 * merged.correct.mean():.1f} @ {merged.nfe.mean():.2f} "
+                f"| {told(gap.mean, gap.low, gap.high)} | {alone} |",
+                flush=True,
+            )
+        length = int(PLACES[place].get("gen-length", 32))
+        volumes = [
+            curve_volume([Point(o.nfe.mean().item(), o.correct.mean().item()) for o in one], length) for one in seeds
+        ]
+        best = curve_volume([Point(o.nfe.mean().item(), o.correct.mean().item()) for o in cells], length)
+        mean = sum(volumes) / len(volumes)
+        half = (
+            t95(len(volumes) - 1) * torch.tensor(volumes).std().item() / math.sqrt(len(volumes))
+            if len(volumes) > 1
+            else 0
+        )
+        print(
+            f"area under the curve over log NFE: {100 * mean:.1f} ± {100 * half:.1f}, all rules' frontier {100 * best:.1f}"
+        )
+        falls = [[one.nfe.mean().item() for one in seed] for seed in seeds]
+        print(f"NFE falls with speed in {sum(sorted(one, reverse=True) == one for one in falls)} of {len(falls)} seeds")
+
+
+def told(mean: float, low: float, high: float) -> str:
+    """A difference in points with its interval and its verdict."""
+    if math.isnan(mean):
+        return "no rule is as fast"
+    verdict = " (inconclusive)" if low <= 0 <= high else ""
+    return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}){verdict}"
+
+
+def promise(args: argparse.Namespace) -> None:
+    """Calibrations on random 400 of the calibration prompts; the drop on the others is what was promised."""
+    print("| study | seed | drop | promises made | broken, share (95% interval) |\n|---|---|---|---|---|")
+    for study in args.studies:
+        for seed in args.seeds:
+            run = folder(args.out, study, seed)
+            policy = load_policy(run)
+            assert isinstance(policy, LearnedPolicy)
+            found = results(run / "calibration")
+            for drop in (0.01, 0.02, 0.05):
+                made, broken = calibrations(policy, found, drop)
+                share = bootstrap(torch.tensor([[float(one) for one in broken]])) if len(broken) > 1 else None
+                interval = f"{100 * share.mean:.1f}% ({100 * share.low:.1f} to {100 * share.high:.1f})" if share else ""
+                print(f"| {study} | {seed} | {100 * drop:g} | {made} of 200 | {interval} |", flush=True)
+
+
+def calibrations(
+    policy: LearnedPolicy, found: Sequence[tuple[Entry, Sequence[ResultRow]]], drop: float
+) -> tuple[int, list[bool]]:
+    """How many of 200 promises are made, and of all 200 whether each is broken on the prompts it did not see."""
+    rng, n = random.Random(0), len(found[0][1])
+    right = torch.tensor([[row["correct"] for row in rows] for _, rows in found], dtype=torch.float64)
+    made, broken = 0, []
+    for _ in range(200):
+        chosen = sorted(rng.sample(range(n), min(400, n // 2)))
+        others = torch.ones(n, dtype=torch.bool)
+        others[chosen] = False
+        _, table = table_of(policy, [(e, [rows[i] for i in chosen]) for e, rows in found], labels="verifier")
+        try:
+            speed = table.for_drop(drop)
+        except UnmaskError:
+            broken.append(False)
+            continue
+        made += 1
+        at = max(i for i, row in enumerate(table.rows) if row.speed <= speed + 1e-9)
+        lost = (right[0, others].mean() - right[at, others].mean()).item()
+        broken.append(lost > drop)
+    return made, broken
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=[one.__name__ for one in (train, rules, show, promise)])
+    parser.add_argument("--out", type=Path, default=Path("runs/tuning"))
+    parser.add_argument("--studies", nargs="+", choices=list(STUDIES), default=["house"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--prompts", type=int, default=1000, help="Held-out prompts, and as many for calibration.")
+    parser.add_argument("--jobs", type=int, default=1, help="Trainings at once.")
+    args = parser.parse_args()
+    globals()[args.command](args)
+
+
+if __name__ == "__main__":
+    main()
