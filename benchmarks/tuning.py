@@ -1,6 +1,6 @@
 """One policy for every speed against every rule, over training seeds. Each command can be stopped and started again.
 
-python benchmarks/tuning.py train --studies house          `unmask tune` for each seed, some ten minutes of one core each
+python benchmarks/tuning.py train --studies house          `unmask tune` for each seed, ten minutes of one core each
 python benchmarks/tuning.py rules --studies house          every cell of every rule on the same held-out prompts
 python benchmarks/tuning.py show --studies house           the table: differences at equal NFE, with 95% intervals
 python benchmarks/tuning.py promise --studies house        200 calibrations of 400 prompts: how many promises are broken
@@ -26,12 +26,13 @@ from unmask.evaluation.calibrate import table_of
 from unmask.evaluation.differences import Outcomes, paired_bootstrap
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.gather import read_results
-from unmask.evaluation.intervals import bootstrap, t95
+from unmask.evaluation.intervals import t95
 from unmask.evaluation.rows import ResultRow
 from unmask.evaluation.summaries import outcomes
 from unmask.pareto import Point, curve_volume
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
+from unmask.policies.calibration import bound
 
 SEEDS = (0, 1, 2)
 SPEEDS = 8
@@ -115,9 +116,8 @@ def curves(args: argparse.Namespace, study: str) -> list[list[Outcomes]]:
     found = []
     for seed in args.seeds:
         rows = results(folder(args.out, study, seed) / "comparison")
-        own = sorted(
-            (e.decode.speed, outcomes(r)) for e, r in rows if e.kind == "policy" and e.decode.speed is not None
-        )
+        own = [(entry.decode.speed or 0.0, outcomes(each)) for entry, each in rows if entry.kind == "policy"]
+        own.sort(key=lambda one: one[0])
         found.append([one for _, one in own])
     return found
 
@@ -128,9 +128,8 @@ def show(args: argparse.Namespace) -> None:
         place, _ = STUDIES[study]
         cells = [outcomes(rows) for entry, rows in results(args.out / "rules" / place) if entry.kind == "rule"]
         seeds = curves(args, study)
-        print(
-            f"\n{study}: {len(seeds)} training seeds, {cells[0].correct.shape[1]} prompts, {len(cells)} cells of rules"
-        )
+        prompts = cells[0].correct.shape[1]
+        print(f"\n{study}: {len(seeds)} training seeds, {prompts} prompts, {len(cells)} cells of rules")
         print("| speed | accuracy % @ NFE | difference at equal NFE, points | each seed |\n|---|---|---|---|")
         for i in range(SPEEDS):
             each = [one[i] for one in seeds]
@@ -143,21 +142,19 @@ def show(args: argparse.Namespace) -> None:
                 flush=True,
             )
         length = int(PLACES[place].get("gen-length", 32))
-        volumes = [
-            curve_volume([Point(o.nfe.mean().item(), o.correct.mean().item()) for o in one], length) for one in seeds
-        ]
-        best = curve_volume([Point(o.nfe.mean().item(), o.correct.mean().item()) for o in cells], length)
-        mean = sum(volumes) / len(volumes)
-        half = (
-            t95(len(volumes) - 1) * torch.tensor(volumes).std().item() / math.sqrt(len(volumes))
-            if len(volumes) > 1
-            else 0
-        )
+        volumes = torch.tensor([area(one, length) for one in seeds])
+        half = t95(len(seeds) - 1) * volumes.std().item() / math.sqrt(len(seeds)) if len(seeds) > 1 else math.nan
         print(
-            f"area under the curve over log NFE: {100 * mean:.1f} ± {100 * half:.1f}, all rules' frontier {100 * best:.1f}"
+            f"area under the curve over log NFE: {100 * volumes.mean():.1f} ± {100 * half:.1f} over seeds, "
+            f"all rules' frontier {100 * area(cells, length):.1f}"
         )
         falls = [[one.nfe.mean().item() for one in seed] for seed in seeds]
         print(f"NFE falls with speed in {sum(sorted(one, reverse=True) == one for one in falls)} of {len(falls)} seeds")
+
+
+def area(points: Sequence[Outcomes], length: int) -> float:
+    """`curve_volume` of what was reached."""
+    return curve_volume([Point(one.nfe.mean().item(), one.correct.mean().item()) for one in points], length)
 
 
 def told(mean: float, low: float, high: float) -> str:
@@ -179,9 +176,10 @@ def promise(args: argparse.Namespace) -> None:
             found = results(run / "calibration")
             for drop in (0.01, 0.02, 0.05):
                 made, broken = calibrations(policy, found, drop)
-                share = bootstrap(torch.tensor([[float(one) for one in broken]])) if len(broken) > 1 else None
-                interval = f"{100 * share.mean:.1f}% ({100 * share.low:.1f} to {100 * share.high:.1f})" if share else ""
-                print(f"| {study} | {seed} | {100 * drop:g} | {made} of 200 | {interval} |", flush=True)
+                count, total = sum(broken), len(broken)
+                low, high = 100 * bound(count, total, 0.025, "greater"), 100 * bound(count, total, 0.025, "less")
+                interval = f"{100 * count / total:.1f}% ({low:.1f} to {high:.1f})"
+                print(f"| {study} | {seed} | {100 * drop:g} | {made} of {total} | {interval} |", flush=True)
 
 
 def calibrations(
