@@ -14,7 +14,6 @@ in ``config.unmask`` of its results file.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -34,7 +33,7 @@ from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig, check_policy_fits, decode_config
 from unmask.decoding.source import check_prompt
 from unmask.errors import UnmaskError
-from unmask.integrations.lm_eval_tasks import Spent, check_task, load_tasks, means_of, no_likelihoods, reason
+from unmask.integrations.lm_eval_tasks import Spent, add_spent, check_task, load_tasks, means_of, no_likelihoods, reason
 from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
@@ -291,13 +290,7 @@ def evaluate_tasks(
         confirm_run_unsafe_code=confirm_run_unsafe_code,
     )
     results["unmask"] = results["config"].pop("unmask")
-    of_document = defaultdict[tuple[str | None, int | None], list[Spent]](list)
-    for one in lm.spent:
-        of_document[one.task, one.doc_id].append(one)
-    for task, samples in results.get("samples", {}).items():
-        for sample in samples:
-            means = means_of(of_document[task, sample["doc_id"]])
-            sample |= {"nfe": means["nfe"], "tpf": means["tpf"]}
+    add_spent(results.get("samples", {}), lm.spent)
     return results
 
 

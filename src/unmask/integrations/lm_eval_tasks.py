@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,17 @@ def means_of(spent: Sequence[Spent]) -> dict[str, Any]:
         "tokens": sum(one.tokens for one in spent) / n if n else None,
         "out_of_steps": sum(one.ended == "budget" for one in spent),
     }
+
+
+def add_spent(samples: Mapping[str, Sequence[dict[str, Any]]], spent: Sequence[Spent]) -> None:
+    """Put ``nfe`` and ``tpf`` into the samples of each task, as means over a document's requests."""
+    of_document = defaultdict[tuple[str | None, int | None], list[Spent]](list)
+    for one in spent:
+        of_document[one.task, one.doc_id].append(one)
+    for task, each in samples.items():
+        for sample in each:
+            means = means_of(of_document[task, sample["doc_id"]])
+            sample |= {"nfe": means["nfe"], "tpf": means["tpf"]}
 
 
 def load_tasks(names: Sequence[str], include_path: str | Path | None = None) -> list[Any]:

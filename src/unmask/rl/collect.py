@@ -150,12 +150,17 @@ def part_of(speeds: Sequence[float] | None, parts: int, n: int) -> Int[Tensor, "
     return torch.tensor([round(speed * (parts - 1)) for speed in speeds], dtype=torch.long)
 
 
-def by_speed(outcome: Outcome, parts: int, processes: Processes) -> Metrics:
-    """``correct@0.50`` and ``nfe@0.50``: means near each of the evenly spaced speeds; nothing without speeds."""
-    if outcome.speed is None:
-        return {}
-    near = part_of(outcome.speed.tolist(), parts, len(outcome.nfe)).tolist()
-    told = processes.gather(list(zip(near, outcome.correct.tolist(), outcome.nfe.tolist(), strict=True)))
+def by_speed(outcome: Outcome | None, parts: int, processes: Processes) -> Metrics:
+    """``correct@0.50`` and ``nfe@0.50``: means near each of the evenly spaced speeds, over all processes.
+
+    Args:
+        outcome: of episodes with a speed; None where this process had none.
+    """
+    mine: list[tuple[int, bool, int]] = []
+    if outcome is not None and outcome.speed is not None:
+        near = part_of(outcome.speed.tolist(), parts, len(outcome.nfe)).tolist()
+        mine = list(zip(near, outcome.correct.tolist(), outcome.nfe.tolist(), strict=True))
+    told = processes.gather(mine)
     found: Metrics = {}
     for part in sorted({part for part, _, _ in told}):
         rows = [(right, nfe) for each, right, nfe in told if each == part]
@@ -181,5 +186,5 @@ def metrics_of(outcome: Outcome, reward: torch.Tensor, parts: int, processes: Pr
         "nfe_min": min(nfe),
         "nfe_max": max(nfe),
         **correct_by_task(processes.gather(outcome.by_task())),
-        **by_speed(outcome, parts, processes),
+        **({} if outcome.speed is None else by_speed(outcome, parts, processes)),
     }

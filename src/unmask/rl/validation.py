@@ -10,24 +10,12 @@ from unmask.models.base import MaskedDiffusionModel
 from unmask.pareto import Point, curve_volume
 from unmask.policies.base import Policy
 from unmask.rl.algorithms.base import AlgorithmSettings
+from unmask.rl.collect import by_speed
 from unmask.rl.processes import Processes
 from unmask.rl.prompts import Prompt
 from unmask.rl.rewards import correct_by_task, judge
 from unmask.rl.run import Metrics
 from unmask.tasks.base import Task
-
-
-def _curve(
-    at: Sequence[float | None], each: Sequence[Sequence[tuple[bool, int]]], team: Processes
-) -> dict[float, Point]:
-    """Accuracy and NFE at each speed, over all processes; nothing without speeds."""
-    found = {}
-    for speed, rows in zip(at, each, strict=True):
-        if speed is not None:
-            right, nfe, count = team.total(sum(r for r, _ in rows), sum(n for _, n in rows), len(rows))
-            found[speed] = Point(nfe / count, right / count)
-    return found
-
 
 Validate = Callable[[Policy], Metrics]
 SEED = 1  # of a validation's draws
@@ -58,10 +46,8 @@ def validator(
     config = config.of(task, model)
 
     def validate(policy: Policy) -> Metrics:
-        sums, seconds = [0.0] * 3, [0.0] * 3
-        verdicts: list[tuple[str, bool]] = []
+        sums, seconds, outcome = [0.0] * 3, [0.0] * 3, None
         at = [part / (speeds - 1) for part in range(speeds)] if policy.needs.speed else [None]
-        each: list[list[tuple[bool, int]]] = [[] for _ in at]  # verdict and NFE, by speed
         if mine:
             rows = [(prompt, index, speed) for speed in at for index, prompt in mine]
             asked = [speed for *_, speed in rows if speed is not None] or None
@@ -76,22 +62,19 @@ def validator(
             )
             examples = [prompt.example for prompt, *_ in rows]
             outcome = judge(task, examples, out.texts, out.nfe, out.complete, config.region(), asked)
-            verdicts = outcome.by_task()
-            told = list(zip(outcome.correct.tolist(), outcome.nfe.tolist(), strict=True))
-            each = [told[i * len(mine) : (i + 1) * len(mine)] for i in range(len(at))]
             sums = [x.sum().item() for x in (reward(outcome), outcome.correct, outcome.nfe)]
             seconds = [out.total_seconds, out.model_seconds, out.policy_seconds]
         earned, correct, nfe = (total / (len(prompts) * len(at)) for total in team.total(*sums))
-        curve = _curve(at, each, team)
+        curve = by_speed(outcome, speeds, team) if policy.needs.speed else {}
         if curve:
-            earned = curve_volume(list(curve.values()), max(config.region(), 2))
+            points = [Point(curve[f"nfe@{speed:.2f}"], curve[f"correct@{speed:.2f}"]) for speed in at]
+            earned = curve_volume(points, max(config.region(), 2))
         return {
             "reward": earned,
             "correct": correct,
             "nfe": nfe,
-            **correct_by_task(team.gather(verdicts)),
-            **{f"correct@{speed:.2f}": point.accuracy for speed, point in curve.items()},
-            **{f"nfe@{speed:.2f}": point.nfe for speed, point in curve.items()},
+            **correct_by_task(team.gather(outcome.by_task() if outcome else [])),
+            **curve,
             **dict(zip(("seconds", "seconds_model", "seconds_policy"), seconds, strict=True)),
         }
 
