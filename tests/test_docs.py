@@ -1,7 +1,9 @@
 """What README and docs say can be done: Python blocks run, command lines parse, links and references lead somewhere.
 
 A comment in front of a block says what is not run (``<!-- not run: why -->``), which commands are not checked
-(``<!-- not checked: why -->``), or that it is a file the blocks behind it need (``<!-- file: name -->``).
+(``<!-- not checked: why -->``), that it is a file the blocks behind it need (``<!-- file: name -->``) or that runs and
+is a file of `unmask.policies` for them (``<!-- policy: name -->``), or that its commands run with --dry-run, if they
+have it (``<!-- dry run -->``).
 """
 
 import os
@@ -16,7 +18,9 @@ import pytest
 from cyclopts import CycloptsError
 from pydantic import ValidationError
 
-from unmask.cli.main import app
+from unmask import policies
+from unmask.cli.main import app, main
+from unmask.policies.registry import policy_types
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -50,23 +54,38 @@ def blocks(page):
         yield Block(line, found["mark"] or "", found["language"], found["body"])
 
 
-@pytest.mark.parametrize("page", RUN, ids=name)
-def test_python_blocks_run_in_order(page, tmp_path, monkeypatch):
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A working folder whose files can be imported, as modules and as policies."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     modules = set(sys.modules)
+    yield tmp_path
+    for module in set(sys.modules) - modules:
+        if str(getattr(sys.modules[module], "__file__", "")).startswith(str(tmp_path)):
+            del sys.modules[module]
+    policy_types.cache_clear()
+
+
+@pytest.mark.parametrize("page", RUN, ids=name)
+def test_python_blocks_run_in_order(page, folder, monkeypatch):
     namespace = {"__name__": "docs_page"}
-    try:
-        for block in blocks(page):
-            if block.mark.startswith("file: "):
-                Path(block.mark.removeprefix("file: ")).write_text(block.body)
-            elif block.language == "python" and not block.mark.startswith("not run: "):
-                code = "\n" * (block.line - 1) + block.body
-                exec(compile(code, str(page), "exec"), namespace)
-    finally:
-        for module in set(sys.modules) - modules:
-            if module.startswith("my_"):
-                del sys.modules[module]
+    for block in blocks(page):
+        kind, _, file = block.mark.partition(": ")
+        if kind == "policy":
+            (folder / "policies").mkdir()
+            (folder / "policies" / file).write_text(block.body)
+            monkeypatch.setattr(policies, "__path__", [*policies.__path__, str(folder / "policies")])
+            policy_types.cache_clear()
+        if kind == "file":
+            Path(file).write_text(block.body)
+        elif kind == "dry run":
+            for _, argv in calls(block):
+                if "--dry-run" in flags_of(argv[0]):
+                    main([*argv, "--dry-run"])
+        elif block.language == "python" and kind != "not run":
+            code = "\n" * (block.line - 1) + block.body
+            exec(compile(code, str(page), "exec"), namespace)
 
 
 def argv_of(text):
@@ -86,16 +105,21 @@ def argv_of(text):
             yield argv[argv.index("unmask.cli") + 1 :]
 
 
+def calls(block):
+    """Line and arguments of each call of `unmask` in a block."""
+    joined = block.body.replace("\\\n", " \0")
+    line = block.line
+    for text in joined.splitlines():
+        if "unmask" in text:
+            yield from ((line, argv) for argv in argv_of(text.replace("\0", "")))
+        line += 1 + text.count("\0")
+
+
 def commands(page):
     """Line and arguments of each call of `unmask` in a page's blocks."""
     for block in blocks(page):
         if block.language in ("", "bash", "console") and not block.mark.startswith("not checked: "):
-            joined = block.body.replace("\\\n", " \0")
-            line = block.line
-            for text in joined.splitlines():
-                if "unmask" in text:
-                    yield from ((line, argv) for argv in argv_of(text.replace("\0", "")))
-                line += 1 + text.count("\0")
+            yield from calls(block)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)

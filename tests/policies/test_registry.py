@@ -51,6 +51,41 @@ def test_a_rule_is_one_file(tmp_path, monkeypatch):
     assert "leftmost" not in policy_types()
 
 
+RULE = """
+from typing import ClassVar
+from unmask.policies import Rule, rule
+@rule
+class Mine(Rule):
+    type_name: ClassVar[str] = "{name}"
+    def select(self, observation):
+        return observation.selectable
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"one": RULE.format(name="mine"), "two": RULE.format(name="mine")}, "'mine', Mine in .*one.py and .*two.py: "),
+        ({"one": RULE.format(name="factor")}, "'factor', Factor in .*factor.py and Mine in .*one.py: rename one."),
+        ({"one": "x: Grid = {}"}, r"Cannot import .*one.py \(NameError: name 'Grid' is not defined\): mend the file"),
+        ({"one": "def"}, r"Cannot import .*one.py \(SyntaxError: .*line 1\)\): mend the file, or move it away."),
+    ],
+)
+def test_a_file_that_cannot_be_taken_is_named(tmp_path, monkeypatch, files, message):
+    for name, text in files.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    monkeypatch.setattr(policies, "__path__", [*policies.__path__, str(tmp_path)])
+    policy_types.cache_clear()
+    try:
+        with pytest.raises(UnmaskError, match=message):
+            policies.load_policy("confidence_threshold")
+    finally:
+        monkeypatch.undo()
+        policy_types.cache_clear()
+        for name in files:
+            sys.modules.pop(f"unmask.policies.{name}", None)
+
+
 def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(UnmaskError, match=r"Unknown policy type 'factr' in here: did you mean 'factor'\?"):
         make_policy({"type": "factr"}, "here")

@@ -6,6 +6,9 @@ import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
 from functools import cache
+from importlib.util import find_spec
+from inspect import getfile
+from types import ModuleType
 from typing import Any
 
 from unmask.errors import UnmaskError, nearest
@@ -16,17 +19,36 @@ PACKAGE = "unmask.policies"
 
 @cache
 def policy_types() -> Mapping[str, type[Policy]]:
-    """Every kind of policy by its type name, in alphabetical order. The first call imports their modules."""
-    return {one.type_name: one for one in sorted(_classes(), key=lambda one: one.type_name)}
+    """Every kind of policy by its type name, in alphabetical order. The first call imports their modules.
+
+    Raises:
+        UnmaskError: a module cannot be imported, or two classes have one type name.
+    """
+    found: dict[str, type[Policy]] = {}
+    for one in sorted(_classes(), key=lambda one: one.type_name):
+        if found.setdefault(one.type_name, one) is not one:
+            first, second = (f"{each.__name__} in {getfile(each)}" for each in (found[one.type_name], one))
+            raise UnmaskError(f"Two policies have the type name {one.type_name!r}, {first} and {second}: rename one.")
+    return found
 
 
 def _classes() -> Iterator[type[Policy]]:
     """The classes of the package's modules that give themselves a type name."""
     for module in pkgutil.iter_modules(importlib.import_module(PACKAGE).__path__, f"{PACKAGE}."):
-        for value in vars(importlib.import_module(module.name)).values():
+        for value in vars(_module(module.name)).values():
             own = isinstance(value, type) and value.__module__ == module.name  # not one that it imports
             if own and issubclass(value, Policy) and "type_name" in vars(value):
                 yield value
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(name)
+    except Exception as e:  # a user's file may fail in any way
+        spec = find_spec(name)
+        raise UnmaskError(
+            f"Cannot import {spec.origin if spec else name} ({type(e).__name__}: {e}): mend the file, or move it away."
+        ) from e
 
 
 def tuned_rules() -> dict[str, type[Rule]]:

@@ -201,7 +201,7 @@ class Algorithm(ABC):
     """
 
     name: ClassVar[str]
-    Settings: ClassVar[type[AlgorithmSettings]]
+    Settings: ClassVar[type[AlgorithmSettings]] = AlgorithmSettings
 
     def __init__(self, settings: AlgorithmSettings) -> None:
         self.settings = settings
