@@ -60,8 +60,13 @@ def deterministic(expert: Expert, task: Task, config: DecodeConfig) -> tuple[Pol
     return policy, config.model_copy(update={"block_length": block_length})
 
 
-def _shape(policy: LearnedPolicy) -> object:
-    return policy.settings.model_copy(update={"speed_axis": ()})
+def _unlike(found: LearnedPolicy, config: PolicyConfig) -> list[str]:
+    """What the user asked for and the policy found has otherwise; what was not asked for is as it is found."""
+    if config.chosen and found.type_name != config.type:
+        return [f"type = {found.type_name!r}, not {config.type!r}"]
+    asked = {name: getattr(config.network, name) for name in sorted(config.network.model_fields_set - {"speed_axis"})}
+    has = {name: getattr(found.settings, name) for name in asked}
+    return [f"{name} = {has[name]!r}, not {value!r}" for name, value in asked.items() if has[name] != value]
 
 
 def starting_policy(config: PolicyConfig, model: MaskedDiffusionModel) -> LearnedPolicy:
@@ -70,15 +75,17 @@ def starting_policy(config: PolicyConfig, model: MaskedDiffusionModel) -> Learne
     Raises:
         UnmaskError: that policy has no weights to train, or is of another shape than the one asked for.
     """
-    policy = config.fresh(model.hidden_size)
-    if config.init is not None:
+    if config.init is None:
+        policy = config.fresh(model.hidden_size)
+    else:
         found = load_policy(config.init)
         if not isinstance(found, LearnedPolicy):
             raise UnmaskError(f"init = {config.init!r} is a {found.type_name} policy, which has no weights to train.")
-        if config.chosen and (type(found) is not type(policy) or _shape(found) != _shape(policy)):
+        unlike = _unlike(found, config)
+        if unlike:
             raise UnmaskError(
-                f"init = {config.init!r} has another architecture than the policy asked for: leave out the policy's "
-                "settings, or start from fresh weights."
+                f"init = {config.init!r} has another architecture than the policy asked for ({'; '.join(unlike)}): "
+                "leave out the policy's settings, or start from fresh weights."
             )
         found.settings = found.settings.model_copy(update={"speed_axis": ()})  # it learns at the network's own speeds
         policy = found
