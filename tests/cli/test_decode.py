@@ -101,9 +101,6 @@ def test_bad_lines_are_named_and_the_others_finished(capsys, tmp_path, tiny_fold
     rows = lines(tmp_path / "out.jsonl")
     assert [row["index"] for row in rows] == list(range(8))
     assert rows[0] == first[0], "what was done stays as it was"
-    write(source, {"prompt": "hall: red?"})
-    assert run(capsys, *argv, "--resume")[0] == 0
-    assert [row["index"] for row in lines(tmp_path / "out.jsonl")] == [0], "lines that are gone leave no rows"
 
 
 @pytest.mark.parametrize(
@@ -215,6 +212,19 @@ def test_resuming_something_else_is_refused(capsys, tmp_path, tiny_folder):
     code, _, err = run(capsys, *argv)
     assert code == 2
     assert f"was begun with another prompt on line 1 of {source}" in err
+
+
+def test_finished_prompts_that_the_input_lacks_are_not_dropped(capsys, tmp_path, tiny_folder):
+    source = write(tmp_path / "in.jsonl", {"prompt": "hall: red?"}, {"prompt": "attic: gold?"})
+    output = tmp_path / "out.jsonl"
+    argv = ["decode", "--input", source, "--output", output, "--model", tiny_folder, *RULE]
+    assert run(capsys, *argv)[0] == 0
+    before = output.read_text()
+    write(source, {"prompt": "hall: red?"})
+    code, _, err = run(capsys, *argv, "--resume")
+    assert code == 2
+    assert f"has finished the prompt on line 2, which {source} does not hold: give the whole input again, or" in err
+    assert output.read_text() == before
 
 
 def test_no_other_file_is_written_over(capsys, tmp_path, tiny_folder):

@@ -184,7 +184,7 @@ def _finished(output: Path | None, part: Path | None, source: Prompts, settings:
     """What an earlier run of the same command left.
 
     Raises:
-        UnmaskError: it was another command, or other prompts.
+        UnmaskError: it was another command, or other prompts, or some of its prompts are not there any more.
     """
     if output is None or part is None:
         return {}
@@ -194,9 +194,9 @@ def _finished(output: Path | None, part: Path | None, source: Prompts, settings:
             if line.cut and path == part:  # by a kill: it is decoded again
                 break
             try:
-                index, _, _ = (line.value[key] for key in ("index", "prompt", "settings"))
-                done[index] = line.value
-            except (KeyError, TypeError):
+                index, _, settings_of = (line.value[key] for key in ("index", "prompt", "settings"))
+                done[int(index)] = {**line.value, "settings": dict(settings_of)}
+            except (KeyError, TypeError, ValueError):
                 raise UnmaskError(f"{path} is no output of unmask decode: give another --output.") from None
     for index, row in done.items():
         check_begun(output, row["settings"], settings, "--output")
@@ -204,7 +204,13 @@ def _finished(output: Path | None, part: Path | None, source: Prompts, settings:
             raise UnmaskError(
                 f"{output} was begun with another prompt on line {index + 1} of {source.name}: give another --output."
             )
-    return {index: row for index, row in done.items() if index in source.rows}
+    lost = sorted(done.keys() - source.rows.keys())
+    if lost:
+        raise UnmaskError(
+            f"{output} has finished the prompt on line {lost[0] + 1}, which {source.name} does not hold: give the "
+            "whole input again, or another --output."
+        )
+    return done
 
 
 def _kept(done: int, total: int, part: Path | None) -> str:
