@@ -65,6 +65,23 @@ def write_text(path: str | Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
+def check_file(path: str | Path, flag: str) -> None:
+    """Refuse, before anything is spent, a file that could not be written.
+
+    Args:
+        flag: of the command line, which names another one.
+
+    Raises:
+        UnmaskError: it is a folder, or in one that is a file.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UnmaskError(f"{flag} {path} is a folder: give the path of a file.")
+    above = next(folder for folder in path.absolute().parents if folder.exists())
+    if not above.is_dir():
+        raise UnmaskError(f"{flag} {path} cannot be written: {above} is a file.")
+
+
 def jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
     """Rows as lines of JSON."""
     return "".join(json.dumps(row) + "\n" for row in rows)

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
-import csv
+import json
 import re
 import sys
 import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import index
 from pathlib import Path
 from pkgutil import resolve_name
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, SupportsIndex, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from unmask.errors import UnmaskError, nearest
 
 T = TypeVar("T")
+LARGEST = 2**63 - 1  # of a whole number in a tensor
 
 
 class OneWord:
@@ -30,15 +40,63 @@ class Settings(BaseModel):
     """
 
     closed: ClassVar[bool] = True
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    def __init__(self, **settings: Any) -> None:
+        """
+        Raises:
+            UnmaskError: an unknown setting, with the nearest one; a bad value.
+        """
+        if self.closed:
+            refuse_unknown(settings, set(type(self).model_fields), type(self).__name__)
+        try:
+            super().__init__(**settings)
+        except ValidationError as e:
+            raise refusal(e, f"Bad value for {type(self).__name__}") from None
+
+    # As pydantic marks its own: settings within settings are then read without this, and refused with their table.
+    __init__.__pydantic_base_init__ = True  # type: ignore[attr-defined]
 
     @classmethod
     def known_keys(cls) -> set[str]:
         """What its table in a file may hold."""
         return set(cls.model_fields)
 
+    @field_validator("*")
+    @classmethod
+    def _within_64_bits(cls, value: Any) -> Any:
+        if isinstance(value, int) and not -LARGEST - 1 <= value <= LARGEST:
+            raise ValueError("give a whole number of at most 64 bits")
+        return value
+
 
 S = TypeVar("S", bound=Settings)
+
+
+def check_seed(seed: Any) -> int:
+    """A seed from outside, as a plain number.
+
+    Raises:
+        UnmaskError: it is no whole number, or one that does not fit into 64 bits.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, SupportsIndex) or not -LARGEST - 1 <= index(seed) <= LARGEST:
+        raise UnmaskError(f"The seed is {seed!r}: give a whole number of at most 64 bits.")
+    return index(seed)
+
+
+def check_path(path: str) -> str:
+    """A path from outside.
+
+    Raises:
+        UnmaskError: it is empty, as an unset variable of a shell is: it would mean the current folder.
+    """
+    if not path.strip():
+        raise UnmaskError("The path of an output is empty: give one; for the current folder, write a dot.")
+    return path
+
+
+Output = Annotated[str, AfterValidator(check_path)]
+"""Where something is written."""
 
 
 def build(cls: type[T], values: Mapping[str, Any], *, where: str, known: set[str]) -> T:
@@ -128,32 +186,58 @@ Ends = Annotated[float | tuple[float, float], BeforeValidator(_ends), OneWord()]
 """A number, or two: at speed 0 and at speed 1, with a geometric mean in between. ``0.01,3`` in one word."""
 
 
+QUOTED = r'"(?:[^"\\]|\\.)*"'
+PAIR = rf'\s*[^=,"\[\]]+=(?:\s*\[(?:{QUOTED}|[^"\[\]])*\]\s*|[^,\[\]]*)'
+ITEM = rf'\s*{QUOTED}\s*|[^",]*'
+
+
 def parse_spec(spec: str) -> dict[str, Any]:
-    """``type:key=value,key=[1,2]`` as a mapping; pydantic reads the values. A comma in a list is quoted: ``[".",","]``.
+    """``type:key=value,key=[1,2]`` as a mapping; pydantic reads the values. A list's items may be JSON: ``[".",","]``.
 
     Raises:
-        UnmaskError: a setting without a value, or an empty item in a list.
+        UnmaskError: a setting without a value, a list that does not end, or an empty item in one.
     """
     type_name, _, settings = spec.strip().partition(":")
     values: dict[str, Any] = {"type": type_name.strip()}
-    for pair in re.split(r",(?![^\[]*\])", settings) if settings else ():
+    for pair in _parts(settings, PAIR, spec) if settings else ():
         key, _, value = (part.strip() for part in pair.partition("="))
         if not (key and value):
-            raise UnmaskError(f"Cannot read {spec.strip()!r}: write it as type:key=value,key=value.")
+            raise _unreadable(spec)
         values[key] = _items(value, spec) if value.startswith("[") else value
     return values
 
 
 def _items(value: str, spec: str) -> list[str]:
-    items = next(csv.reader([value[1:-1]], skipinitialspace=True), [])
+    items = [item.strip() for item in _parts(value[1:-1], ITEM, spec)] if value[1:-1].strip() else []
     if not all(items):
         raise UnmaskError(f'Cannot read {spec.strip()!r}: its list {value} has an empty item; quote a comma as ",".')
-    return items
+    try:
+        return [json.loads(item) if item.startswith('"') else item for item in items]
+    except json.JSONDecodeError:
+        raise _unreadable(spec) from None
+
+
+def _parts(text: str, part: str, spec: str) -> list[str]:
+    if not re.fullmatch(f"(?:(?:{part}),)+", text + ","):
+        raise _unreadable(spec)
+    return re.findall(f"({part}),", text + ",")
+
+
+def _unreadable(spec: str) -> UnmaskError:
+    return UnmaskError(
+        f"Cannot read {spec.strip()!r}: write it as type:key=value,key=[item,item], with double quotes around an item "
+        "that holds a comma, a bracket or a quote."
+    )
 
 
 def spell_items(items: Iterable[Any]) -> str:
     """A list as `parse_spec` reads it."""
-    return "[" + ",".join(f'"{item}"' if "," in str(item) else str(item) for item in items) + "]"
+    return "[" + ",".join(map(_spell, map(str, items))) + "]"
+
+
+def _spell(item: str) -> str:
+    plain = item.isprintable() and item == item.strip() and item and not set(item) & set(',[]"')
+    return item if plain else json.dumps(item, ensure_ascii=False)
 
 
 def load_settings(cls: type[S], path: str | Path | None, overrides: Mapping[str, Any] | None = None) -> S:

@@ -37,3 +37,34 @@ def test_a_second_process_is_refused_and_after_a_kill_the_next_begins(capsys, tm
     if argv[0] in ("decode", "eval"):
         assert run(capsys, *argv)[0] == 0
         assert not (tmp_path / lock).exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["train", "--run"], "The path of an output is empty"),
+        (["eval", "--heuristics", "--output"], "The path of an output is empty"),
+        (["sweep", "--output"], "The path of an output is empty"),
+        (["quickstart", "--run"], "The path of an output is empty"),
+        (["pretrain", "--output"], "The path of an output is empty"),
+        (["lm-eval", "--tasks", "gsm8k", "--output"], "The path of an output is empty"),
+        (["decode", "hall: red?", "--output"], "--output . is a folder: give the path of a file."),
+        (["report", "runs", "--output"], "--output . is a folder: give the path of a file."),
+    ],
+)
+def test_an_unset_variable_is_no_path(capsys, tmp_path, monkeypatch, argv, message):
+    monkeypatch.chdir(tmp_path)
+    code, _, err = run(capsys, *argv, "")
+    assert code == 2
+    assert message in err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("command", ["decode", "view", "train", "quickstart", "pretrain"])
+def test_a_seed_has_64_bits(capsys, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
+    for seed in (2**63, -(2**63) - 1):
+        code, _, err = run(capsys, command, *(["hall: red?"] if command in ("decode", "view") else []), "--seed", seed)
+        assert code == 2
+        assert "give a whole number of at most 64 bits" in err
+    assert not list(tmp_path.iterdir())

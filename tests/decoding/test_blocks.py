@@ -6,6 +6,7 @@ import torch
 from tests.conftest import make_tiny
 from unmask.decoding.blocks import AdaptiveBlocks, DelimitedBlocks, parse_block_length
 from unmask.decoding.decode import decode
+from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
 from unmask.policies import ConfidenceThreshold, TopKConfidence
 
@@ -100,11 +101,23 @@ def test_block_lengths_are_read_from_text():
         ("adaptive:defualt=8", "Unknown key 'defualt' in the block_length .*did you mean 'default'"),
         ("adaptive:default=0", "default = '0' .input should be greater than or equal to 1"),
         ("-4", "Unknown block_length '-4'"),
+        (
+            "adaptive:delimiters=[.",
+            r"Cannot read 'adaptive:delimiters=\[.': .*=\[item,item\], with double quotes",
+        ),
+        ("adaptive:delimiters=.]", r"Cannot read 'adaptive:delimiters=.\]': write it as type:key=value"),
+        (
+            'adaptive:delimiters=[",]',
+            r"Cannot read .*, with double quotes around an item that holds a comma, a",
+        ),
+        ('adaptive:delimiters=["\\q"]', "Cannot read .*, with double quotes around an item that holds a comma"),
+        ("adaptive:delimiters=.", "Bad value in the block_length .*delimiters = '.' .input should be a valid tuple"),
     ],
 )
 def test_bad_block_lengths_are_refused(text, message):
-    with pytest.raises(UnmaskError, match=message):
-        parse_block_length(text)
+    for read in (parse_block_length, lambda text: DecodeConfig(block_length=text)):
+        with pytest.raises(UnmaskError, match=message):
+            read(text)
 
 
 def test_a_comma_may_end_a_block():
@@ -114,3 +127,10 @@ def test_a_comma_may_end_a_block():
     assert parse_block_length("adaptive:delimiters=[]").delimiters == ()
     with pytest.raises(UnmaskError, match=r'its list \[,\] has an empty item; quote a comma as ","\.'):
         parse_block_length("adaptive:default=8,delimiters=[,]")
+
+
+@pytest.mark.parametrize("delimiters", [("\n", "."), ("]", "["), ('"', "a b"), (" ", "\\", "\\n", "\t."), ("",), ()])
+def test_delimiters_are_read_back_as_they_were(delimiters):
+    config = DecodeConfig(block_length=AdaptiveBlocks(delimiters=delimiters))
+    assert parse_block_length(str(config.block_length)) == config.block_length
+    assert DecodeConfig.model_validate_json(config.model_dump_json()) == config

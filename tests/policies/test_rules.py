@@ -278,6 +278,12 @@ def test_bad_specs_are_refused(spec, message):
         (lambda: TopKConfidence(k=0), "TopKConfidence: k = 0 .input should be greater than or equal to 1"),
         (lambda: MaxReveal(TopKConfidence(1), 0), "MaxReveal: n = 0 .input should be greater than or equal to 1"),
         (lambda: RisingThreshold(0.5, 2), "RisingThreshold: end = 2 .input should be less than or equal to 1"),
+        (
+            lambda: ConfidenceThreshold(thresold=0.3),
+            "Unknown key 'thresold' in ConfidenceThreshold: did you mean 'th",
+        ),
+        (lambda: MaxReveal(TopKConfidence(1), n=2, foo=3), "Unknown key 'foo' in MaxReveal: known: 'n', 'policy'."),
+        (lambda: ConfidenceThreshold(float("inf")), "ConfidenceThreshold: threshold = inf .input should be a finite"),
         (lambda: EntropyBound(0.1, "confidense"), "EntropyBound: order = 'confidense' .input should be 'entropy'"),
     ],
 )

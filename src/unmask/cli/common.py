@@ -20,11 +20,18 @@ from unmask.evaluation.figures import plot
 from unmask.evaluation.summaries import Summary
 from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.policies.base import Policy
+from unmask.settings import check_seed
 
 ConfigFile = Annotated[str | None, Parameter(help="TOML file with these settings; flags override it.")]
 DryRun = Annotated[bool, Parameter(help="Say what would be done, and stop.", negative="")]
 Resume = Annotated[bool, Parameter(help="Go on from the last checkpoint.", negative="")]
-Seed = Annotated[int, Parameter(help="Of tokens that are drawn and policies that draw.")]
+
+
+def _in_64_bits(_: Any, seed: int) -> None:
+    check_seed(seed)
+
+
+Seed = Annotated[int, Parameter(help="Of tokens that are drawn and policies that draw.", validator=_in_64_bits)]
 
 
 def _as_written(_: Any, tokens: Sequence[Token]) -> str:

@@ -20,6 +20,7 @@ from unmask.evaluation.entries import Candidate, decoding
 from unmask.evaluation.evaluate import Setup
 from unmask.models.config import ModelConfig
 from unmask.rl.processes import Processes
+from unmask.settings import Output
 from unmask.tasks.base import Split, Task
 from unmask.tasks.config import TaskConfig
 
@@ -29,7 +30,7 @@ SPEEDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 class ComparisonConfig(ModelConfig, TaskConfig):
     """A comparison of policies on one dLLM and one task."""
 
-    output: Annotated[str, Field(description="Folder for rows.jsonl, plot.png and plot.svg.")] = "runs/eval"
+    output: Annotated[Output, Field(description="Folder for rows.jsonl, plot.png and plot.svg.")] = "runs/eval"
     policies: Annotated[
         tuple[str, ...],
         Field(description="Policies: names, folders, or rules such as confidence_threshold:threshold=0.9."),

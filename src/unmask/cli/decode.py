@@ -15,6 +15,7 @@ from unmask.cli.speed import SpeedFlags, at_speed
 from unmask.decoding.generate import generate
 from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
+from unmask.files import check_file
 from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.models.config import ModelConfig
 from unmask.policies.auto import load_policy
@@ -92,6 +93,8 @@ def _check_arguments(
         raise UnmaskError("--steps shows prompts given as arguments: leave out --input.")
     if steps and (output is not None or jsonl):
         raise UnmaskError("--steps shows what --output and --jsonl do not keep: leave out one of them.")
+    if output is not None:
+        check_file(output, "--output")
     if output is not None and not resume:
         refuse_to_overwrite(output)
 

@@ -13,10 +13,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
+from unmask.cli.common import Seed
 from unmask.cli.console import Ticker, console, errors, ticking
 from unmask.errors import UnmaskError
 from unmask.files import write_text
 from unmask.models.config import ModelConfig
+from unmask.settings import check_path
 
 
 def lm_eval(
@@ -45,13 +47,13 @@ def lm_eval(
     ] = None,
     batch_size: Annotated[int, Parameter(help="Live rows at most.")] = 32,
     temperature: Annotated[float | None, Parameter(help="Of the tokens (default: the task's).")] = None,
-    seed: Annotated[int, Parameter(help="Of tokens and policies that draw; few-shot examples keep the harness's.")] = 0,
+    seed: Annotated[Seed, Parameter(help="Of tokens and policies that draw; few-shot examples keep their own.")] = 0,
     stop_at_eos: Annotated[bool, Parameter(help="End a prompt at its EOS (off: NFE as in the paper).")] = True,
     suppress_eos: Annotated[bool, Parameter(help="Confidence 0 for EOS behind masked text.", negative="")] = False,
     speed: Annotated[
         float | None, Parameter(help="Of a policy with a speed: 0 slow and careful, 1 fast (default: 0).")
     ] = None,
-    output: Annotated[Path, Parameter(help="Folder for results.json and samples_*.jsonl.")] = Path("runs/lm-eval"),
+    output: Annotated[str, Parameter(help="Folder for results.json and samples_*.jsonl.")] = "runs/lm-eval",
     log_samples: Annotated[bool, Parameter(help="Write each prompt, text, score, NFE and TPF.", negative="")] = False,
     confirm_run_unsafe_code: Annotated[
         bool, Parameter(help="Let code tasks run what the dLLM wrote, without a sandbox.", negative="")
@@ -62,6 +64,7 @@ def lm_eval(
 
     Example: unmask lm-eval --tasks gsm8k --model GSAI-ML/LLaDA-8B-Instruct --policy runs/mine/best --block-length 32
     """
+    check_path(output)
     if confirm_run_unsafe_code:
         os.environ["HF_ALLOW_CODE_EVAL"] = "1"  # read as the harness loads its code tasks
     try:
@@ -105,7 +108,7 @@ def lm_eval(
             log_samples=log_samples,
             confirm_run_unsafe_code=confirm_run_unsafe_code,
         )
-    written = _write(results, output)
+    written = _write(results, Path(output))
     console.print(_table(results))
     console.print(f"Results: {' and '.join(map(str, written))}.", highlight=False, soft_wrap=True)
 

@@ -150,7 +150,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         _refuse(f"Cannot read or write {e.filename or 'a file'}: {e.strerror or e}.")
     except CycloptsError as e:
         cause = e.__cause__
-        _refuse(explain(cause) if isinstance(cause, ValidationError) else str(e))
+        ours = isinstance(cause, UnmaskError)
+        _refuse(explain(cause) if isinstance(cause, ValidationError) else str(cause if ours else e))
     except Stopped as e:
         Console(stderr=True).print(str(e), markup=False, highlight=False, soft_wrap=True)
         sys.exit(130)

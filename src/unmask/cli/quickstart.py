@@ -36,7 +36,7 @@ from unmask.rl.prompts import fitting
 from unmask.rl.run import Metrics
 from unmask.rl.trainer import Trainer
 from unmask.rl.validation import validator
-from unmask.settings import Settings, load_settings
+from unmask.settings import Output, Settings, load_settings
 from unmask.tasks.auto import load_task
 from unmask.tasks.base import Task, verdicts
 
@@ -47,7 +47,7 @@ RULES = (*RULES_IN_BLOCKS, "random_order")
 class QuickstartConfig(Settings):
     """The quick start's settings; training ones are those of `unmask train`."""
 
-    run: Annotated[str, Field(description="Folder for everything it writes.")] = "runs/quickstart"
+    run: Annotated[Output, Field(description="Folder for everything it writes.")] = "runs/quickstart"
     seed: Annotated[int, Field(description="Seed of the policy's weights, prompts and actions.")] = 0
     iterations: Annotated[int, Ge(1), Field(description="GRPO iterations.")] = 90
     prompts: Annotated[int, Ge(1), Field(description="Held-out prompts per entry.")] = 400
@@ -115,6 +115,7 @@ def quickstart(
 
 def fresh_folder(folder: Path) -> Path:
     """The folder, or the first of folder-2, folder-3, ... that does not exist."""
+    folder = folder if folder.name else folder.absolute()  # the current one has no name to count on from
     candidates = (folder.with_name(f"{folder.name}-{i}") if i > 1 else folder for i in range(1, 10_000))
     return next(candidate for candidate in candidates if not candidate.exists())
 

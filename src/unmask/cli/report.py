@@ -17,7 +17,7 @@ from unmask.errors import UnmaskError
 from unmask.evaluation.findings import Findings, TrainingCurve, TransferResult
 from unmask.evaluation.gather import findings, read_results
 from unmask.evaluation.summaries import summarise
-from unmask.files import write_text
+from unmask.files import check_file, write_text
 from unmask.rl.run import read_metrics
 
 MEASURED = ("reward", "correct", "nfe", "entropy", "signal")
@@ -36,6 +36,7 @@ def report(
     """
     if not runs:
         raise UnmaskError("Nothing to report: give folders of unmask eval, sweep, train or transfer.")
+    check_file(output, "--output")
     from unmask.evaluation.page import render  # what it needs is an extra
 
     kinds = {folder: kind_of(folder) for folder in map(Path, dict.fromkeys(runs))}

@@ -22,13 +22,13 @@ from unmask.evaluation.findings import Versus
 from unmask.evaluation.gather import versus
 from unmask.evaluation.summaries import Summary, frontier, summarise
 from unmask.evaluation.tables import blocks, setting, table
-from unmask.settings import load_settings
+from unmask.settings import Output, load_settings
 
 
 class SweepConfig(ComparisonConfig):
     """Rules over grids of settings and block lengths, learned policies and their controls."""
 
-    output: Annotated[str, Field(description="Folder for rows.jsonl, plot.png and plot.svg.")] = "runs/sweep"
+    output: Annotated[Output, Field(description="Folder for rows.jsonl, plot.png and plot.svg.")] = "runs/sweep"
     rules: Annotated[
         tuple[RuleGrid, ...],
         Parameter(parse=False),

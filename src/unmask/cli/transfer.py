@@ -25,7 +25,7 @@ from unmask.evaluation.findings import TransferResult
 from unmask.evaluation.summaries import outcomes, summary
 from unmask.files import write_text
 from unmask.models.config import ModelConfig
-from unmask.settings import Settings, load_settings
+from unmask.settings import Output, Settings, load_settings
 from unmask.tasks.base import Task
 from unmask.tasks.config import TaskConfig
 
@@ -47,7 +47,7 @@ class Target(ModelConfig, TaskConfig):
 class TransferConfig(Settings):
     """Policies and where they are tried; both stand in the TOML file."""
 
-    output: Annotated[str, Field(description="Folder for a folder of rows per target, and transfer.json.")] = (
+    output: Annotated[Output, Field(description="Folder for a folder of rows per target, and transfer.json.")] = (
         "runs/transfer"
     )
     policies: Annotated[

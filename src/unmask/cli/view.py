@@ -22,7 +22,7 @@ from unmask.decoding.options import DecodeConfig
 from unmask.decoding.source import encode_example
 from unmask.decoding.trajectory import Recorder
 from unmask.errors import UnmaskError
-from unmask.files import write_text
+from unmask.files import check_file, write_text
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.config import ModelConfig
 from unmask.policies.auto import DEFAULT_POLICY, load_policy
@@ -150,11 +150,7 @@ def _check_page(path: Path) -> None:
     from unmask.evaluation.findings import Findings
     from unmask.evaluation.page import render
 
-    if path.is_dir():
-        raise UnmaskError(f"--html {path} is a folder: give the path of a file, such as {path / 'view.html'}.")
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise UnmaskError(f"--html {path} cannot be written: {above} is a file.")
+    check_file(path, "--html")
     render(Findings(title="", facts={}, gen_length=1, cells=(), rules=()))  # says what is not installed
 
 

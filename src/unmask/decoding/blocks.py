@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import torch
 from annotated_types import Ge, Le
 from jaxtyping import Bool, Float, Int
-from pydantic import BeforeValidator, PlainSerializer, ValidationError
+from pydantic import BeforeValidator, PlainSerializer
 from torch import Tensor
 
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
-from unmask.settings import OneWord, Settings, build, parse_spec, refusal, spell_items
+from unmask.settings import OneWord, Settings, build, parse_spec, spell_items
 
 
 class AdaptiveBlocks(Settings):
@@ -35,12 +35,6 @@ class AdaptiveBlocks(Settings):
     delimiters: tuple[str, ...] = ("\n",)
     threshold: Annotated[float, Ge(0), Le(1)] = 0.3
     window: Annotated[float, Ge(0), Le(1)] = 0.25
-
-    def __init__(self, **settings: Any) -> None:
-        try:
-            super().__init__(**settings)
-        except ValidationError as e:
-            raise refusal(e, "Bad value for AdaptiveBlocks") from None
 
     def __str__(self) -> str:
         given = self.model_dump(exclude_defaults=True)

@@ -19,7 +19,7 @@ from unmask.hub import load_strictly, save_policy_folder
 from unmask.observation import Needs, Observation
 from unmask.policies.actions import Actions
 from unmask.policies.calibration import CONFIDENCE, Calibration, choose, write_calibration
-from unmask.settings import Settings, build, refusal
+from unmask.settings import Settings, build, refusal, refuse_unknown
 
 
 class Policy(ABC):
@@ -266,16 +266,17 @@ def rule(cls: type[T]) -> type[T]:
     """A frozen pydantic dataclass whose bad values are refused in one sentence.
 
     Raises:
-        UnmaskError: on construction, naming the value.
+        UnmaskError: on construction, naming the value, or a setting that there is not.
     """
-    config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+    config = pydantic.ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
     made: Any = pydantic.dataclasses.dataclass(frozen=True, config=config)(cls)
     checked = made.__init__
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
-        names = (field.name for field in dataclasses.fields(self))
+        names = [field.name for field in dataclasses.fields(self)]
+        refuse_unknown(kwargs, set(names), cls.__name__)
         try:
-            checked(self, *args[len(made.__dataclass_fields__) :], **dict(zip(names, args, strict=False)), **kwargs)
+            checked(self, *args[len(names) :], **dict(zip(names, args, strict=False)), **kwargs)
         except ValidationError as e:
             raise refusal(e, f"Bad value for {cls.__name__}") from None
 

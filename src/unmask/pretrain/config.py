@@ -7,13 +7,13 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le
 from pydantic import Field
 
-from unmask.settings import Settings
+from unmask.settings import Output, Settings
 
 
 class PretrainConfig(Settings):
     """Recipe of a small dLLM (RoBERTa, pre-norm)."""
 
-    output: Annotated[str, Field(description="Folder that the dLLM is written to.")] = "runs/dllm"
+    output: Annotated[Output, Field(description="Folder that the dLLM is written to.")] = "runs/dllm"
     layers: Annotated[int, Ge(1), Field(description="Transformer layers.")] = 3
     width: Annotated[int, Ge(8), Field(description="Hidden size; the feed-forward is four times as wide.")] = 128
     heads: Annotated[int, Ge(1), Field(description="Attention heads.")] = 4

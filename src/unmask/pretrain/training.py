@@ -165,7 +165,8 @@ class _Training:
         """Take an optimiser step; returns the loss."""
         config, network = self.config, self.network
         tokens, length = draw_batch(config, self.tasks, self.tokenizer, step)
-        masked, ratio = draw_mask(len(tokens), length, torch.Generator().manual_seed(config.seed * 1_000_003 + step))
+        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**63)
+        masked, ratio = draw_mask(len(tokens), length, generator)
         target = tokens[:, -length:]
         inputs = torch.cat([tokens[:, :-length], torch.where(masked, self.tokenizer.mask_token_id, target)], dim=1)
         device = network.device

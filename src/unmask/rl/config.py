@@ -25,7 +25,7 @@ from unmask.policies.base import LearnedPolicy, PolicySettings
 from unmask.policies.registry import class_of
 from unmask.rl.algorithms.auto import load_algorithm
 from unmask.rl.algorithms.base import Algorithm, AlgorithmSettings, check_weight
-from unmask.settings import Settings, build
+from unmask.settings import Output, Settings, build
 from unmask.tasks.config import TaskConfig
 
 DEFAULT_NETWORK, DEFAULT_ALGORITHM = "transformer", "grpo"
@@ -134,7 +134,7 @@ class CloneConfig(Settings):
 class RunConfig(Settings):
     """The run itself."""
 
-    folder: Annotated[str, Field(description="Run folder: config, metrics, checkpoints.")] = "runs/policy"
+    folder: Annotated[Output, Field(description="Run folder: config, metrics, checkpoints.")] = "runs/policy"
     seed: Annotated[int, Field(description="Seed of weights, prompts and actions.")] = 0
     iterations: Annotated[int, Ge(0), Field(description="Iterations of the algorithm.")] = 90
     validate_every: Annotated[int, Ge(1), Field(description="Iterations between validations.")] = 15
