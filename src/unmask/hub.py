@@ -47,16 +47,25 @@ def save_policy_folder(
     Raises:
         UnmaskError: the folder holds files that are not a policy's.
     """
-    known = {"config.json", "model.safetensors", "README.md", "calibration.json", ORIGIN}
-    others = sorted(p.name for p in Path(folder).iterdir() if p.name not in known) if Path(folder).is_dir() else []
-    if others:
-        raise UnmaskError(f"{folder} holds other files ({others[0]}): save the policy to a folder of its own.")
+    check_policy_folder(folder)
     with written_whole(folder) as draft:
         (draft / "config.json").write_text(json.dumps(dict(config), indent=2) + "\n", encoding="utf-8")
         if weights is not None:
             save_file(dict(weights), draft / "model.safetensors", metadata={"format": "pt"})
         if card is not None:
             (draft / "README.md").write_text(card, encoding="utf-8")
+
+
+def check_policy_folder(folder: str | Path) -> None:
+    """See that a policy can be saved to a folder.
+
+    Raises:
+        UnmaskError: it holds files that are not a policy's.
+    """
+    known = {"config.json", "model.safetensors", "README.md", "calibration.json", ORIGIN}
+    others = sorted(p.name for p in Path(folder).iterdir() if p.name not in known) if Path(folder).is_dir() else []
+    if others:
+        raise UnmaskError(f"{folder} holds other files ({others[0]}): save the policy to a folder of its own.")
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -157,8 +157,11 @@ def explain(error: ValidationError) -> str:
     return f"{leaf} = {first['input']!r} ({message}){more}." if first["type"] != "missing" else f"{leaf} is missing."
 
 
-def function_of(name: str, what: str) -> Callable[..., Any]:
-    """A user's function by its dotted path, ``module.function``, from the working folder or an installed package.
+def function_of(name: str, what: str, form: str = "module.function") -> Callable[..., Any]:
+    """A user's function or class by its dotted path, from the working folder or an installed package.
+
+    Args:
+        what: it is for, and how it is spelt, for messages.
 
     Raises:
         UnmaskError: it cannot be imported, or is no function.
@@ -168,9 +171,11 @@ def function_of(name: str, what: str) -> Callable[..., Any]:
     try:
         function = resolve_name(name)
     except (ImportError, AttributeError, ValueError) as e:
-        raise UnmaskError(f"Cannot import the {what} {name!r} ({e}): give module.function, importable here.") from None
+        raise UnmaskError(f"Cannot import the {what} {name!r} ({e}): give {form}, importable here.") from None
+    except Exception as e:  # of the user's own module
+        raise UnmaskError(f"Cannot import the {what} {name!r} ({type(e).__name__}: {e}): mend its module.") from e
     if not callable(function):
-        raise UnmaskError(f"The {what} {name!r} is no function: give module.function.")
+        raise UnmaskError(f"The {what} {name!r} is no {form.partition('.')[2].lower()}: give {form}.")
     return function
 
 

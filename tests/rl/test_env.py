@@ -118,6 +118,59 @@ def test_a_row_begins_anew_while_others_go_on(tiny):
         env.act(torch.ones(1, 8, dtype=torch.bool))
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([0, 5], "There is no row 5: the environment has 3, from 0 to 2."),
+        ([0, -1], "There is no row -1"),
+        ([0, 0], "Row 0 is given twice: give each row one example."),
+        ([0, 1], "The episode in row 1 has not ended"),
+        ([0], "There are 1 rows and 2 examples: give one example per row."),
+    ],
+)
+def test_rows_that_cannot_begin_change_nothing(tiny, rows, message):
+    task = load_task("house")
+    examples = task.examples("train", 3)
+    env = DecodingEnv(tiny, task, gen_length=8)
+    with pytest.raises(UnmaskError, match="The environment has no episodes: reset it first."):
+        env.begin([0], examples[:1])
+    env.reset(examples)
+    env.act(torch.tensor([[True] * 8, [False] * 8, [True] * 8]))
+    with pytest.raises(UnmaskError, match=message):
+        env.begin(rows, examples[:2])
+    assert env.live.tolist() == [False, True, False]
+    assert env.nfe.tolist() == [1, 1, 1]
+    env.begin([0, 2], examples[:2])
+    assert env.step(torch.ones(3, 8, dtype=torch.bool)).terminated.all()
+
+
+@pytest.mark.parametrize("kind", [torch.long, torch.float32, "numpy"])
+def test_an_action_of_another_kind_reveals_nothing(tiny, kind):
+    task = load_task("house")
+    env = DecodingEnv(tiny, task, gen_length=8)
+    seen = env.reset(task.examples("train", 2))
+    action = torch.ones(2, 8).bool().numpy() if kind == "numpy" else torch.ones(2, 8, dtype=kind)
+    name = "ndarray" if kind == "numpy" else str(kind)
+    with pytest.raises(UnmaskError, match=rf"The action is a {name} of shape \(2, 8\): give one .* as a torch.bool tensor"):
+        env.step(action)
+    assert env.observe().masked.equal(seen.masked)
+    assert env.nfe.tolist() == [0, 0]
+
+
+def test_before_its_first_reset_the_environment_is_empty(tiny):
+    task = load_task("house")
+    env = DecodingEnv(tiny, task, gen_length=8, reward=lambda outcome: outcome.nfe * torch.nan)
+    assert (env.live.tolist(), env.nfe.tolist(), env.texts) == ([], [], [])
+    with pytest.raises(UnmaskError, match="The environment has shown nothing yet: reset it first."):
+        _ = env.shown
+    with pytest.raises(UnmaskError, match="The seed is None: give a whole number of at most 64 bits."):
+        env.reset(task.examples("train", 1), seed=None)
+    assert env.live.tolist() == []
+    env.reset(task.examples("train", 1))
+    with pytest.raises(UnmaskError, match=r"The reward gave \[nan\] for episodes that ended: return finite numbers."):
+        env.step(torch.ones(1, 8, dtype=torch.bool))
+
+
 def test_episodes_in_a_row_draw_other_noise(tiny):
     task = load_task("house")
     env = DecodingEnv(tiny, task, gen_length=8)

@@ -52,6 +52,8 @@ def short(completions, prompts, answer, nfe, gen_length, **columns):
 def too_few(completions, **columns): return [1.0]
 def no_number(completions, **columns): return [0.5, float("nan")]
 def nothing(completions, **columns): return None
+def looks_up(completions, **columns): return columns["levl"]
+def signature(texts): return [1.0]
 LIMIT = 3
 """
     )
@@ -70,6 +72,8 @@ def test_a_reward_of_your_own(own):
         ("too_few", "gave 1 values for 2 completions: return a list with one number each"),
         ("no_number", "gave nan for completion 1 .*: return a finite number for each"),
         ("nothing", "gave a NoneType for 2 completions"),
+        ("looks_up", "The reward 'my_rewards.looks_up' failed .KeyError: 'levl'.: mend it."),
+        ("signature", r"'my_rewards.signature' failed .TypeError: signature\(\) got an unexpected keyword .*: mend it."),
     ],
 )
 def test_bad_values_of_your_own_are_refused(own, name, message):
@@ -77,7 +81,10 @@ def test_bad_values_of_your_own_are_refused(own, name, message):
         load_reward(f"my_rewards.{name}", 1.0)(outcome())
 
 
-def test_a_reward_that_cannot_be_found(own):
+def test_a_reward_that_cannot_be_found(own, tmp_path):
+    (tmp_path / "my_broken_rewards.py").write_text("x = Grid")
+    with pytest.raises(UnmaskError, match=r"'my_broken_rewards.f' \(NameError: name 'Grid' is not .*\): mend its module"):
+        load_reward("my_broken_rewards.f", 1.0)
     with pytest.raises(UnmaskError, match="Cannot import the reward 'my_rewards.shrt'"):
         load_reward("my_rewards.shrt", 1.0)
     with pytest.raises(UnmaskError, match="is no function"):

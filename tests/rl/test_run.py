@@ -42,6 +42,22 @@ def test_a_damaged_checkpoint_is_refused(tiny, tmp_path, name):
         trainer(tiny, tmp_path / "run", iterations=1).run(resume=True)
 
 
+@pytest.mark.parametrize("name", ["start", "best"])
+def test_files_in_the_way_are_refused_before_anything_is_written(tiny, tmp_path, name):
+    (tmp_path / "run" / name).mkdir(parents=True)
+    (tmp_path / "run" / name / "notes.txt").write_text("mine")
+    with pytest.raises(UnmaskError, match=f"{name} holds other files .notes.txt.: save the policy to a folder of its own"):
+        trainer(tiny, tmp_path / "run", iterations=1).run()
+    assert {file.name for file in (tmp_path / "run").rglob("*") if file.is_file()} <= {"notes.txt", ".lock"}
+
+
+@pytest.mark.parametrize("rule", ["confidence_threshol:threshold=0.9", "best:confidence_threshol", "no/such/policy"])
+def test_a_misspelt_rule_begins_no_run(tiny, tmp_path, rule):
+    with pytest.raises(UnmaskError, match="did you mean 'confidence_threshold'|No policy 'no/such/policy'"):
+        trainer(tiny, tmp_path / "run", iterations=1, clone_rule=rule).run()
+    assert not (tmp_path / "run").exists()
+
+
 def test_nothing_in_a_run_folder_is_a_pickle(tiny, tmp_path):
     trainer(tiny, tmp_path / "run", iterations=1).run()
     kinds = {file.suffix for file in (tmp_path / "run").rglob("*") if file.is_file() and file.name != ".lock"}

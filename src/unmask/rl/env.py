@@ -29,6 +29,7 @@ from unmask.models.base import MaskedDiffusionModel
 from unmask.noise import row_keys
 from unmask.observation import Needs, Observation
 from unmask.rl.rewards import Outcome, Reward, judge, load_reward
+from unmask.settings import check_seed
 from unmask.tasks.base import Example, Task
 
 
@@ -89,8 +90,7 @@ class DecodingEnv:
         self.needs = needs or Needs(positions="region")
         self.reward = reward or load_reward("multiplicative", 1.0)
         self._session: Session | None = None
-        self._shown: Observation | None = None
-        self._fresh = False  # what is shown is the last pass
+        self._clear([])
 
     def reset(
         self, examples: Sequence[Example], *, seed: int = 0, speeds: Sequence[float] | None = None
@@ -99,43 +99,74 @@ class DecodingEnv:
 
         Args:
             seed: of drawn tokens and of the noise in observations; each episode from here on has a stream of its own.
-        speeds: of each row, where `needs` has a speed; by default that of the config, or else 0.
+            speeds: of each row, where `needs` has a speed; by default that of the config, or else 0.
 
         Returns:
             What the policy sees first.
 
         Raises:
-            UnmaskError: no example, or a prompt too long for the dLLM.
+            UnmaskError: no example, a prompt too long for the dLLM, or a seed or speed that is none.
         """
-        n = len(examples)
-        repeats = len({example.prompt for example in examples}) < n
+        seed, (prompts, each) = check_seed(seed), self._read(examples, speeds)
+        repeats = len({example.prompt for example in examples}) < len(examples)
         self._session = Session(self.model, self.needs, self.options, share=repeats)
-        self._shown, self._examples = None, list(examples)
-        self.live = torch.zeros(n, dtype=torch.bool)
-        self.nfe = torch.zeros(n, dtype=torch.long)
-        self.correct = torch.zeros(n, dtype=torch.bool)
-        self.texts = [""] * n
+        self._clear(examples)
         self._seed, self._episodes = seed, 0
-        self.begin(range(n), examples, speeds)
+        self._begin(range(len(examples)), examples, prompts, each)
         return self.observe()
 
     def begin(self, rows: Sequence[int], examples: Sequence[Example], speeds: Sequence[float] | None = None) -> None:
         """Start new episodes in rows whose last one has ended; call `observe` for what they show.
 
         Raises:
-            UnmaskError: a row's episode has not ended, a prompt is too long, a speed is none.
+            UnmaskError: a row's episode has not ended, there is no such row, a row is given twice, a prompt is too
+                long, a speed is none. Nothing has changed then.
         """
-        each = speeds_of(self.needs, self.options.speed, speeds, len(rows))
-        prompts = [encode_example(self.model, example) for example in examples]
-        check_prompts(self.model, prompts, self.gen_length)
-        for row, example in zip(rows, examples, strict=True):
+        if self._session is None:
+            raise UnmaskError("The environment has no episodes: reset it first.")
+        n = len(self.live)
+        if len(rows) != len(examples):
+            raise UnmaskError(f"There are {len(rows)} rows and {len(examples)} examples: give one example per row.")
+        for i, row in enumerate(rows):
+            if not 0 <= row < n:
+                raise UnmaskError(f"There is no row {row}: the environment has {n}, from 0 to {n - 1}.")
+            if row in rows[:i]:
+                raise UnmaskError(f"Row {row} is given twice: give each row one example.")
             if self.live[row]:
                 raise UnmaskError(f"The episode in row {row} has not ended: step until it has, or reset.")
+        self._begin(rows, examples, *self._read(examples, speeds))
+
+    def _clear(self, examples: Sequence[Example]) -> None:
+        n = len(examples)
+        self._shown: Observation | None = None
+        self._fresh = False  # what is shown is the last pass
+        self._examples = list(examples)
+        self.live = torch.zeros(n, dtype=torch.bool)
+        self.nfe = torch.zeros(n, dtype=torch.long)
+        self.correct = torch.zeros(n, dtype=torch.bool)
+        self.texts = [""] * n
+
+    def _read(
+        self, examples: Sequence[Example], speeds: Sequence[float] | None
+    ) -> tuple[list[list[int]], list[float] | None]:
+        """Prompts and speeds, checked."""
+        prompts = [encode_example(self.model, example) for example in examples]
+        check_prompts(self.model, prompts, self.gen_length)
+        return prompts, speeds_of(self.needs, self.options.speed, speeds, len(examples))
+
+    def _begin(
+        self,
+        rows: Sequence[int],
+        examples: Sequence[Example],
+        prompts: Sequence[Sequence[int]],
+        speeds: Sequence[float] | None,
+    ) -> None:
+        for row, example in zip(rows, examples, strict=True):
             self._examples[row] = example
             self.live[row], self.nfe[row] = True, 0
         keys = row_keys(self._seed, torch.arange(self._episodes, self._episodes + len(rows)))
         self._episodes += len(rows)
-        self._running.add(prompts, list(rows), keys, each)
+        self._running.add(prompts, list(rows), keys, speeds)
         self._fresh = False
 
     @property
@@ -162,8 +193,13 @@ class DecodingEnv:
 
     @property
     def shown(self) -> Observation:
-        """The last observation, with what `act` has changed since."""
-        assert self._shown is not None
+        """The last observation, with what `act` has changed since.
+
+        Raises:
+            UnmaskError: there is none yet.
+        """
+        if self._shown is None:
+            raise UnmaskError("The environment has shown nothing yet: reset it first.")
         return self._shown
 
     def step(self, action: Bool[Tensor, "n l"]) -> Transition:
@@ -178,10 +214,12 @@ class DecodingEnv:
             reward, terminated, truncated, as in `Transition`.
         """
         self.observe()
-        if tuple(action.shape) != (len(self.live), self.gen_length):
+        shape = (len(self.live), self.gen_length)
+        if not isinstance(action, Tensor) or action.dtype != torch.bool or tuple(action.shape) != shape:
+            kind = str(action.dtype) if isinstance(action, Tensor) else type(action).__name__
             raise UnmaskError(
-                f"The action has shape {tuple(action.shape)}: give one boolean for each of {len(self.live)} rows and "
-                f"{self.gen_length} positions."
+                f"The action is a {kind} of shape {tuple(getattr(action, 'shape', ()))}: give one boolean for each of "
+                f"{shape[0]} rows and {shape[1]} positions, as a torch.bool tensor."
             )
         session, rows = self._running, self._running.rows
         seen = session.observe().only(self.needs)
@@ -203,8 +241,14 @@ class DecodingEnv:
             over, spent = ended.row.cpu(), torch.tensor(ended.why) == BUDGET
             self.live[over] = False
             terminated[over], truncated[over] = ~spent, spent
-            reward[over] = self.reward(self._judge(ended, over, ~spent)).cpu().float()
+            reward[over] = self._rewards(self._judge(ended, over, ~spent))
         return reward, terminated, truncated
+
+    def _rewards(self, outcome: Outcome) -> Float[Tensor, " r"]:
+        values = self.reward(outcome).cpu().float()
+        if not values.isfinite().all():
+            raise UnmaskError(f"The reward gave {values.tolist()} for episodes that ended: return finite numbers.")
+        return values
 
     def _show(self, rows: Int[Tensor, " b"], seen: Observation) -> None:
         """Put the active rows in their places."""

@@ -170,7 +170,11 @@ def load_reward(name: str, alpha: Ends = 1.0, beta: Ends = 1.0) -> Reward:
 
 
 def _own(name: str, function: Callable[..., Any], outcome: Outcome) -> Tensor:
-    """Call a user's function and take nothing but one finite number a completion."""
+    """Call a user's function and take nothing but one finite number a completion.
+
+    Raises:
+        UnmaskError: it fails, or gives something else.
+    """
     n = len(outcome.texts)
     names = {name: None for example in outcome.examples for name in example.columns}
     columns = {name: [example.columns.get(name) for example in outcome.examples] for name in names}
@@ -182,7 +186,10 @@ def _own(name: str, function: Callable[..., Any], outcome: Outcome) -> Tensor:
         "speed": [None] * n if outcome.speed is None else outcome.speed.tolist(),
         "gen_length": [outcome.gen_length] * n,
     }
-    values = function(list(outcome.texts), **columns)
+    try:
+        values = function(list(outcome.texts), **columns)
+    except Exception as e:
+        raise UnmaskError(f"The reward {name!r} failed ({type(e).__name__}: {e}): mend it.") from e
     if not isinstance(values, Sequence) or len(values) != n:
         got = f"{len(values)} values" if isinstance(values, Sequence) else f"a {type(values).__name__}"
         raise UnmaskError(f"The reward {name!r} gave {got} for {n} completions: return a list with one number each.")

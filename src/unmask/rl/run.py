@@ -27,7 +27,7 @@ from torch import nn
 from unmask.checkpoint import read_checkpoint, write_checkpoint
 from unmask.errors import UnmaskError
 from unmask.files import write_text, written_whole
-from unmask.hub import read_config, read_weights
+from unmask.hub import check_policy_folder, read_config, read_weights
 from unmask.journal import Claim, Journal, check_begun
 from unmask.policies.base import LearnedPolicy
 from unmask.provenance import versions
@@ -78,9 +78,11 @@ class RunFolder:
         """Begin a new run.
 
         Raises:
-            UnmaskError: there is one already, or another process is at it.
+            UnmaskError: there is one already, another process is at it, or files of others are in its way.
         """
         self._claim_it()
+        for name in ("start", "best"):
+            check_policy_folder(self.path / name)
         if (self.path / "config.json").exists():
             raise UnmaskError(f"The run folder {self.path} exists: pass --resume to go on, or another --run.")
         write_text(self.metrics, "")

@@ -63,8 +63,12 @@ def demonstrations(rule: str, block_length: Block, default: Block, longest: Bloc
     Args:
         block_length: of the rule; None is `default`, or each power of two for a grid.
         longest: block length of the learner, which every other's divides.
+
+    Raises:
+        UnmaskError: there is no such rule, or it has no grid.
     """
     if not rule.startswith(BEST):
+        load_policy(rule)  # refused before anything is begun
         return [Demonstration(rule, block_length or default)]
     lengths: list[Block]
     if isinstance(longest, int) and not block_length:

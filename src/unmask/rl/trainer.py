@@ -32,7 +32,7 @@ from unmask.rl.optimise import Optimiser, learning_rate
 from unmask.rl.processes import Processes, Stop, never
 from unmask.rl.prompts import draw_prompts, training_prompts
 from unmask.rl.run import Metrics
-from unmask.rl.search import Report
+from unmask.rl.search import Report, demonstrations
 from unmask.rl.start import deterministic, expert_block, starting_policy
 from unmask.rl.validation import Validate
 from unmask.rl.warm_start import WarmStart, silent
@@ -88,7 +88,9 @@ class Trainer:
             settings.group_size,
             settings.speeds,
         )
-        expert_block(config.clone.block_length, task, config.decode, "clone.block_length")
+        block = expert_block(config.clone.block_length, task, config.decode, "clone.block_length")
+        if config.clones and config.clone.rule is not None:
+            demonstrations(config.clone.rule, block, block, block)  # a misspelt rule is refused before the run begins
         self.optimiser = Optimiser(self.policy, self.algorithm, actor.actions, self.team, model.device)
         self.keeper = Keeper(config, self.policy, self.team, log)
         fewest = options.blocks.fewest(options.gen_length)

@@ -132,7 +132,11 @@ def _load(name: str, *, verifier: Any, path: Any, columns: Any, few_shot: int, c
 
 
 def _own(name: str) -> Task:
-    task = function_of(name, "task")()
+    function = function_of(name, "task")
+    try:
+        task = function()
+    except Exception as e:
+        raise UnmaskError(f"The task {name!r} failed ({type(e).__name__}: {e}): mend it.") from e
     if not isinstance(task, Task):
         raise UnmaskError(f"The task {name!r} gave a {type(task).__name__}: return an unmask.tasks.Task.")
     return task

@@ -29,7 +29,7 @@ def load_algorithm(name: str) -> type[Algorithm]:
         UnmaskError: there is none of this name.
     """
     if "." in name or ":" in name:
-        found = function_of(name, "algorithm")
+        found = function_of(name, "algorithm", "module.Class")
     elif name in names():
         found = importlib.import_module(f"unmask.rl.algorithms.{name}").ALGORITHM
     else:
