@@ -109,9 +109,9 @@ def test_moments_that_do_not_fit_are_refused_by_name(name, value, message):
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("progress.json", b"{", r"progress.json is not readable JSON \(.*\): use another checkpoint."),
+        ("progress.json", b"{", r"progress.json is not valid JSON \(.*\): use another checkpoint."),
         ("progress.json", b"[]", r"progress.json must hold a JSON object: use another checkpoint."),
-        ("progress.json", None, r"progress.json is not readable JSON \(.*No such file.*\): use another checkpoint."),
+        ("progress.json", None, r"Cannot read .*progress.json .No such file or directory.: use another checkpoint."),
         ("optimizer.safetensors", None, r"No weights at .*optimizer.safetensors: copy the whole folder"),
         ("model.safetensors", b"", r"model.safetensors is not a readable safetensors file"),
     ],

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unmask.errors import UnmaskError
+from unmask.files import read_object
 from unmask.hub import load_strictly, read_weights
 
 
@@ -46,12 +47,7 @@ def read_checkpoint(
         UnmaskError: a file is missing or damaged, or a tensor does not fit; module and optimiser may have changed.
     """
     path = folder / "progress.json"
-    try:
-        progress = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as e:
-        raise UnmaskError(f"{path} is not readable JSON ({e}): use another checkpoint.") from None
-    if not isinstance(progress, dict):
-        raise UnmaskError(f"{path} must hold a JSON object: use another checkpoint.")
+    progress = read_object(path, "use another checkpoint")
     load_strictly(module, {name: saved[first] for name, first in _tied(module).items() if first in saved}, str(weights))
     unknown = sorted(saved.keys() - _tied(module).values())
     if unknown:

@@ -65,6 +65,26 @@ def write_text(path: str | Path, text: str) -> None:
         draft.unlink(missing_ok=True)
 
 
+def read_object(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a JSON object; UTF-8, with or without a byte order mark.
+
+    Args:
+        remedy: what to do if the file is damaged, for the message.
+
+    Raises:
+        UnmaskError: it is missing, cannot be read, or holds something else.
+    """
+    try:
+        found = json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as e:
+        raise UnmaskError(f"Cannot read {path} ({e.strerror}): {remedy}.") from None
+    except (ValueError, RecursionError) as e:  # of JSON and of UTF-8
+        raise UnmaskError(f"{path} is not valid JSON ({e}): {remedy}.") from None
+    if not isinstance(found, dict):
+        raise UnmaskError(f"{path} must hold a JSON object: {remedy}.")
+    return found
+
+
 def check_file(path: str | Path, flag: str) -> None:
     """Refuse, before anything is spent, a file that could not be written.
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unmask.errors import UnmaskError
-from unmask.files import write_text, written_whole
+from unmask.files import read_object, write_text, written_whole
 
 ASSETS = Path(__file__).parent / "assets"
 ORIGIN = "origin.json"
@@ -75,15 +75,9 @@ def read_config(folder: Path) -> dict[str, Any]:
         UnmaskError: it is missing or not a JSON object.
     """
     path = folder / "config.json"
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UnmaskError(f"{folder} has no config.json: give a folder that `policy.save` wrote.") from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as e:
-        raise UnmaskError(f"{path} is not valid JSON ({e}): save the policy again.") from None
-    if not isinstance(config, dict):
-        raise UnmaskError(f"{path} must hold a JSON object: save the policy again.")
-    return config
+    if not path.exists():
+        raise UnmaskError(f"{folder} has no config.json: give a folder that `policy.save` wrote.")
+    return read_object(path, "save the policy again")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -12,6 +12,8 @@ from typing import Literal
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from unmask.errors import UnmaskError
+
 Positions = Literal["selectable", "masked", "region"]
 WIDER: tuple[Positions, ...] = ("selectable", "masked", "region")
 
@@ -36,6 +38,11 @@ class Needs:
     kl_history: int = 0
     hidden_states: bool = False
     speed: bool = False
+
+    def __post_init__(self) -> None:
+        for name, least in (("top_k", 1), ("kl_history", 0)):
+            if getattr(self, name) < least:
+                raise UnmaskError(f"{name} is {getattr(self, name)}: a policy needs at least {least}.")
 
     def union(self, other: Needs) -> Needs:
         """The least that satisfies both."""

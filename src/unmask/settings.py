@@ -271,7 +271,7 @@ def _read_toml(path: Path, inside: list[Path]) -> dict[str, Any]:
     if path.resolve() in inside:
         raise UnmaskError(f"{path} extends itself: leave out its 'extends'.")
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise UnmaskError(f"No config file at {path}: give the path of a TOML file.") from None
     except OSError as e:

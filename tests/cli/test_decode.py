@@ -109,6 +109,7 @@ def test_bad_lines_are_named_and_the_others_finished(capsys, tmp_path, tiny_fold
         ("not json", "line 1 is not JSON"),
         ({"promt": "hall: red?"}, "line 1 has no text under 'prompt': did you mean 'promt'?: mend it"),
         ({"prompt": 7}, "line 1 has no text under 'prompt': mend it"),
+        ('{"prompt": "hall: \\ud800"}', "line 1 cannot be decoded (The prompt 'hall: \\ud800' is no text"),
         ("[1]", "line 1 is neither a JSON object nor a string: mend it"),
         (
             {"prompt": "What is 12 * 7?"},

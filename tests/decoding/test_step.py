@@ -1,5 +1,8 @@
 """`see`: what a policy sees of somebody else's forward pass is what the loop would show it."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -77,7 +80,27 @@ def test_logits_are_left_as_they_were():
             Needs(),
             "The logits hold NaN: run the dLLM in float32 or bfloat16, or check its weights.",
         ),
-        ({"probabilities": torch.full((1, 4, 2), torch.nan)}, Needs(), "The logits hold NaN"),
+        ({"probabilities": torch.full((1, 4, 2), torch.nan)}, Needs(), "The probabilities hold NaN"),
+        (
+            {"probabilities": torch.full((1, 4, 2), 0.5), "entropy": torch.full((1, 4), torch.nan)},
+            Needs(entropy=True),
+            "The entropies hold NaN",
+        ),
+        (
+            {"probabilities": torch.full((1, 4, 1), 1.5)},
+            Needs(),
+            r"The probabilities are not all in \[0, 1\]: give those",
+        ),
+        (
+            {"probabilities": torch.full((1, 4, 1), -0.5)},
+            Needs(),
+            r"The probabilities are not all in \[0, 1\]: give those",
+        ),
+        (
+            {"probabilities": torch.tensor([0.2, 0.7]).expand(1, 4, 2)},
+            Needs(top_k=2),
+            "The probabilities are not sorted: give those of the plain softmax, largest first.",
+        ),
         ({"probabilities": torch.rand(1, 4, 2)}, Needs(top_k=3), "needs the 3 largest probabilities per position"),
         (
             {"probabilities": torch.rand(1, 4, 2)},
@@ -95,3 +118,34 @@ def test_logits_are_left_as_they_were():
 def test_what_cannot_be_seen_is_refused(given, needs, message):
     with pytest.raises(UnmaskError, match=message):
         see(**given, needs=needs, masked=torch.ones(1, 4, dtype=torch.bool))
+
+
+def test_shapes_that_do_not_fit_are_refused():
+    """In a process of its own: here the type checker would speak first."""
+    program = """
+import torch, unmask
+from unmask.observation import Needs
+masked = torch.ones(2, 4, dtype=torch.bool)
+for given in (
+    {"logits": torch.rand(1, 4, 9)},
+    {"logits": torch.rand(2, 9)},
+    {"masked": masked.long()},
+    {"step": torch.zeros(3, dtype=torch.long)},
+    {"selectable": masked[:1]},
+):
+    try:
+        unmask.see(**{"logits": torch.rand(2, 4, 9), "needs": Needs(), "masked": masked, **given})
+    except unmask.UnmaskError as e:
+        print(e)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        *(
+            f"The logits or probabilities have shape {shape}, and masked (2, 4): give (2, 4, n), the numbers of each "
+            "position."
+            for shape in ((1, 4, 9), (2, 9))
+        ),
+        "masked is a torch.int64 of shape (2, 4): give one boolean per row and position, (b, l).",
+        "step has shape (3,): give (2,).",
+        "selectable has shape (1, 4): give (2, 4).",
+    ], done.stderr

@@ -18,8 +18,12 @@ def entry(label):
     return Entry("policy", None, label, settings, decoding(8, stop_at_eos=True))
 
 
+MADE = {"prompt": "p", "correct": True, "nfe": 4, "tokens": 8, "model": "tiny", "task": "house", "split": "test"}
+
+
 def row(which, index, seed=0):
-    return {**which.columns(), "seed": seed, "index": index, "text": "a\u2028b"}
+    circumstances = {"versions": {}, "hardware": "cpu", "text": "a\u2028b"}
+    return {**which.columns(), "seed": seed, "index": index, **MADE, **circumstances}
 
 
 A, B = entry("a"), entry("b")
@@ -73,6 +77,25 @@ def test_other_settings_are_refused(tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "config.json is not valid JSON .*: give another --output, or put the file back."),
+        (b'{"model": "ti', "config.json is not valid JSON"),
+        (b"\xff\xfe", "config.json is not valid JSON .'utf-8' codec"),
+        (b"[]", "config.json must hold a JSON object: give another --output"),
+        (b"[" * 100_000, "config.json is not valid JSON .maximum recursion"),
+    ],
+)
+def test_a_damaged_config_is_named(tmp_path, content, message):
+    RowStore(tmp_path, SHARED)
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UnmaskError, match=message):
+        RowStore(tmp_path, SHARED, resume=True)
+    (tmp_path / "config.json").write_bytes(b"\xef\xbb\xbf" + json.dumps(SHARED).encode())
+    RowStore(tmp_path, SHARED, resume=True)
+
+
 def test_a_second_launch_is_kept_out(tmp_path):
     with holding(tmp_path / "s" / ".lock") as other:
         for resume in (False, True):
@@ -88,6 +111,9 @@ def test_a_second_launch_is_kept_out(tmp_path):
     [
         (jsonl([row(A, 0)]) + "{}\n", "line 2, is no row of an evaluation .cut short, or of another version.: delete"),
         (jsonl([row(A, 0)]) + "null\n", "line 2, is no row"),
+        (jsonl([{**row(A, 0), "nfe": "x"}]), r"line 1, is no row of an evaluation .nfe = 'x'.: delete the line"),
+        (jsonl([{**row(A, 0), "correct": None}]), r"line 1, is no row of an evaluation .correct = None.: delete"),
+        (jsonl([{k: v for k, v in row(A, 0).items() if k != "correct"}]), "line 1, is no row of an evaluation .cut sh"),
         (jsonl([row(A, 0), row(A, 1)])[:-5], "line 2, is no row"),
         (
             "\n" + jsonl([row(A, 3), row(A, 3)]),

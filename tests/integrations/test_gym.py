@@ -9,6 +9,7 @@ gymnasium = pytest.importorskip("gymnasium")
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
+from unmask.errors import UnmaskError
 from unmask.integrations.gym import DecodeVectorEnv
 
 
@@ -79,3 +80,30 @@ def test_a_batch_and_single_episodes_agree(tiny):
             assert info["text"] == infos["final_info"]["text"][0]
             break
     assert terminated or truncated or torch.tensor(many["masked"]).any()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"num_envs": 0}, "num_envs is 0: give at least 1."),
+        ({"examples": 0}, "examples is 0: give at least 1."),
+        ({"top_k": 0}, "top_k is 0: a policy needs at least 1."),
+        ({"alpha": float("nan")}, "alpha is nan: give a finite number from 0."),
+        ({"alpha": -1.0}, "alpha is -1.0: give a finite number from 0."),
+    ],
+)
+def test_bad_options_are_refused(tiny, options, message):
+    with pytest.raises(UnmaskError, match=message):
+        DecodeVectorEnv(**{"num_envs": 2, "model": tiny, "gen_length": 8, **options})
+
+
+def test_one_seed_is_for_the_whole_batch(tiny):
+    envs = DecodeVectorEnv(2, model=tiny, gen_length=8)
+    first, again = (envs.reset(seed=seed)[0]["confidence"] for seed in (7, np.int64(7)))
+    assert (first == again).all()
+    for seed, message in (
+        ([1, 2], "The seed is .1, 2.: give one number; all env"),
+        (-1, "The seed is -1: give a number f"),
+    ):
+        with pytest.raises(UnmaskError, match=message):
+            envs.reset(seed=seed)

@@ -76,3 +76,16 @@ def test_bad_tables_are_refused(tmp_path, text, message):
     (tmp_path / "x.toml").write_text(text)
     with pytest.raises(UnmaskError, match=message):
         load_settings(TrainConfig, tmp_path / "x.toml")
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path):
+    (tmp_path / "x.toml").write_bytes(b"\xef\xbb\xbf[algorithm]\nlr = 1e-3\n")
+    assert load_settings(TrainConfig, tmp_path / "x.toml").algorithm.settings.lr == 1e-3
+
+
+@pytest.mark.parametrize("table", [{"lr": "inf"}, {"alpha": "inf"}, {"weight_decay": "inf"}, {"entropy_weight": "nan"}])
+def test_numbers_are_finite(table):
+    with pytest.raises(UnmaskError, match="input should be a finite number"):
+        load_settings(TrainConfig, None, {"algorithm": table})
+    with pytest.raises(UnmaskError, match="Bad value in .*lr = .*input should be a finite number"):
+        load_settings(TrainConfig, None, {"clone": {"lr": "inf"}})

@@ -151,7 +151,9 @@ def test_an_action_of_another_kind_reveals_nothing(tiny, kind):
     seen = env.reset(task.examples("train", 2))
     action = torch.ones(2, 8).bool().numpy() if kind == "numpy" else torch.ones(2, 8, dtype=kind)
     name = "ndarray" if kind == "numpy" else str(kind)
-    with pytest.raises(UnmaskError, match=rf"The action is a {name} of shape \(2, 8\): give one .* as a torch.bool tensor"):
+    with pytest.raises(
+        UnmaskError, match=rf"The action is a {name} of shape \(2, 8\): give one .* as a torch.bool tensor"
+    ):
         env.step(action)
     assert env.observe().masked.equal(seen.masked)
     assert env.nfe.tolist() == [0, 0]

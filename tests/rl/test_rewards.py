@@ -73,7 +73,10 @@ def test_a_reward_of_your_own(own):
         ("no_number", "gave nan for completion 1 .*: return a finite number for each"),
         ("nothing", "gave a NoneType for 2 completions"),
         ("looks_up", "The reward 'my_rewards.looks_up' failed .KeyError: 'levl'.: mend it."),
-        ("signature", r"'my_rewards.signature' failed .TypeError: signature\(\) got an unexpected keyword .*: mend it."),
+        (
+            "signature",
+            r"'my_rewards.signature' failed .TypeError: signature\(\) got an unexpected keyword .*: mend it.",
+        ),
     ],
 )
 def test_bad_values_of_your_own_are_refused(own, name, message):
@@ -83,7 +86,9 @@ def test_bad_values_of_your_own_are_refused(own, name, message):
 
 def test_a_reward_that_cannot_be_found(own, tmp_path):
     (tmp_path / "my_broken_rewards.py").write_text("x = Grid")
-    with pytest.raises(UnmaskError, match=r"'my_broken_rewards.f' \(NameError: name 'Grid' is not .*\): mend its module"):
+    with pytest.raises(
+        UnmaskError, match=r"'my_broken_rewards.f' \(NameError: name 'Grid' is not .*\): mend its module"
+    ):
         load_reward("my_broken_rewards.f", 1.0)
     with pytest.raises(UnmaskError, match="Cannot import the reward 'my_rewards.shrt'"):
         load_reward("my_rewards.shrt", 1.0)

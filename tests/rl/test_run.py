@@ -14,6 +14,8 @@ from tests.test_journal import holding
 from unmask.errors import UnmaskError
 from unmask.rl.run import RunFolder, read_metrics
 
+LINE = '{"stage": "grpo", "iteration": %d}\n'
+
 
 def test_bad_resumes_are_refused(tiny, tmp_path):
     with pytest.raises(UnmaskError, match="Nothing to resume"):
@@ -46,7 +48,9 @@ def test_a_damaged_checkpoint_is_refused(tiny, tmp_path, name):
 def test_files_in_the_way_are_refused_before_anything_is_written(tiny, tmp_path, name):
     (tmp_path / "run" / name).mkdir(parents=True)
     (tmp_path / "run" / name / "notes.txt").write_text("mine")
-    with pytest.raises(UnmaskError, match=f"{name} holds other files .notes.txt.: save the policy to a folder of its own"):
+    with pytest.raises(
+        UnmaskError, match=f"{name} holds other files .notes.txt.: save the policy to a folder of its own"
+    ):
         trainer(tiny, tmp_path / "run", iterations=1).run()
     assert {file.name for file in (tmp_path / "run").rglob("*") if file.is_file()} <= {"notes.txt", ".lock"}
 
@@ -69,8 +73,41 @@ def test_a_checkpoint_of_another_architecture_is_refused(tiny, tmp_path):
     other = trainer(tiny, tmp_path / "run", iterations=1, blocks=2)
     with pytest.raises(UnmaskError, match="with policy.blocks = 1, not 2"):
         other.run(resume=True)
-    with pytest.raises(UnmaskError, match="lacks the tensor 'policy.transformer_blocks.1.q_proj.weight'"):
+    with pytest.raises(UnmaskError, match=r"with policy.blocks = 1, not 2, and its .* which cannot change: "):
         other.run(resume=True, allow_changes=True)
+    ppo = trainer(tiny, tmp_path / "run", iterations=1, name="ppo")
+    with pytest.raises(UnmaskError, match=r"with algorithm.name = 'grpo', not 'ppo', and its checkpoint holds weights"):
+        ppo.run(resume=True, allow_changes=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("metrics.jsonl", None, "metrics.jsonl lacks what the run logged: put the file back, or start another --run."),
+        ("metrics.jsonl", "3\n", "metrics.jsonl holds 3, which no training run logs: delete the line."),
+        ("metrics.jsonl", '{"a": 1}\n', 'metrics.jsonl holds {"a": 1}, which no training run logs'),
+        ("metrics.jsonl", '{"stage": "validation", "iteration": 0}\n', "which no training run logs: delete the line."),
+        ("config.json", '{"a": 1}', r"config.json is of no training run .a = 1.: start another --run."),
+        ("config.json", "[]", "config.json must hold a JSON object: put the file back, or start another --run."),
+        ("checkpoint-1/progress.json", '{"iteration": "x"}', r"is damaged .its progress.json: iteration = 'x' .input"),
+        ("checkpoint-1/progress.json", '{"counts": 3}', r"is damaged .its progress.json: counts = 3 .input should be"),
+        ("checkpoint-1/progress.json", '{"b": 1}', r"is damaged .its progress.json: b = 1 .unexpected keyword"),
+    ],
+)
+def test_damaged_files_of_a_run_are_named(tiny, tmp_path, name, content, message):
+    trainer(tiny, tmp_path / "run", iterations=1).run()
+    file = tmp_path / "run" / name
+    file.unlink() if content is None else file.write_text(content)
+    with pytest.raises(UnmaskError, match=message):
+        trainer(tiny, tmp_path / "run", iterations=1).run(resume=True)
+
+
+def test_a_byte_order_mark_does_no_harm(tiny, tmp_path):
+    trainer(tiny, tmp_path / "run", iterations=1).run()
+    for name in ("config.json", "checkpoint-1/progress.json", "checkpoint-1/policy/config.json"):
+        file = tmp_path / "run" / name
+        file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    trainer(tiny, tmp_path / "run", iterations=1).run(resume=True)
 
 
 def test_a_best_policy_that_was_lost_comes_back(tiny, tmp_path):
@@ -102,13 +139,13 @@ def test_only_the_main_process_claims_the_folder(tiny, tmp_path):
 
 
 def test_a_line_cut_short_is_left_out(tmp_path):
-    (tmp_path / "m.jsonl").write_text('{"iteration": 1}\n{"iteration": 2}\n{"iter')
-    assert read_metrics(tmp_path / "m.jsonl") == [{"iteration": 1}, {"iteration": 2}]
+    (tmp_path / "m.jsonl").write_text(LINE % 1 + LINE % 2 + '{"iter')
+    assert read_metrics(tmp_path / "m.jsonl") == [json.loads(LINE % i) for i in (1, 2)]
     folder = RunFolder(tmp_path)
     folder.metrics = tmp_path / "m.jsonl"
     folder.forget_after(1)
-    assert read_metrics(folder.metrics) == [{"iteration": 1}]
-    folder.metrics.write_text('{"iteration": 1}\n{"iter\n{"iteration": 3}\n')
+    assert read_metrics(folder.metrics) == [json.loads(LINE % 1)]
+    folder.metrics.write_text(LINE % 1 + '{"iter\n' + LINE % 3)
     with pytest.raises(UnmaskError, match="m.jsonl, line 2, is not JSON .*: delete the line."):
         read_metrics(folder.metrics)
 

@@ -4,7 +4,7 @@ import pytest
 
 from unmask.errors import UnmaskError
 from unmask.observation import Needs
-from unmask.policies import ConfidenceThreshold, Policy, topk_positions
+from unmask.policies import ConfidenceThreshold, Policy, Rule, topk_positions
 from unmask.testing import check_policy
 
 
@@ -112,3 +112,25 @@ def test_a_policy_is_shown_what_it_needs_and_no_more():
 def test_each_broken_promise_is_named(policy, message):
     with pytest.raises(UnmaskError, match=message):
         check_policy(policy)
+
+
+class Undecorated(Rule):
+    type_name = "undecorated"
+
+    def select(self, observation):
+        return observation.selectable
+
+
+class Nameless(Policy):
+    def select(self, observation):
+        return observation.selectable
+
+    def config(self):
+        return {}
+
+
+def test_what_a_class_lacks_is_said():
+    with pytest.raises(UnmaskError, match="The policy Undecorated must be decorated with @unmask.policies.rule"):
+        check_policy(Undecorated())
+    with pytest.raises(UnmaskError, match="The policy Nameless must have a type name: add type_name: ClassVar.str. ="):
+        check_policy(Nameless())

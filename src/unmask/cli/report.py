@@ -18,9 +18,7 @@ from unmask.evaluation.findings import Findings, TrainingCurve, TransferResult
 from unmask.evaluation.gather import findings, read_results
 from unmask.evaluation.summaries import summarise
 from unmask.files import check_file, write_text
-from unmask.rl.run import read_metrics
-
-MEASURED = ("reward", "correct", "nfe", "entropy", "signal")
+from unmask.rl.run import MEASURED, read_metrics
 
 
 def report(

@@ -14,9 +14,11 @@ from unmask.decoding.session import Session, Totals
 from unmask.decoding.source import Source, check_prompts
 from unmask.decoding.state import StepCallback
 from unmask.decoding.step import decide
+from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.observation import Needs
 from unmask.policies.base import Policy, StochasticPolicy
+from unmask.settings import check_seed
 
 
 def decode(
@@ -80,12 +82,15 @@ def stream(
         UnmaskError: as `unmask.generate`.
     """
     check_policy_fits(model, policy)
+    seed = check_seed(seed)
     options = (config or DecodeConfig()).resolve(model)
     check_prompts(model, prompts, options.gen_length)
     policy.place(model.device)
     needs = policy.needs.union(also_observe) if also_observe else policy.needs
     each = speeds_of(needs, options.speed, speeds, len(prompts))
-    source = Source(prompts, seed, streams or range(len(prompts)), each)
+    if streams is not None and len(streams) != len(prompts):
+        raise UnmaskError(f"There are {len(streams)} streams for {len(prompts)} prompts: give one per prompt.")
+    source = Source(prompts, seed, range(len(prompts)) if streams is None else streams, each)
     session = Session(model, needs, options, share=source.repeats, callback=callback, totals=totals)
     return _loop(session, policy, source)
 

@@ -5,23 +5,28 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
+from torch import Tensor
+
 from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig, check_policy_fits, decode_config
 from unmask.decoding.results import Generation
 from unmask.decoding.state import StepCallback
+from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.policies.base import Policy
 
-Prompt = str | Sequence[Message] | Sequence[int]
+Ids = Sequence[int] | Tensor | np.ndarray
+Prompt = str | Sequence[Message] | Ids
 
 
 def generate(
     model: MaskedDiffusionModel,
     policy: Policy,
-    prompts: Sequence[Prompt] | str,
+    prompts: Sequence[Prompt] | Tensor | np.ndarray | str,
     config: DecodeConfig | None = None,
     *,
-    speed: float | Sequence[float] | None = None,
+    speed: float | Sequence[float] | Tensor | np.ndarray | None = None,
     seed: int = 0,
     callback: StepCallback | None = None,
     **options: Any,
@@ -48,17 +53,29 @@ def generate(
             unknown option, a speed for a policy that has none.
     """
     check_policy_fits(model, policy)  # before the tokenizer is asked
+    if not isinstance(prompts, Sequence | Tensor | np.ndarray):
+        raise UnmaskError(f"The prompts are a {type(prompts).__name__}: give a text, or a list of prompts.")
     given = [prompts] if isinstance(prompts, str) else list(prompts)
-    tokens = [_tokens_of(model, prompt) for prompt in given]
+    tokens = [_tokens_of(model, prompt, i) for i, prompt in enumerate(given)]
+    speed = speed.tolist() if isinstance(speed, Tensor | np.ndarray) else speed
     each = list(speed) if isinstance(speed, Sequence) else None
-    if isinstance(speed, float | int):
+    if each is None and speed is not None:
         options["speed"] = speed
     return decode(model, policy, tokens, decode_config(config, options), speeds=each, seed=seed, callback=callback)
 
 
-def _tokens_of(model: MaskedDiffusionModel, prompt: Prompt) -> Sequence[int]:
+def _tokens_of(model: MaskedDiffusionModel, prompt: Prompt, i: int) -> Sequence[int]:
     if isinstance(prompt, str):
         return model.encode(prompt)
+    if isinstance(prompt, Mapping):
+        raise UnmaskError(f"Prompt {i} is one message of a chat: put each chat into a list of its own, as in [chat].")
+    if isinstance(prompt, Tensor | np.ndarray) and prompt.ndim:
+        return list(prompt.tolist())
+    if not isinstance(prompt, Sequence):
+        raise UnmaskError(
+            f"Prompt {i} is {prompt!r}: give a text, the messages of a chat, or a list of token ids; one list of ids "
+            "is one prompt, as in [ids]."
+        )
     # A list of messages is a chat, one of numbers is tokens; an empty one is refused with the other empty prompts.
     if len(prompt) and isinstance(prompt[0], Mapping):
         return model.encode(cast(Sequence[Message], prompt))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from unmask.decoding.blocks import BlockLength, Blocks, make_blocks
 from unmask.errors import UnmaskError
@@ -17,6 +17,7 @@ from unmask.policies.base import Policy
 from unmask.settings import Settings, build
 from unmask.tasks.base import Task
 
+LEAST = 1e-6  # temperature above 0
 LONG, SHORT = 256, 32  # region of a dLLM that has room for four long ones, and of one that has not
 
 
@@ -34,6 +35,12 @@ class Options:
     speed: float | None
 
 
+def _divides(temperature: float) -> float:
+    if 0 < temperature < LEAST:
+        raise ValueError(f"too small to divide logits by: give 0, which takes the likeliest, or at least {LEAST}")
+    return temperature
+
+
 class DecodeConfig(Settings):
     """How to decode, in every face: `unmask.generate`, commands, training, evaluation, the environment."""
 
@@ -49,7 +56,7 @@ class DecodeConfig(Settings):
     ] = None
     batch_size: Annotated[int, Ge(1), Field(description="Active rows at most.")] = 32
     temperature: Annotated[
-        float, Ge(0), Field(allow_inf_nan=False, description="Of the tokens; 0 takes the likeliest.")
+        float, Ge(0), AfterValidator(_divides), Field(description="Of the tokens; 0 takes the likeliest.")
     ] = 0.0
     max_steps: Annotated[
         int | None, Ge(1), Field(description="Forward passes per prompt at most (default: gen_length).")
@@ -101,6 +108,11 @@ def decode_config(config: DecodeConfig | None, options: dict[str, Any]) -> Decod
     Raises:
         UnmaskError: an option that there is not, with the nearest one; a bad value.
     """
+    if not isinstance(config, DecodeConfig | None):
+        raise UnmaskError(
+            f"The config is a {type(config).__name__}: pass an unmask.DecodeConfig, or options by name, such as "
+            "gen_length=256."
+        )
     if config is not None and not options:
         return config
     given = {} if config is None else {name: getattr(config, name) for name in config.model_fields_set}

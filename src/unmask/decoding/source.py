@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import islice
+from typing import SupportsIndex
 
 import torch
 from jaxtyping import Int
@@ -68,6 +69,12 @@ def check_prompt(model: MaskedDiffusionModel, prompt: Sequence[int], gen_length:
     """As `check_prompts`, for one."""
     if not prompt:
         raise UnmaskError(f"{name} is empty: give it at least one token.")
+    for token in prompt:
+        if isinstance(token, bool) or not isinstance(token, SupportsIndex) or not 0 <= token < model.vocab_size:
+            raise UnmaskError(
+                f"{name} holds {token!r}, which is no token id of {model.name!r}: give whole numbers from 0 to "
+                f"{model.vocab_size - 1}, or a text."
+            )
     if model.max_length is not None and len(prompt) + gen_length > model.max_length:
         raise UnmaskError(
             f"{name} has {len(prompt)} tokens and with gen_length {gen_length} needs {len(prompt) + gen_length} "

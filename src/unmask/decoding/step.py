@@ -20,6 +20,7 @@ from unmask.noise import row_keys, uniform
 from unmask.observation import Needs, Observation
 from unmask.policies.base import Policy, StochasticPolicy
 
+ROUNDING = 1e-3  # of probabilities in half precision
 RUNNING, COMPLETE, EOS, BUDGET = range(4)  # why a row ended
 
 
@@ -58,8 +59,10 @@ def see(
     Raises:
         UnmaskError: neither logits nor probabilities, or both; NaN among them; the policy needs what they do not tell.
     """
-    if (logits is None) == (probabilities is None):
+    shown = logits if probabilities is None else probabilities
+    if shown is None or (logits is not None and probabilities is not None):
         raise UnmaskError("Give either logits or the top-k probabilities of each position.")
+    _check_shapes(masked, shown, selectable=selectable, entropy=entropy, step=step, key=key, speed=speed)
     kinds = {"hidden states": needs.hidden_states, "the KL history": needs.kl_history}
     absent = [name for name, wanted in kinds.items() if wanted]
     if absent or (logits is None and needs.entropy and entropy is None):
@@ -76,12 +79,52 @@ def see(
             raise UnmaskError(f"The policy needs the {needs.top_k} largest probabilities per position: give as many.")
         nothing = torch.zeros_like(masked, dtype=torch.long)
         reading = Reading(probabilities[..., : needs.top_k].float(), nothing, entropy)
-    if reading.confidence.isnan().any():
-        raise UnmaskError("The logits hold NaN: run the dLLM in float32 or bfloat16, or check its weights.")
+    _check_values(reading, logits is not None)
     keys = row_keys(0, torch.arange(len(masked), device=device)) if key is None else key
     may = masked if selectable is None else selectable & masked
     speeds = torch.full((len(masked),), speed, device=device) if isinstance(speed, float | int) else speed
     return observation_of(reading, masked, may, steps, uniform(keys, steps, length), speed=speeds).only(needs)
+
+
+def _check_shapes(masked: Tensor, shown: Tensor, **others: Tensor | float | None) -> None:
+    """
+    Raises:
+        UnmaskError: a tensor that does not have a value for each position, or for each row.
+    """
+    if masked.ndim != 2 or masked.dtype != torch.bool:
+        raise UnmaskError(
+            f"masked is a {masked.dtype} of shape {tuple(masked.shape)}: give one boolean per row and position, (b, l)."
+        )
+    b, length = masked.shape
+    if shown.ndim != 3 or shown.shape[:2] != masked.shape:
+        raise UnmaskError(
+            f"The logits or probabilities have shape {tuple(shown.shape)}, and masked {(b, length)}: give "
+            f"({b}, {length}, n), the numbers of each position."
+        )
+    for name, value in others.items():
+        wanted = (b, length) if name in ("selectable", "entropy") else (b,)
+        if isinstance(value, Tensor) and tuple(value.shape) != wanted:
+            raise UnmaskError(f"{name} has shape {tuple(value.shape)}: give {wanted}.")
+
+
+def _check_values(reading: Reading, from_logits: bool) -> None:
+    """
+    Raises:
+        UnmaskError: NaN; probabilities outside [0, 1] or not in their order.
+    """
+    p, entropy = reading.confidence, reading.entropy
+    unsure = entropy.isnan().any() if entropy is not None else torch.zeros((), dtype=torch.bool, device=p.device)
+    outside = ((p < 0) | (p > 1 + ROUNDING)).any()
+    rising = (p.diff(dim=-1) > ROUNDING).any()
+    nan, unsure, outside, rising = torch.stack([p.isnan().any(), unsure, outside, rising]).tolist()  # one wait
+    if from_logits and (nan or unsure):
+        raise UnmaskError("The logits hold NaN: run the dLLM in float32 or bfloat16, or check its weights.")
+    if nan or unsure:
+        what = "probabilities" if nan else "entropies"
+        raise UnmaskError(f"The {what} hold NaN: run the dLLM in float32 or bfloat16, or check what computes them.")
+    if outside or rising:
+        told = "are not all in [0, 1]" if outside else "are not sorted"
+        raise UnmaskError(f"The probabilities {told}: give those of the plain softmax, largest first.")
 
 
 def _read_all(logits: Float[Tensor, "b l v"], needs: Needs, banned: Int[Tensor, " m"]) -> Reading:

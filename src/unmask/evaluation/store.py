@@ -13,12 +13,25 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.entries import Entry, entry_key
+from unmask.evaluation.entries import COLUMNS, Entry, entry_key
 from unmask.evaluation.rows import ResultRow
-from unmask.files import jsonl, read_jsonl, write_text
+from unmask.files import jsonl, read_jsonl, read_object, write_text
 from unmask.journal import Claim, Journal, check_begun
 
 Key = tuple[str, int, int]
+KINDS = {  # of what is counted, averaged or compared
+    "index": int,
+    "seed": int,
+    "prompt": str,
+    "correct": int,
+    "nfe": int,
+    "tokens": int,
+    "model": str,
+    "task": str,
+    "split": str,
+    "versions": dict,
+    "hardware": str,
+}
 
 
 class RowStore:
@@ -44,7 +57,8 @@ class RowStore:
         if not resume and (self._config.exists() or (self.path / "rows.jsonl").exists()):
             raise UnmaskError(f"{folder} holds results: pass --resume to add what is missing, or another --output.")
         if resume:
-            check_begun(folder, json.loads(self._config.read_text(encoding="utf-8")), shared, "--output")
+            before = read_object(self._config, "give another --output, or put the file back")
+            check_begun(folder, before, shared, "--output")
             self._part.mend()
         elif rank == 0:
             write_text(self._config, json.dumps(shared, indent=2) + "\n")
@@ -109,13 +123,13 @@ def read_rows(path: Path, *, may_be_cut: bool = False) -> list[ResultRow]:
     for line in read_jsonl(path):
         if line.cut and may_be_cut:
             break
-        try:
-            key = key_of(line.value)
-        except (KeyError, TypeError):
+        wrong = _wrong(line.value)
+        if wrong:
             raise UnmaskError(
-                f"{path}, line {line.number}, is no row of an evaluation (cut short, or of another version): delete "
-                "the line and resume, or evaluate anew."
-            ) from None
+                f"{path}, line {line.number}, is no row of an evaluation ({wrong}): delete the line and resume, or "
+                "evaluate anew."
+            )
+        key = key_of(line.value)
         if key in rows:
             raise UnmaskError(
                 f"{path}, line {line.number}, is a second row of prompt {key[2]} and seed {key[1]} in its entry: "
@@ -123,6 +137,13 @@ def read_rows(path: Path, *, may_be_cut: bool = False) -> list[ResultRow]:
             )
         rows[key] = line.value
     return list(rows.values())
+
+
+def _wrong(row: Any) -> str:
+    """What of a row cannot be used, if anything."""
+    if not isinstance(row, dict) or not row.keys() >= {*COLUMNS, *KINDS}:
+        return "cut short, or of another version"
+    return next((f"{key} = {row[key]!r}" for key, kind in KINDS.items() if not isinstance(row[key], kind)), "")
 
 
 def key_of(row: Mapping[str, Any]) -> Key:

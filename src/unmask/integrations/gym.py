@@ -11,7 +11,7 @@ An observation holds what the paper's policy sees: ``confidence`` (l, k), ``mask
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium
@@ -21,11 +21,13 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
+from unmask.errors import UnmaskError
 from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
 from unmask.observation import Needs, Observation
 from unmask.rl.env import DecodingEnv
 from unmask.rl.rewards import load_reward
+from unmask.settings import check_seed
 from unmask.tasks.auto import load_task
 from unmask.tasks.base import Example, Task
 
@@ -70,6 +72,18 @@ def _arrays(seen: Observation) -> Arrays:
     }
 
 
+def _one_seed(seed: Any) -> int | None:
+    """
+    Raises:
+        UnmaskError: several seeds, or one that Gymnasium does not take.
+    """
+    if isinstance(seed, Sequence | np.ndarray):
+        raise UnmaskError(f"The seed is {seed!r}: give one number; all environments of a batch draw from it.")
+    if seed is not None and check_seed(seed) < 0:
+        raise UnmaskError(f"The seed is {seed}: give a number from 0.")
+    return None if seed is None else check_seed(seed)
+
+
 class DecodeVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
     """Many episodes in one batch: the dLLM runs once a step for all of them.
 
@@ -102,6 +116,9 @@ class DecodeVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
         alpha: float = 1.0,
         **options: Any,
     ) -> None:
+        for name, value in (("num_envs", num_envs), ("examples", examples)):
+            if value < 1:
+                raise UnmaskError(f"{name} is {value}: give at least 1.")
         self.env = _make(model, task, verifier, top_k, reward, alpha, **options)
         self.num_envs = num_envs
         self.single_observation_space, self.single_action_space = _spaces(self.env)
@@ -110,7 +127,7 @@ class DecodeVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
         self._pool = self.env.task.examples("train", examples)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
-        super().reset(seed=seed if isinstance(seed, int) else None)
+        super().reset(seed=_one_seed(seed))
         seen = self.env.reset(list(self._draw(self.num_envs)), seed=int(self.np_random.integers(2**31)))
         return _arrays(seen), {}
 
@@ -152,7 +169,7 @@ class DecodeEnv(gymnasium.Env[Arrays, np.ndarray]):
         self.action_space = self._vector.single_action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
-        super().reset(seed=seed)
+        super().reset(seed=_one_seed(seed))
         seen, _ = self._vector.reset(seed=seed)
         return {name: value[0] for name, value in seen.items()}, {"nfe": 0}
 

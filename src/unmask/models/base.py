@@ -142,8 +142,14 @@ class MaskedDiffusionModel(ABC):
         Raises:
             UnmaskError: the text holds words that the tokenizer does not know at all; messages without a template.
         """
-        text = prompt if isinstance(prompt, str) else self.render(prompt)
-        ids = self.tokenizer(text + prefix, add_special_tokens=False)["input_ids"]
+        text = (prompt if isinstance(prompt, str) else self.render(prompt)) + prefix
+        try:
+            text.encode()
+        except UnicodeEncodeError as e:
+            raise UnmaskError(
+                f"The prompt {text!r} is no text: its character {e.start} is half a surrogate pair; write it as UTF-8."
+            ) from None
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and unknown in ids and unknown not in self.eos_ids.tolist():
             raise UnmaskError(

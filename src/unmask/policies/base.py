@@ -274,7 +274,8 @@ def rule(cls: type[T]) -> type[T]:
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
         names = [field.name for field in dataclasses.fields(self)]
-        refuse_unknown(kwargs, set(names), cls.__name__)
+        if not kwargs.keys() <= set(names):
+            refuse_unknown(kwargs, set(names), cls.__name__)
         try:
             checked(self, *args[len(names) :], **dict(zip(names, args, strict=False)), **kwargs)
         except ValidationError as e:

@@ -154,12 +154,12 @@ class Temperature(LogitWrapper):
     """Divide the logits by tau: below 1 surer, above 1 more random (arXiv 2512.09106, section 3).
 
     Args:
-        tau: > 0.
+        tau: at least 1e-6.
     """
 
     type_name: ClassVar[str] = "temperature"
     policy: AnyPolicy
-    tau: Annotated[float, Gt(0)]
+    tau: Annotated[float, Ge(1e-6)]
 
     def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
         return self.inner.logits(observation) / self.tau

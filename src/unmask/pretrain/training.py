@@ -23,8 +23,8 @@ from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormConfig, Rob
 
 from unmask.checkpoint import read_checkpoint, weights_of, write_checkpoint
 from unmask.errors import Stopped, UnmaskError
-from unmask.files import write_text, written_whole
-from unmask.hub import read_config, read_weights
+from unmask.files import read_object, write_text, written_whole
+from unmask.hub import read_weights
 from unmask.journal import Claim, check_begun
 from unmask.pretrain.config import PretrainConfig
 from unmask.pretrain.objective import diffusion_loss, draw_batch, draw_mask, learning_rate
@@ -193,12 +193,13 @@ class _Training:
         if not path.exists():
             raise UnmaskError(f"No checkpoint at {path}: start without --resume.")
         wanted = json.loads(self.config.model_dump_json())
-        check_begun(path, read_config(path), wanted, "--output", free=("output", "save_every"))
+        before = read_object(path / "config.json", "delete the checkpoint and start again")
+        check_begun(path, before, wanted, "--output", free=("output", "save_every"))
         try:
             weights = path / "model.safetensors"
             progress = read_checkpoint(path, self.network, self.optimizer, read_weights(weights), weights)
             return int(progress["step"]), float(progress["seconds"])
-        except (UnmaskError, KeyError, TypeError) as e:
+        except (ValueError, KeyError, TypeError, OverflowError) as e:
             raise UnmaskError(f"The checkpoint {path} is damaged ({e}): delete it and start again.") from None
 
     def write(self, output: Path) -> None:

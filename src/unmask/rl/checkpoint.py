@@ -46,8 +46,9 @@ class Keeper:
         Raises:
             UnmaskError: there is no run, or one with other settings.
         """
-        config = None if allow_changes else self._config
-        progress = self.folder.restore(self._policy, optimiser.module, optimiser.optimizer, config)
+        progress = self.folder.restore(
+            self._policy, optimiser.module, optimiser.optimizer, self._config, allow_changes=allow_changes
+        )
         self._team.wait()
         if progress is not None:
             self.progress = progress

@@ -155,8 +155,11 @@ def load_reward(name: str, alpha: Ends = 1.0, beta: Ends = 1.0) -> Reward:
         beta: weight of speed in `scale_free`.
 
     Raises:
-        UnmaskError: no such reward.
+        UnmaskError: no such reward, or a weight that is none.
     """
+    for what, weight in (("alpha", alpha), ("beta", beta)):
+        if not all(0 <= end < math.inf for end in (weight if isinstance(weight, tuple) else (weight,))):
+            raise UnmaskError(f"{what} is {weight}: give a finite number from 0.")
     if name in REWARDS:
         known, ends = REWARDS[name], alpha if name in PAPER else beta
         return lambda outcome: known(outcome.correct, outcome.nfe, outcome.gen_length, at_speed(ends, outcome.speed))

@@ -21,24 +21,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from safetensors.torch import save_file
 from torch import nn
 
 from unmask.checkpoint import read_checkpoint, write_checkpoint
 from unmask.errors import UnmaskError
-from unmask.files import write_text, written_whole
-from unmask.hub import check_policy_folder, read_config, read_weights
+from unmask.files import read_object, write_text, written_whole
+from unmask.hub import check_policy_folder, read_weights
 from unmask.journal import Claim, Journal, check_begun
 from unmask.policies.base import LearnedPolicy
 from unmask.provenance import versions
 from unmask.rl.config import TrainConfig
+from unmask.settings import explain
 
 Metrics = dict[str, Any]
 # May differ when a run is resumed: results do not hang on them.
 FREE = ("run.folder", "run.trackers", "run.checkpoint_minutes", "decode.batch_size", "model.device_map")
+MEASURED = ("reward", "correct", "nfe", "entropy", "signal")  # numbers, in whatever line they stand
 POLICY, OTHERS = "policy.", "algorithm.safetensors"  # prefix of the policy's tensors in what learns; the others' file
 
 
+@with_config(ConfigDict(extra="forbid"))
 @dataclass
 class Progress:
     """Where a run stands.
@@ -123,26 +127,31 @@ class RunFolder:
         policy: LearnedPolicy,
         module: nn.Module,
         optimizer: torch.optim.Optimizer,
-        config: TrainConfig | None,
+        config: TrainConfig,
+        *,
+        allow_changes: bool = False,
     ) -> Progress | None:
         """Load the last checkpoint in place; None if there is none yet.
 
         Args:
-            config: must be that of the run; None takes any.
+            config: must be that of the run.
+            allow_changes: it need not, as far as the checkpoint's weights fit.
 
         Raises:
-            UnmaskError: there is no run, its config is another, the checkpoint is damaged, or another process is at it.
+            UnmaskError: there is no run, its config is another, a file is damaged, or another process is at it.
         """
         if not (self.path / "config.json").exists():
             raise UnmaskError(f"Nothing to resume in {self.path}: start without --resume.")
         self._claim_it()
-        if config is not None:
-            wanted, before = by_dots(json.loads(config.model_dump_json())), by_dots(read_config(self.path))
+        if not allow_changes:
+            wanted, before = by_dots(json.loads(config.model_dump_json())), self._begun_with()
             way_out = "pass --allow-changes to go on with the new ones"
             check_begun(self.path, before, wanted, "--run", free=FREE, way_out=way_out)
         folders = self._checkpoints()
         if not folders:
             return None
+        if not any(line["stage"] == "validation" for line in read_metrics(self.metrics)):
+            raise UnmaskError(f"{self.metrics} lacks what the run logged: put the file back, or start another --run.")
         last = folders[-1]
         try:
             path = last / "policy" / "model.safetensors"
@@ -150,11 +159,20 @@ class RunFolder:
             if module is not policy:
                 own = {POLICY + name: value for name, value in weights.items()}
                 weights = own | read_weights(last / OTHERS)
-            return Progress(**read_checkpoint(last, module, optimizer, weights, path))
-        except (UnmaskError, TypeError) as e:  # TypeError: a progress of other fields
+            progress = read_checkpoint(last, module, optimizer, weights, path)
+            return TypeAdapter(Progress).validate_python(progress)
+        except ValueError as e:  # a progress of other fields or values, too
+            changed = self._changed(config)
+            if changed:
+                raise UnmaskError(
+                    f"{self.path} was begun with {changed}, and its checkpoint holds weights of that, which cannot "
+                    "change: resume with the same, or start another --run."
+                ) from None
+            told = f"its progress.json: {explain(e)}" if isinstance(e, ValidationError) else str(e)
+            told = told.rstrip(".")
             best = self.path / "best"
             rest = f", or use the best policy so far in {best}" if best.exists() else ""
-            raise UnmaskError(f"The checkpoint {last} is damaged ({e}): start another --run{rest}.") from None
+            raise UnmaskError(f"The checkpoint {last} is damaged ({told}): start another --run{rest}.") from None
 
     def restore_best(self) -> None:
         """Put the checkpoint's best policy back: the one outside may be newer, or lost."""
@@ -176,10 +194,43 @@ class RunFolder:
         found = [folder for folder in self.path.glob("checkpoint-*") if folder.name.partition("-")[2].isdigit()]
         return sorted(found, key=lambda folder: int(folder.name.partition("-")[2]))
 
+    def _begun_with(self) -> dict[str, Any]:
+        tables = read_object(self.path / "config.json", "put the file back, or start another --run")
+        for name, table in tables.items():
+            if not isinstance(table, dict):
+                raise UnmaskError(
+                    f"{self.path / 'config.json'} is of no training run ({name} = {table!r}): start another --run."
+                )
+        return by_dots(tables)
+
+    def _changed(self, wanted: TrainConfig) -> str:
+        """Settings of what the weights are of that are not those the run was begun with."""
+        now, before = by_dots(json.loads(wanted.model_dump_json())), self._begun_with()
+        keys = [key for key in now if key.startswith(POLICY) and key != "policy.init"] + ["algorithm.name"]
+        return "; ".join(
+            f"{key} = {before.get(key)!r}, not {now[key]!r}" for key in keys if before.get(key) != now[key]
+        )
+
 
 def read_metrics(path: Path) -> list[Metrics]:
-    """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
-    return Journal(path).rows()
+    """The lines of a metrics.jsonl; a last line cut short by a kill is left out.
+
+    Raises:
+        UnmaskError: one is none.
+    """
+    rows = Journal(path).rows()
+    for row in rows:
+        if not _is_line(row):
+            raise UnmaskError(f"{path} holds {json.dumps(row)[:60]}, which no training run logs: delete the line.")
+    return rows
+
+
+def _is_line(row: Any) -> bool:
+    if not isinstance(row, dict) or not isinstance(row.get("stage"), str) or type(row.get("iteration")) is not int:
+        return False
+    numbers = {key: row[key] for key in MEASURED if key in row}
+    whole = row["stage"] != "validation" or len(numbers.keys() & {"reward", "correct", "nfe"}) == 3
+    return whole and all(type(value) in (int, float) for value in numbers.values())
 
 
 def by_dots(tables: Mapping[str, Any]) -> dict[str, Any]:

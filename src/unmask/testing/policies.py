@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from unmask.errors import UnmaskError
 from unmask.noise import row_keys, uniform
 from unmask.observation import Needs, Observation
 from unmask.policies.auto import load_policy
-from unmask.policies.base import Policy
+from unmask.policies.base import Policy, Rule
 from unmask.policies.registry import policy_types
 from unmask.testing.demand import demand
 
@@ -33,6 +33,11 @@ def check_policy(policy: Policy, *, batches: int = 20, seed: int = 0, hidden_siz
     Raises:
         UnmaskError: naming the first property that does not hold.
     """
+    name = _name(policy)
+    typed = isinstance(getattr(type(policy), "type_name", None), str)
+    demand(typed, name, 'must have a type name: add type_name: ClassVar[str] = "..." to the class')
+    decorated = is_dataclass(policy) or not isinstance(policy, Rule)
+    demand(decorated, name, "must be decorated with @unmask.policies.rule, which makes its fields its settings")
     for batch in range(batches):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + batch)
         rows, length = (int(torch.randint(low, high, (), generator=generator)) for low, high in ((1, 7), (1, 17)))

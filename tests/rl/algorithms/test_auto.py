@@ -46,7 +46,10 @@ def test_one_of_ones_own_trains_by_its_dotted_path(tiny, tmp_path):
     [
         ("gpro", "Unknown algorithm 'gpro': did you mean 'grpo'. One of your own is named as module.Class."),
         ("tests.rl.runs.config", "The algorithm 'tests.rl.runs.config' is no subclass of"),
-        ("tests.rl.runs.Nothing", "Cannot import the algorithm 'tests.rl.runs.Nothing' .*: give module.Class, importable"),
+        (
+            "tests.rl.runs.Nothing",
+            "Cannot import the algorithm 'tests.rl.runs.Nothing' .*: give module.Class, importable",
+        ),
         ("tests.rl.runs.SMALL", "The algorithm 'tests.rl.runs.SMALL' is no class: give module.Class."),
     ],
 )
