@@ -154,6 +154,8 @@ def explain(error: ValidationError) -> str:
     if not first["loc"]:  # of several settings together
         return f"{message}."
     more = f", and {error.error_count() - 1} more" if error.error_count() > 1 else ""
+    if not first["loc"] and first["type"] == "value_error":  # of several settings together: the message names them
+        return f"{message}{more}."
     return f"{leaf} = {first['input']!r} ({message}){more}." if first["type"] != "missing" else f"{leaf} is missing."
 
 
