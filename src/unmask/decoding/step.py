@@ -74,11 +74,10 @@ def see(
         banned = torch.tensor(list(banned_ids), dtype=torch.long, device=device)
         reading = _read_all(logits, needs, banned)
     else:
-        assert probabilities is not None
-        if probabilities.shape[-1] < needs.top_k:
+        if shown.shape[-1] < needs.top_k:
             raise UnmaskError(f"The policy needs the {needs.top_k} largest probabilities per position: give as many.")
         nothing = torch.zeros_like(masked, dtype=torch.long)
-        reading = Reading(probabilities[..., : needs.top_k].float(), nothing, entropy)
+        reading = Reading(shown[..., : needs.top_k].float(), nothing, entropy)
     _check_values(reading, logits is not None)
     keys = row_keys(0, torch.arange(len(masked), device=device)) if key is None else key
     may = masked if selectable is None else selectable & masked
