@@ -151,8 +151,6 @@ def explain(error: ValidationError) -> str:
     leaf = ".".join(str(part) for part in first["loc"])
     message = first["msg"].removeprefix("Value error, ")
     message = message[:1].lower() + message[1:]
-    if not first["loc"]:  # of several settings together
-        return f"{message}."
     more = f", and {error.error_count() - 1} more" if error.error_count() > 1 else ""
     if not first["loc"] and first["type"] == "value_error":  # of several settings together: the message names them
         return f"{message}{more}."
