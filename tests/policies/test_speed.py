@@ -14,7 +14,7 @@ from unmask.testing import check_policy
 def conditioned(**settings):
     torch.manual_seed(0)
     policy = TransformerPolicy(TransformerConfig(use_speed=True, use_entropy=True, **settings))
-    torch.nn.init.normal_(policy.transformer_blocks[0].ada_conditioning.weight, std=0.1)
+    torch.nn.init.normal_(policy.transformer_blocks[0].ada_conditioning.weight, std=0.6)
     return policy
 
 
