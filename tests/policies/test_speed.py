@@ -15,6 +15,7 @@ def conditioned(**settings):
     torch.manual_seed(0)
     policy = TransformerPolicy(TransformerConfig(use_speed=True, use_entropy=True, **settings))
     torch.nn.init.normal_(policy.transformer_blocks[0].ada_conditioning.weight, std=0.6)
+    torch.nn.init.normal_(policy.output_proj.weight, std=0.2)
     return policy
 
 

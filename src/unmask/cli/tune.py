@@ -36,8 +36,8 @@ SPEEDS = tuple(i / 7 for i in range(8))
 DEFAULTS: dict[str, dict[str, Any]] = {
     "policy": {"use_speed": True, "use_entropy": True},
     "clone": {"rule": "best:*", "updates": 400, "batch_size": 192},
-    "algorithm": {"beta": [0.02, 3.0], "prompts": 40, "lr": 7e-5, "entropy_weight": 0.001},
-    "run": {"folder": "runs/tuned", "iterations": 160, "validate_every": 20},
+    "algorithm": {"beta": [0.01, 4.0], "prompts": 40, "lr": 7e-5, "entropy_weight": 0.001},
+    "run": {"folder": "runs/tuned", "iterations": 200, "validate_every": 20},
 }
 """Where tuning differs from `TrainConfig`, by measurement (docs/training.md)."""
 
