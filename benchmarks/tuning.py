@@ -49,7 +49,7 @@ STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs fro
     "house, no entropy": ("house", {"policy.use-entropy": "False"}),
     "house, one rule cloned": ("house", {"clone-from": "confidence_threshold:threshold=0.9"}),
     "house, batch scaling": ("house", {"algorithm.scale-advantages": "batch"}),
-    "house, the paper's reward": ("house", {"alpha": "0.1,30"}),
+    "house, the paper's reward": ("house", {"algorithm.alpha": "0.1,30"}),
     "house, dpls": ("house", {"policy.actions": "dpls"}),
     "ledger, dpls": ("ledger", {"policy.actions": "dpls"}),
 }

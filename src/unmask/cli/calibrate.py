@@ -44,6 +44,7 @@ class CalibrateConfig(ComparisonConfig):
     trajectories: Annotated[Literal[0], Parameter(parse=False)] = 0
     block_length: Annotated[str | None, Field(description="Block length (default: full diffusion).")] = None
     block_lengths: Annotated[tuple[int | str, ...], Parameter(parse=False)] = ()
+    speeds: Annotated[tuple[float, ...], Parameter(parse=False)] = ()
     labels: Annotated[
         Literal["verifier", "agreement"] | None,
         Field(description="What is right: the verifier's verdict, or the answer of speed 0 (default where none is)."),

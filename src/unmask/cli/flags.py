@@ -19,6 +19,7 @@ def flags_of(
     tables: Mapping[str, Mapping[str, FieldInfo]],
     flat: Iterable[str],
     first: Mapping[str, str],
+    defaults: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> type[BaseModel]:
     """A model whose fields are tables, for cyclopts to read flags into.
 
@@ -26,6 +27,7 @@ def flags_of(
         tables: table -> its settings.
         flat: tables whose flags are not prefixed by the table's name, ``--dtype`` instead of ``--model.dtype``.
         first: ``table.setting`` -> its short flag, for those that most people need.
+        defaults: by table, where the command's are not those of the settings.
 
     Returns:
         The model. What was given is what `given` takes from it.
@@ -33,7 +35,11 @@ def flags_of(
     made: dict[str, Any] = {}
     for number, (table, fields) in enumerate(tables.items(), start=2):
         group = Group(table.capitalize(), sort_key=number)
-        found = {key: _flag(table, key, field, group, table in set(flat), first) for key, field in fields.items()}
+        own = (defaults or {}).get(table, {})
+        found = {
+            key: _flag(table, key, field, group, table in set(flat), first, own.get(key, _default(field)))
+            for key, field in fields.items()
+        }
         model: type[BaseModel] = create_model(f"{name}{table.capitalize()}", **cast(Any, found))
         # Each setting says its whole flag: the table has none, which would take the place of ``--algorithm grpo``.
         made[table] = (Annotated[model | None, Parameter(name="*", group=group)], None)
@@ -41,11 +47,10 @@ def flags_of(
 
 
 def _flag(
-    table: str, key: str, field: FieldInfo, group: Group, flat: bool, first: Mapping[str, str]
+    table: str, key: str, field: FieldInfo, group: Group, flat: bool, first: Mapping[str, str], default: Any
 ) -> tuple[Any, Any]:
     plain = "--" + ("" if flat else f"{table}.") + key.replace("_", "-")
     short = first.get(f"{table}.{key}")
-    default = field.get_default(call_default_factory=True) if not field.is_required() else None
     one_word = any(isinstance(each, OneWord) for each in field.metadata)
     own: dict[str, Any] = {"accepts_keys": False, "converter": _first_token} if one_word else {}
     parameter = Parameter(
@@ -60,6 +65,10 @@ def _flag(
     if field.metadata:
         kind = Annotated[kind, *field.metadata]
     return Annotated[kind, parameter], default
+
+
+def _default(field: FieldInfo) -> Any:
+    return None if field.is_required() else field.get_default(call_default_factory=True)
 
 
 def _first_token(type_: Any, tokens: Any) -> str:

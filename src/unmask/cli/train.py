@@ -62,7 +62,7 @@ SHORT = {
 FLAT = ("model", "task", "decode", "run")
 
 
-def _tables() -> dict[str, dict[str, FieldInfo]]:
+def tables() -> dict[str, dict[str, FieldInfo]]:
     """Every setting of every table; of networks and algorithms those that any of them has."""
     networks = [found.Config for found in policy_types().values() if issubclass(found, LearnedPolicy)]
     algorithms = [load_algorithm(name).Settings for name in names()]
@@ -83,7 +83,7 @@ def _tables() -> dict[str, dict[str, FieldInfo]]:
     }
 
 
-TrainFlags = flags_of("TrainFlags", _tables(), FLAT, SHORT)
+TrainFlags = flags_of("TrainFlags", tables(), FLAT, SHORT)
 
 
 def train(

@@ -16,8 +16,9 @@ from unmask.cli.calibrate import CalibrateConfig, measure, show
 from unmask.cli.common import ConfigFile, DryRun, Resume, draw
 from unmask.cli.comparison import ComparisonConfig, compare
 from unmask.cli.console import console, duration
-from unmask.cli.flags import given
-from unmask.cli.train import START, TrainFlags, describe_costs, train_policy
+from unmask.cli.flags import flags_of, given
+from unmask.cli.train import FLAT, START, describe_costs, tables, train_policy
+from unmask.cli.train import SHORT as TRAIN_SHORT
 from unmask.errors import UnmaskError
 from unmask.evaluation.comparison import ComparisonResult
 from unmask.evaluation.differences import paired_bootstrap
@@ -90,7 +91,9 @@ def tune(
     _show_use(made, asked)
 
 
-tune.__annotations__["settings"] = Annotated[TrainFlags | None, Parameter(name="*")]
+SHORT = {key: flag for key, flag in TRAIN_SHORT.items() if key != "algorithm.alpha"} | {"algorithm.beta": "--beta"}
+TuneFlags = flags_of("TuneFlags", tables(), FLAT, SHORT, DEFAULTS)
+tune.__annotations__["settings"] = Annotated[TuneFlags | None, Parameter(name="*")]
 
 
 def tuning(config: str | Path | None, overrides: dict[str, dict[str, Any]]) -> TrainConfig:
