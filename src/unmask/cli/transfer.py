@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated
 
 import torch
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Le, MinLen
 from cyclopts import Parameter
 from pydantic import BeforeValidator, Field
 from rich.table import Table
 
 from unmask.cli.common import ConfigFile, DryRun
-from unmask.cli.comparison import ComparisonConfig, compare, verifiable
+from unmask.cli.comparison import SPEEDS, ComparisonConfig, compare, verifiable
 from unmask.cli.console import console
 from unmask.errors import UnmaskError, nearest
 from unmask.evaluation.comparison import Results
@@ -56,6 +56,10 @@ class TransferConfig(Settings):
     targets: Annotated[tuple[Target, ...], Parameter(parse=False), Field(description="Where they are tried.")] = ()
     prompts: Annotated[int, Ge(2), Field(description="Prompts per target.")] = 500
     seeds: Annotated[int, Ge(1), Field(description="Decoding seeds of policies that draw.")] = 1
+    speeds: Annotated[
+        tuple[Annotated[float, Ge(0), Le(1)], ...],
+        Field(description="Of policies with a speed (default: 0, 0.25, 0.5, 0.75 and 1)."),
+    ] = SPEEDS
     batch_size: Annotated[int | None, Ge(1), Field(description="Active rows at most.")] = None
 
 
@@ -126,7 +130,17 @@ def _plan(config: TransferConfig, target: Target) -> tuple[ComparisonConfig, Tas
     gen_length = target.gen_length or task.gen_length
     (decode,) = comparison.decodings(gen_length, [target.block_length or gen_length])
     tried = {NATIVE: target.native, **{name: config.policies[name] for name in target.policies or config.policies}}
-    return comparison, task, {name: [candidate(one, decode) for one in paths] for name, paths in tried.items()}
+    found: dict[str, list[Candidate]] = {}
+    for name, paths in tried.items():
+        for entry, policy in (candidate(one, decode) for one in paths):
+            for speed in config.speeds if policy.needs.speed else (None,):
+                at = replace(entry, decode=entry.decode.model_copy(update={"speed": speed}))
+                found.setdefault(_at(name, speed), []).append((at, policy))
+    return comparison, task, found
+
+
+def _at(name: str, speed: float | None) -> str:
+    return name if speed is None else f"{name} at speed {speed:g}"
 
 
 def _folder(name: str) -> str:
@@ -138,13 +152,20 @@ def _against_native(
 ) -> list[TransferResult]:
     rows = {entry.key: rows for entry, rows in results}
     groups = {name: together([outcomes(rows[entry.key]) for entry, _ in group]) for name, group in candidates.items()}
-    native = groups[NATIVE]
+    natives = {_speed(candidates[name]): name for name in groups if name.startswith(NATIVE)}
     found = []
     for name, group in groups.items():
+        # One with a speed is compared at it; where only one of the two has speeds, the native's slowest counts.
+        rival = natives.get(_speed(candidates[name]), next(iter(natives.values())))
+        native = groups[rival]
         accuracy, nfe = summary(group)
         loss, slower = (paired_difference(a, b) for a, b in ((group.correct, native.correct), (group.nfe, native.nfe)))
-        found.append(TransferResult(name, target.name, accuracy, nfe, loss, slower, native=name == NATIVE))
+        found.append(TransferResult(name, target.name, accuracy, nfe, loss, slower, native=name == rival))
     return found
+
+
+def _speed(group: Sequence[Candidate]) -> float | None:
+    return group[0][0].decode.speed
 
 
 def together(policies: Sequence[Outcomes]) -> Outcomes:

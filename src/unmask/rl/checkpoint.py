@@ -9,6 +9,7 @@ from unmask.errors import UnmaskError
 from unmask.hub import write_origin
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy, Policy, StochasticPolicy
+from unmask.rl.collapse import fallen_speeds
 from unmask.rl.config import TrainConfig
 from unmask.rl.optimise import Optimiser
 from unmask.rl.processes import Processes
@@ -97,6 +98,9 @@ class Keeper:
     def judge(self, metrics: Metrics) -> None:
         """Keep the policy if it is the best on validation prompts; of equal rewards, the faster one."""
         self.write("validation", metrics)
+        fallen = fallen_speeds(metrics, self.progress.best_at)
+        if fallen:
+            self.write("note", {"message": fallen})
         reached = (metrics["reward"], -metrics["nfe"])
         if self.progress.best is None or reached > (self.progress.best, -self.progress.best_nfe):
             self.progress.best, self.progress.best_nfe = metrics["reward"], metrics["nfe"]

@@ -150,23 +150,24 @@ def part_of(speeds: Sequence[float] | None, parts: int, n: int) -> Int[Tensor, "
     return torch.tensor([round(speed * (parts - 1)) for speed in speeds], dtype=torch.long)
 
 
-def by_speed(outcome: Outcome | None, parts: int, processes: Processes) -> Metrics:
-    """``correct@0.50`` and ``nfe@0.50``: means near each of the evenly spaced speeds, over all processes.
+def by_speed(outcome: Outcome | None, reward: Tensor | None, parts: int, processes: Processes) -> Metrics:
+    """``correct@0.50``, ``nfe@0.50`` and ``reward@0.50``: means near each evenly spaced speed, over all processes.
 
     Args:
         outcome: of episodes with a speed; None where this process had none.
+        reward: of each.
     """
-    mine: list[tuple[int, bool, int]] = []
-    if outcome is not None and outcome.speed is not None:
+    mine: list[tuple[int, bool, int, float]] = []
+    if outcome is not None and outcome.speed is not None and reward is not None:
         near = part_of(outcome.speed.tolist(), parts, len(outcome.nfe)).tolist()
-        mine = list(zip(near, outcome.correct.tolist(), outcome.nfe.tolist(), strict=True))
+        each = (outcome.correct.tolist(), outcome.nfe.tolist(), reward.flatten().tolist())
+        mine = list(zip(near, *each, strict=True))
     told = processes.gather(mine)
     found: Metrics = {}
-    for part in sorted({part for part, _, _ in told}):
-        rows = [(right, nfe) for each, right, nfe in told if each == part]
-        name = f"{part / (parts - 1):.2f}"
-        found[f"correct@{name}"] = sum(right for right, _ in rows) / len(rows)
-        found[f"nfe@{name}"] = sum(nfe for _, nfe in rows) / len(rows)
+    for part in sorted({part for part, *_ in told}):
+        rows = [numbers for each, *numbers in told if each == part]
+        for name, values in zip(("correct", "nfe", "reward"), zip(*rows, strict=True), strict=True):
+            found[f"{name}@{part / (parts - 1):.2f}"] = sum(values) / len(rows)
     return found
 
 
@@ -186,5 +187,5 @@ def metrics_of(outcome: Outcome, reward: torch.Tensor, parts: int, processes: Pr
         "nfe_min": min(nfe),
         "nfe_max": max(nfe),
         **correct_by_task(processes.gather(outcome.by_task())),
-        **({} if outcome.speed is None else by_speed(outcome, parts, processes)),
+        **({} if outcome.speed is None else by_speed(outcome, reward, parts, processes)),
     }

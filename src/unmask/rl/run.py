@@ -54,6 +54,7 @@ class Progress:
         passes: dLLM forward passes (NFE) of training roll-outs so far, cloning included, validation not.
         passes_run: of these, what the dLLM really ran: equal rows share theirs.
         counts: of the collapse detector.
+        best_at: of a policy with a speed, the highest validation reward at each speed.
     """
 
     iteration: int = 0
@@ -62,6 +63,7 @@ class Progress:
     passes: int = 0
     passes_run: int = 0
     counts: dict[str, int] = field(default_factory=dict)
+    best_at: dict[str, float] = field(default_factory=dict)
 
 
 class RunFolder:

@@ -46,7 +46,7 @@ def validator(
     config = config.of(task, model)
 
     def validate(policy: Policy) -> Metrics:
-        sums, seconds, outcome = [0.0] * 3, [0.0] * 3, None
+        sums, seconds, outcome, earned_each = [0.0] * 3, [0.0] * 3, None, None
         at = [part / (speeds - 1) for part in range(speeds)] if policy.needs.speed else [None]
         if mine:
             rows = [(prompt, index, speed) for speed in at for index, prompt in mine]
@@ -62,10 +62,11 @@ def validator(
             )
             examples = [prompt.example for prompt, *_ in rows]
             outcome = judge(task, examples, out.texts, out.nfe, out.complete, config.region(), asked)
-            sums = [x.sum().item() for x in (reward(outcome), outcome.correct, outcome.nfe)]
+            earned_each = reward(outcome)
+            sums = [x.sum().item() for x in (earned_each, outcome.correct, outcome.nfe)]
             seconds = [out.total_seconds, out.model_seconds, out.policy_seconds]
         earned, correct, nfe = (total / (len(prompts) * len(at)) for total in team.total(*sums))
-        curve = by_speed(outcome, speeds, team) if policy.needs.speed else {}
+        curve = by_speed(outcome, earned_each, speeds, team) if policy.needs.speed else {}
         if curve:
             points = [Point(curve[f"nfe@{speed:.2f}"], curve[f"correct@{speed:.2f}"]) for speed in at]
             earned = curve_volume(points, max(config.region(), 2))
