@@ -7,6 +7,7 @@ from itertools import accumulate
 import pytest
 
 from tests.cli.test_cli import run
+from tests.policies.test_speed import conditioned
 from unmask.hub import bundled, write_origin
 
 SMALL = ["--prompts", 8, "--seeds", 2, "--gen-length", 16]
@@ -293,6 +294,35 @@ def test_transfer(capsys, tmp_path, tiny_folder):
     pytest.importorskip("plotly")
     assert run(capsys, "report", tmp_path / "out", "-o", tmp_path / "r.html")[0] == 0
     assert "there, blocks" in (tmp_path / "r.html").read_text()
+
+
+def test_policies_with_a_speed_are_transferred_at_each(capsys, tmp_path, tiny_folder):
+    for name in ("a", "b"):
+        conditioned().save(tmp_path / name)
+    text = f"""
+output = "{tmp_path / "out"}"
+prompts = 4
+speeds = [0.0, 1.0]
+[policies]
+other = "{tmp_path / "b"}"
+rule = "top_k_confidence:k=2"
+[[targets]]
+name = "here"
+model = "{tiny_folder}"
+gen_length = 8
+native = "{tmp_path / "a"}"
+"""
+    code, _, err = run(capsys, "transfer", "--config", write(tmp_path / "t.toml", text))
+    assert code == 0, err
+    found = json.loads((tmp_path / "out" / "transfer.json").read_text())["transfers"]
+    assert [(one["policy"], one["native"]) for one in found] == [
+        ("trained there at speed 0", True),
+        ("trained there at speed 1", True),
+        ("other at speed 0", False),
+        ("other at speed 1", False),
+        ("rule", False),
+    ]
+    assert found[3]["slower"]["mean"] == 0.0, "against the native at the same speed, whose weights are equal"
 
 
 @pytest.mark.parametrize(
