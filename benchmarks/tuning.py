@@ -126,10 +126,13 @@ def show(args: argparse.Namespace) -> None:
     """At each speed: accuracy @ NFE over seeds, and the difference to the best mixture of any two cells of any rule."""
     for study in args.studies:
         place, _ = STUDIES[study]
-        cells = [outcomes(rows) for entry, rows in results(args.out / "rules" / place) if entry.kind == "rule"]
+        everyone = args.out / "rules" / place / "rows.jsonl"
+        source = everyone.parent if everyone.exists() else folder(args.out, study, args.seeds[0]) / "comparison"
+        cells = [outcomes(rows) for entry, rows in results(source) if entry.kind == "rule"]
         seeds = curves(args, study)
         prompts = cells[0].correct.shape[1]
-        print(f"\n{study}: {len(seeds)} training seeds, {prompts} prompts, {len(cells)} cells of rules")
+        print(f"\n{study}: {len(seeds)} training seeds, {prompts} prompts, {len(cells)} cells of rules", end="")
+        print("" if everyone.exists() else ", the best on training prompts")
         print("| speed | accuracy % @ NFE | difference at equal NFE, points | each seed |\n|---|---|---|---|")
         for i in range(SPEEDS):
             each = [one[i] for one in seeds]
