@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +22,7 @@ from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.policies.base import Policy
 from unmask.settings import check_seed
 
+Figure = Callable[[Sequence[Summary], Path, str], Sequence[Path]]
 ConfigFile = Annotated[str | None, Parameter(help="TOML file with these settings; flags override it.")]
 DryRun = Annotated[bool, Parameter(help="Say what would be done, and stop.", negative="")]
 Resume = Annotated[bool, Parameter(help="Go on from the last checkpoint.", negative="")]
@@ -52,10 +53,10 @@ class DecodeFlags(DecodeConfig):
     ] = None
 
 
-def draw(summaries: Sequence[Summary], path: Path, title: str) -> str:
+def draw(summaries: Sequence[Summary], path: Path, title: str, figure: Figure = plot) -> str:
     """Write the plot and say where it is, or what is missing for it."""
     try:
-        png, svg = plot(summaries, path, title)
+        png, svg = figure(summaries, path, title)
     except UnmaskError as e:
         return f"No plot: {e}"
     return f"Plot: {png} and {svg.name}."

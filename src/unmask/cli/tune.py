@@ -23,6 +23,7 @@ from unmask.errors import UnmaskError
 from unmask.evaluation.comparison import ComparisonResult
 from unmask.evaluation.differences import paired_bootstrap
 from unmask.evaluation.entries import Candidate, candidate, decoding
+from unmask.evaluation.figures import curve
 from unmask.evaluation.gather import findings
 from unmask.evaluation.summaries import Summary, outcomes, summarise
 from unmask.files import write_text
@@ -37,7 +38,7 @@ SPEEDS = tuple(i / 7 for i in range(8))
 DEFAULTS: dict[str, dict[str, Any]] = {
     "policy": {"use_speed": True, "use_entropy": True},
     "clone": {"rule": "best:*", "updates": 400, "batch_size": 192},
-    "algorithm": {"beta": [0.01, 4.0], "prompts": 40, "lr": 7e-5, "entropy_weight": 0.001},
+    "algorithm": {"beta": (0.003, 3.0), "prompts": 40, "lr": 7e-5, "entropy_weight": 0.001},
     "run": {"folder": "runs/tuned", "iterations": 200, "validate_every": 20},
 }
 """Where tuning differs from `TrainConfig`, by measurement (docs/training.md)."""
@@ -138,7 +139,7 @@ def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: 
     seconds["compare"] = clock() - started
     made = Tuned(folder, table, summaries, found, seconds)
     write_text(folder / "tuned.json", json.dumps({"seconds": seconds, "verdict": verdict(made)}, indent=2) + "\n")
-    console.print(draw(summaries, folder / "curve", found.title), highlight=False, soft_wrap=True)
+    console.print(draw(summaries, folder / "curve", found.title, curve), highlight=False, soft_wrap=True)
     _page(made)
     return made
 

@@ -9,6 +9,7 @@ from typing import Any
 from unmask.errors import UnmaskError
 from unmask.evaluation.summaries import Summary, frontier
 from unmask.evaluation.tables import blocks
+from unmask.pareto import Point, accuracy_at
 
 LEARNED: dict[str, tuple[str, str, int]] = {
     "policy": ("#ad3217", "*", 170),
@@ -30,6 +31,8 @@ RULES = (
 )
 MARKERS = "os^Dv<>ph"
 LEGEND = 2.4  # inches
+STYLE = {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "unmask"}
+TICKS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
 NAMES = {"policy": "learned policy", "clone": "cloned, before GRPO", "replay": "replay of its pace"}
 
 
@@ -43,23 +46,14 @@ def plot(summaries: Sequence[Summary], path: str | Path, title: str) -> list[Pat
     Raises:
         UnmaskError: matplotlib is not installed.
     """
-    try:
-        import matplotlib
-
-        matplotlib.use("Agg")
-        import matplotlib.pyplot as plt
-    except ImportError:
-        raise UnmaskError("Plots need matplotlib: pip install 'unmask[plot]'.") from None
-
+    plt = _pyplot()
     learned = [s for s in summaries if s.entry.kind != "rule"]
     rules = [s for s in summaries if s.entry.kind == "rule"]
     full = [s for s in rules if blocks(s.entry) == "full"]
     semi = [s for s in rules if blocks(s.entry) != "full"]
     panels = [(name, shown) for name, shown in (("full diffusion", full), ("blocks", semi)) if shown]
     labels = list(dict.fromkeys(s.entry.label for s in [*rules, *learned]))
-    with plt.rc_context(
-        {"font.size": 10, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "unmask"}
-    ):
+    with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
             1, max(len(panels), 1), figsize=(5 * max(len(panels), 1) + LEGEND, 4.4), sharey=True, squeeze=False
         )
@@ -82,11 +76,79 @@ def plot(summaries: Sequence[Summary], path: str | Path, title: str) -> list[Pat
             list(handles.values()), list(handles), loc="center left", frameon=False, fontsize=9,
             bbox_to_anchor=(1 - LEGEND / figure.get_figwidth(), 0.5),
         )  # fmt: skip
-        paths = [Path(path).with_suffix(suffix) for suffix in (".png", ".svg")]
-        for target in paths:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(target, dpi=150, metadata={"Date": None} if target.suffix == ".svg" else None)
-        plt.close(figure)
+        return _saved(figure, path)
+
+
+def curve(summaries: Sequence[Summary], path: str | Path, title: str) -> list[Path]:
+    """Draw a policy of every speed above the rules: one axis, log NFE, rules in any blocks, as PNG and SVG.
+
+    The line under the rules' cells is what a mixture of any two of them reaches.
+
+    Args:
+        path: where to write; the suffix is replaced by .png and .svg.
+
+    Raises:
+        UnmaskError: matplotlib is not installed.
+    """
+    plt = _pyplot()
+    own = sorted((s for s in summaries if s.entry.kind == "policy"), key=lambda s: s.nfe.mean)
+    rules = [s for s in summaries if s.entry.kind == "rule"]
+    with plt.rc_context(STYLE):
+        figure, axis = plt.subplots(figsize=(7.2, 4.4))
+        x, y = [s.nfe.mean for s in rules], [100 * s.accuracy.mean for s in rules]
+        axis.scatter(x, y, s=18, color="#8a8a8a", label="rules, each setting, any blocks", zorder=2, linewidths=0)
+        points = [Point(s.nfe.mean, s.accuracy.mean) for s in rules]
+        if points:
+            slow = max(x)
+            grid = [min(x) * (slow / min(x)) ** (i / 200) for i in range(201)]
+            best = [100 * accuracy_at(points, nfe * (1 + 1e-9), hull=True) for nfe in grid]
+            axis.plot(grid, best, color="#0072b2", linewidth=1.4, label="best mixture of two rules", zorder=2)
+        colour = LEARNED["policy"][0]
+        x, y = [s.nfe.mean for s in own], [100 * s.accuracy.mean for s in own]
+        error = [
+            [100 * (s.accuracy.mean - s.accuracy.low) for s in own],
+            [100 * (s.accuracy.high - s.accuracy.mean) for s in own],
+        ]
+        name = "one policy at every speed"
+        axis.errorbar(x, y, yerr=error, color=colour, marker="*", markersize=11, linewidth=1.8, label=name, zorder=3)
+        for s in own[:1] + own[-1:] if len(own) > 1 else own:
+            place = (s.nfe.mean, 100 * s.accuracy.mean)
+            axis.annotate(
+                f"speed {s.entry.decode.speed:g}", place, xytext=(8, -12), textcoords="offset points", fontsize=9
+            )
+        axis.set_xscale("log")
+        every = [s.nfe.mean for s in [*own, *rules]]
+        ticks = [n for n in TICKS if min(every) / 1.3 <= n <= max(every) * 1.3]
+        axis.set_xticks(ticks, [str(n) for n in ticks])
+        axis.minorticks_off()
+        axis.set_xlabel("NFE (dLLM forward passes per prompt)")
+        axis.set_ylabel("accuracy, %")
+        axis.set_ylim(0, 103)
+        axis.grid(alpha=0.25)
+        axis.legend(frameon=False, fontsize=9, loc="lower right")
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+        figure.tight_layout()
+        return _saved(figure, path)
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise UnmaskError("Plots need matplotlib: pip install 'unmask[plot]'.") from None
+    return plt
+
+
+def _saved(figure: Any, path: str | Path) -> list[Path]:
+    """The figure as PNG and SVG; it is closed."""
+    paths = [Path(path).with_suffix(suffix) for suffix in (".png", ".svg")]
+    for target in paths:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(target, dpi=150, metadata={"Date": None} if target.suffix == ".svg" else None)
+    _pyplot().close(figure)
     return paths
 
 
