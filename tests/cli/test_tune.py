@@ -37,11 +37,14 @@ def test_it_leaves_a_policy_a_table_a_comparison_and_a_page(capsys, tuned):
     rows = [json.loads(line) for line in (tuned / "comparison" / "rows.jsonl").read_text().splitlines()]
     assert sorted({row["speed"] for row in rows if row["kind"] == "policy"}) == pytest.approx([i / 7 for i in range(8)])
     assert {row["speed"] for row in rows if row["kind"] == "rule"} == {None}
-    assert {row["policy"]["type"] for row in rows} == {"factor", "transformer"}
+    assert {row["policy"]["type"] for row in rows} == {"factor", "transformer", "fixed_schedule"}
+    replays = {row["of"] for row in rows if row["kind"] == "replay"}
+    assert len(replays) == 8, "of the pace at each speed"
     assert len(json.loads((tuned / "tuned.json").read_text())["verdict"]) == 8
     assert (tuned / "report.html").exists()
     assert (tuned / "curve.png").exists()
-    assert len(finalists(tuned)) == len({(r["policy"]["type"], str(r["policy"]), r["block_length"]) for r in rows}) - 1
+    rules = {(str(row["policy"]), row["block_length"]) for row in rows if row["kind"] == "rule"}
+    assert len(finalists(tuned)) == len(rules)
 
 
 def test_a_tuned_run_decodes_at_a_speed_for_a_number_of_passes(capsys, tuned):
@@ -82,6 +85,20 @@ def test_eval_takes_a_policy_with_a_speed_as_a_curve(capsys, tmp_path, tuned):
     code, _, err = run(capsys, "eval", "--policies", "factor", "--speeds", 0.5, "--output", tmp_path / "f")
     assert code == 2
     assert "No policy here has a speed to choose: leave out --speeds." in err
+
+
+def test_sweep_has_the_clone_and_the_pace_at_each_speed(capsys, tmp_path, tuned):
+    argv = ["sweep", "--policies", tuned, "--no-heuristics", "--speeds", 0, "--speeds", 1, "--block-lengths", 32]
+    assert run(capsys, *argv, "--prompts", 4, "--seeds", 1, "--output", tmp_path / "s")[0] == 0
+    rows = [json.loads(line) for line in (tmp_path / "s" / "rows.jsonl").read_text().splitlines()]
+    assert [(row["kind"], row["speed"]) for row in rows[::4]] == [
+        ("policy", 0.0),
+        ("policy", 1.0),
+        ("clone", 0.0),
+        ("clone", 1.0),
+        ("replay", None),
+        ("replay", None),
+    ]
 
 
 def test_view_shows_a_rule_beside_a_policy_at_a_speed(capsys, tuned):

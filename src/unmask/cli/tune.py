@@ -133,7 +133,7 @@ def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: 
     gen_length = config.decode.region(task)
     candidates = _candidates(config, folder, gen_length)
     again = resume and (folder / "comparison" / "config.json").exists()
-    found = compare(comparison, task, gen_length, candidates, resume=again)
+    found = compare(comparison, task, gen_length, candidates, resume=again, controls=True)
     assert found is not None  # tuning has one process
     summaries = [summarise(entry, rows) for entry, rows in found.results]
     seconds["compare"] = clock() - started

@@ -164,5 +164,7 @@ def replay(entry: Entry, rows: Sequence[ResultRow]) -> Candidate | None:
     revealed_at = [torch.repeat_interleave(torch.tensor(row["reveals"])) for row in whole]
     counts = average_pace(torch.stack(revealed_at), torch.tensor([row["nfe"] for row in whole]))
     policy = FixedSchedule(tuple(counts))
-    settings = {"type": policy.type_name, **policy.config(), "name": f"pace of {entry.policy['name']}"}
-    return Entry("replay", entry.digest, LEARNED["replay"], settings, entry.decode, policy.stochastic), policy
+    speed = "" if entry.decode.speed is None else f" at speed {entry.decode.speed:.2f}"
+    settings = {"type": policy.type_name, **policy.config(), "name": f"pace of {entry.policy['name']}{speed}"}
+    decode = entry.decode.model_copy(update={"speed": None})  # a schedule has none
+    return Entry("replay", entry.digest, LEARNED["replay"], settings, decode, policy.stochastic), policy

@@ -16,7 +16,7 @@ from pydantic import Field
 from unmask.decoding.blocks import AdaptiveBlocks, check_block_length, parse_block_length
 from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
-from unmask.hub import read_origin, weights_digest
+from unmask.hub import find_policy_folder, read_origin, weights_digest
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy, Rule
 from unmask.policies.grids import combinations
@@ -119,14 +119,17 @@ class Entry:
 
     @cached_property
     def digest(self) -> str:
-        """Twelve hexadecimal digits of the policy, settings and weights, whatever it is called."""
+        """Twelve hexadecimal digits of the policy, settings, weights and speed, whatever it is called."""
         known = {key: value for key, value in self.policy.items() if key != "name"}
+        if self.decode.speed is not None:
+            known["speed"] = self.decode.speed
         return hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:12]
 
     def controls(self, policy: Entry) -> bool:
         """It is the clone or the replay of this policy, decoded in the same way."""
         whose = {"clone": policy.weights, "replay": policy.digest}.get(self.kind)
-        return whose is not None and (self.of, self.decode) == (whose, policy.decode)
+        theirs = policy.decode if self.decode.speed is not None else policy.decode.model_copy(update={"speed": None})
+        return whose is not None and (self.of, self.decode) == (whose, theirs)
 
 
 Candidate = tuple[Entry, Policy]
@@ -238,8 +241,9 @@ def clone_of(name: str, policy: Entry) -> Candidate | None:
     Raises:
         UnmaskError: the policy it names has other weights by now.
     """
-    origin = read_origin(name) if policy.weights is not None else None
-    start = Path(os.path.normpath(Path(name) / origin.start)) if origin else None
+    folder = find_policy_folder(name) if Path(name).exists() else Path(name)
+    origin = read_origin(folder) if policy.weights is not None else None
+    start = Path(os.path.normpath(folder / origin.start)) if origin else None
     if origin is None or start is None or not (start / "config.json").exists():
         return None
     entry, clone = candidate(str(start), policy.decode)
