@@ -41,6 +41,8 @@ def table_of(
 ) -> tuple[Axis, Calibration]:
     """The axis of speeds and the table, from the rows of `calibration_entries`, one seed.
 
+    Speed 0 is the slowest of those with the highest accuracy: what is slower and less accurate has no place there.
+
     Args:
         labels: judge by the verifier, or by whether the answer is that of the slowest speed.
         axis: keep this one; by default it is made even in log NFE for what was measured.
@@ -48,32 +50,35 @@ def table_of(
     Raises:
         UnmaskError: the policy takes as many forward passes at every speed.
     """
+    right = [
+        [_right(row, first, labels) for row, first in zip(rows, results[0][1], strict=True)] for _, rows in results
+    ]
+    start = max(range(len(right)), key=lambda i: (sum(right[i]), -i))
+    if axis is not None:
+        start = next(i for i, (entry, _) in enumerate(results) if (entry.decode.speed or 0.0) >= axis[0][1] - 1e-9)
+    results, right = results[start:], right[start:]
     knobs = [entry.decode.speed or 0.0 for entry, _ in results]
     nfe = [sum(row["nfe"] for row in rows) / len(rows) for _, rows in results]
     made = axis or even_axis(list(zip(knobs, nfe, strict=True)))
-    if not made:
+    if not made or len(results) < 2:
         raise UnmaskError(
-            f"The policy takes {nfe[0]:.2f} forward passes per prompt at its slowest and {min(nfe):.2f} at its "
-            "fastest: there is no speed to calibrate; train it for longer, or on a wider range of beta."
+            f"The policy takes {nfe[0]:.2f} forward passes per prompt where it is most accurate and {min(nfe):.2f} at "
+            "its fastest: there is no speed to calibrate; train it for longer, or on a wider range of beta."
         )
-    slowest = [_right(row, first, labels) for row, first in zip(results[0][1], results[0][1], strict=True)]
-    rows = []
-    by_knob = [(knob, speed) for speed, knob in made]
-    for knob, mean, (_, each) in zip(knobs, nfe, results, strict=True):
-        right = [_right(row, first, labels) for row, first in zip(each, results[0][1], strict=True)]
-        count, n = sum(right), len(right)
-        rows.append(
-            Measured(
-                knob=knob,
-                speed=interpolate(by_knob, knob),
-                nfe=mean,
-                accuracy=count / n,
-                low=bound(count, n, 0.025, "greater"),
-                high=bound(count, n, 0.025, "less"),
-                lost=sum(a and not b for a, b in zip(slowest, right, strict=True)),
-                gained=sum(b and not a for a, b in zip(slowest, right, strict=True)),
-            )
+    by_knob, n = [(knob, speed) for speed, knob in made], len(right[0])
+    rows = [
+        Measured(
+            knob=knob,
+            speed=interpolate(by_knob, knob),
+            nfe=mean,
+            accuracy=sum(each) / n,
+            low=bound(sum(each), n, 0.025, "greater"),
+            high=bound(sum(each), n, 0.025, "less"),
+            lost=sum(a and not b for a, b in zip(right[0], each, strict=True)),
+            gained=sum(b and not a for a, b in zip(right[0], each, strict=True)),
         )
+        for knob, mean, each in zip(knobs, nfe, right, strict=True)
+    ]
     entry, first_rows = results[0]
     row = first_rows[0]
     columns = entry.columns()
@@ -95,9 +100,3 @@ def table_of(
 
 def _right(row: ResultRow, slowest: ResultRow, labels: Labels) -> bool:
     return row["correct"] if labels == "verifier" else row["text"].strip() == slowest["text"].strip()
-
-
-def with_axis(policy: LearnedPolicy, axis: Axis) -> LearnedPolicy:
-    """The policy, with its speeds on this axis."""
-    policy.settings = policy.settings.model_copy(update={"speed_axis": axis})
-    return policy

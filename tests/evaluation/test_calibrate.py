@@ -1,0 +1,55 @@
+"""The table of a calibration from rows worked out by hand."""
+
+import pytest
+
+from tests.policies.test_speed import conditioned
+from unmask.errors import UnmaskError
+from unmask.evaluation.calibrate import calibration_entries, table_of
+from unmask.evaluation.entries import decoding
+from unmask.policies import load_policy
+
+
+def measured(cells):
+    """Rows of four prompts at each knob: (NFE, which are right)."""
+    policy = conditioned()
+    entries = calibration_entries("p", policy, decoding(8), knobs=len(cells))
+    shared = {"model": "m", "task": "t", "split": "validation", "seed": 0}
+    return policy, [
+        (entry, [{**shared, "nfe": nfe, "correct": mark == "r", "text": f"{mark}{i}"} for i, mark in enumerate(right)])
+        for (entry, _), (nfe, right) in zip(entries, cells, strict=True)
+    ]
+
+
+def test_speed_0_is_the_slowest_of_the_most_accurate():
+    policy, found = measured([(8, "rrw."), (6, "rrr."), (6, "rrr."), (3, "rrww"), (1.5, "rwwr")])
+    axis, table = table_of(policy, found, labels="verifier")
+    # Knob 0.25 is the slowest of the best; 0.5 is no faster. From 6 to 1.5 are two halvings, 3 is the first.
+    assert axis == ((0.0, 0.25), (pytest.approx(0.5), 0.75), (pytest.approx(1.0), 1.0))
+    assert [(row.knob, row.nfe, row.accuracy, row.lost, row.gained) for row in table.rows] == [
+        (0.25, 6, 0.75, 0, 0),
+        (0.5, 6, 0.75, 0, 0),
+        (0.75, 3, 0.5, 1, 0),
+        (1.0, 1.5, 0.5, 2, 1),
+    ]
+    assert (table.prompts, table.gen_length, table.block_length, table.labels) == (4, 8, 8, "verifier")
+
+
+def test_agreement_is_with_the_slowest():
+    policy, found = measured([(8, "abcd"), (4, "abcx"), (2, "axcx")])
+    _, table = table_of(policy, found, labels="agreement")
+    assert [(row.accuracy, row.lost, row.gained) for row in table.rows] == [(1.0, 0, 0), (0.75, 1, 0), (0.5, 2, 0)]
+
+
+def test_an_axis_is_kept_and_what_is_slower_left_out():
+    policy, found = measured([(8, "rrrr"), (6, "rrrr"), (3, "rrww")])
+    axis, table = table_of(policy, found, labels="verifier", axis=((0.0, 0.5), (1.0, 1.0)))
+    assert axis == ((0.0, 0.5), (1.0, 1.0))
+    assert [(row.speed, row.nfe) for row in table.rows] == [(0.0, 6), (1.0, 3)]
+
+
+def test_a_policy_of_one_pace_is_refused():
+    policy, found = measured([(4, "rrrr"), (4, "rrrr"), (5, "rrrr")])
+    with pytest.raises(UnmaskError, match="takes 4.00 forward passes per prompt where it is most accurate and 4.00 at"):
+        table_of(policy, found, labels="verifier")
+    with pytest.raises(UnmaskError, match="The policy p has no speed to calibrate"):
+        calibration_entries("p", load_policy("house-base-full"), decoding(8))
