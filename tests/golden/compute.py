@@ -69,6 +69,7 @@ TRAIN = (
     "--algorithm.update-batch-size",
     "64",
 )
+UNSCALED = ("--algorithm.scale-advantages", "batch")  # without a moving scale to keep
 CLONE = ("--clone.examples", "12", "--clone.updates", "6", "--clone.batch-size", "32")
 VALIDATION = ("--validation-prompts", "8", "--validate-every", "2", "--algorithm.min-signal", "0", "--lr", "2e-4")
 EXPERT = ("--algorithm.experts", "confidence_threshold:threshold=0.9 @ 8")
@@ -86,7 +87,7 @@ TRAININGS: dict[str, tuple[str, ...]] = {
     "grpo-expert": ("train", *TRAIN, *VALIDATION, *EXPERT, "--clone-from", "none", "--algorithm.force-progress"),
     "dpls": ("train", *TRAIN, *VALIDATION, *CLONE, *DPLS),
     "hidden": ("train", *TRAIN, *VALIDATION, *CLONE, "--policy.reads", "hidden_states", "--block-length", "8"),
-    "clone": ("clone", *CLONE, "--validation-prompts", "8", "--clone-from", "best:top_k_confidence"),
+    "clone": ("clone", *CLONE, *UNSCALED, "--validation-prompts", "8", "--clone-from", "best:top_k_confidence"),
 }
 RESUMED = ("train", *TRAIN, *VALIDATION, *CLONE)
 
