@@ -24,7 +24,7 @@ class Point:
     """What one way to decode reached.
 
     Attributes:
-        nfe: forward passes a prompt, above 0.
+        nfe: forward passes per prompt, above 0.
         accuracy: share of prompts answered correctly, in [0, 1].
         cell: whatever made it, carried along.
 

@@ -201,7 +201,7 @@ function drawCells() {
   const below = narrow.matches || printing ? 14 * styles.length : 0;
   Plotly.react('accuracy-plot', traces, layout(500 + below, {
     legend: legend(),
-    xaxis: axis('NFE, forward passes a prompt', { rangemode: 'tozero' }),
+    xaxis: axis('NFE, forward passes per prompt', { rangemode: 'tozero' }),
     yaxis: axis('accuracy, %', { rangemode: 'tozero' }),
   }), config());
   const plot = $('#accuracy-plot');
