@@ -65,18 +65,9 @@ def table_of(
             f"The policy takes {nfe[0]:.2f} forward passes per prompt where it is most accurate and {min(nfe):.2f} at "
             "its fastest: there is no speed to calibrate; train it for longer, or on a wider range of beta."
         )
-    by_knob, n = [(knob, speed) for speed, knob in made], len(right[0])
+    by_knob = [(knob, speed) for speed, knob in made]
     rows = [
-        Measured(
-            knob=knob,
-            speed=interpolate(by_knob, knob),
-            nfe=mean,
-            accuracy=sum(each) / n,
-            low=bound(sum(each), n, 0.025, "greater"),
-            high=bound(sum(each), n, 0.025, "less"),
-            lost=sum(a and not b for a, b in zip(right[0], each, strict=True)),
-            gained=sum(b and not a for a, b in zip(right[0], each, strict=True)),
-        )
+        _measured(knob, interpolate(by_knob, knob), mean, right[0], each)
         for knob, mean, each in zip(knobs, nfe, right, strict=True)
     ]
     entry, first_rows = results[0]
@@ -96,6 +87,26 @@ def table_of(
         rows=tuple(rows),
     )
     return made, table
+
+
+def _measured(knob: float, speed: float, nfe: float, slowest: Sequence[bool], right: Sequence[bool]) -> Measured:
+    """A row of the table.
+
+    Args:
+        slowest: the verdicts at speed 0.
+        right: those at this speed.
+    """
+    count, n = sum(right), len(right)
+    return Measured(
+        knob=knob,
+        speed=speed,
+        nfe=nfe,
+        accuracy=count / n,
+        low=bound(count, n, 0.025, "greater"),
+        high=bound(count, n, 0.025, "less"),
+        lost=sum(a and not b for a, b in zip(slowest, right, strict=True)),
+        gained=sum(b and not a for a, b in zip(slowest, right, strict=True)),
+    )
 
 
 def _right(row: ResultRow, slowest: ResultRow, labels: Labels) -> bool:
