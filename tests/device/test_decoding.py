@@ -71,6 +71,12 @@ def test_a_step_of_a_learned_policy_waits_thrice(device, folders, reads, actions
     assert_waits(device, steps.steady(least=1), **STEP)
 
 
+def test_a_policy_with_a_speed_sends_nothing_at_each_step(device, folders):
+    policy = learned(use_speed=True, use_entropy=True, speed_axis=((0.0, 0.1), (0.4, 0.5), (1.0, 0.9)))
+    _, steps = decoded(device, folders["masked-lm"], policy, speed=[0.0, 0.3, 0.7, 1.0])
+    assert_waits(device, steps.steady(least=0), **STEP)
+
+
 @pytest.mark.parametrize("family", ["masked-lm", "llada"])
 def test_a_step_of_adaptive_blocks_waits_thrice(device, folders, family):
     delimiter = "," if family == "masked-lm" else "\n"

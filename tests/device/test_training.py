@@ -15,6 +15,7 @@ VARIANTS = [
     {"policy": {"actions": "dpls"}, "algorithm": {"scale_advantages": "group", "reward": "additive"}},
     {"policy": {"reads": "hidden_states"}, "clone": {"keep": "all"}, "algorithm": {"force_progress": True}},
     {"algorithm": {"name": "ppo"}},
+    {"policy": {"use_speed": True, "use_entropy": True}, "clone": {"rule": "best:factor"}, "algorithm": {"speeds": 3}},
     {"algorithm": {"name": "rloo"}, "decode": {"block_length": "adaptive:default=4,delimiters=[red]"}},
 ]
 

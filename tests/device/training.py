@@ -9,7 +9,6 @@ from typing import Any
 from tests.rl.tasks import Short
 from unmask.errors import Stopped
 from unmask.models.base import MaskedDiffusionModel
-from unmask.rl.algorithms.base import AlgorithmSettings
 from unmask.rl.config import TrainConfig
 from unmask.rl.prompts import fitting
 from unmask.rl.trainer import Trainer
@@ -40,7 +39,7 @@ def train(
     tables["run"]["folder"] = str(folder)
     config, task, told = TrainConfig.model_validate(tables), Short(), []
     prompts, _ = fitting(model, task.examples("validation", 3), task.gen_length)
-    validate = validator(model, task, prompts, config.decode, AlgorithmSettings())
+    validate = validator(model, task, prompts, config.decode, config.algorithm.settings)
     trainer = Trainer(config, model, task, validate, told.append)
     with suppress(Stopped):
         trainer.run(resume=resume, stop=lambda: stop_at is not None and trainer.keeper.progress.iteration >= stop_at)

@@ -15,7 +15,7 @@ from unmask.rl.algorithms.grpo import MovingScale
 from unmask.rl.collect import draw_speeds, part_of
 from unmask.rl.processes import Processes
 from unmask.rl.prompts import fitting
-from unmask.rl.rewards import Outcome, at_speed, load_reward, scale_free
+from unmask.rl.rewards import Outcome, load_reward, scale_free, weight_at
 from unmask.rl.search import Demonstration, Search, demonstrations
 from unmask.rl.validation import validator
 
@@ -30,10 +30,10 @@ def test_scale_free_reward():
 
 
 def test_the_weight_of_a_speed_is_linear_in_its_logarithm():
-    assert at_speed((0.01, 1.0), torch.tensor([0.0, 0.5, 1.0])).tolist() == pytest.approx([0.01, 0.1, 1.0])
-    assert at_speed(3.0, None) == 3.0
+    assert weight_at((0.01, 1.0), torch.tensor([0.0, 0.5, 1.0])).tolist() == pytest.approx([0.01, 0.1, 1.0])
+    assert weight_at(3.0, None) == 3.0
     with pytest.raises(UnmaskError, match=r"The weight of speed is \(0.01, 1.0\), for a policy with a speed"):
-        at_speed((0.01, 1.0), None)
+        weight_at((0.01, 1.0), None)
     outcome = Outcome([], [""] * 2, torch.tensor([True, True]), torch.tensor([4, 4]), 32, torch.tensor([0.0, 1.0]))
     assert load_reward("scale_free", beta=(0.5, 1.0))(outcome).tolist() == pytest.approx([0.5, 0.25])
     assert load_reward("multiplicative", (1.0, 2.0))(outcome).tolist() == pytest.approx([29 / 32, (29 / 32) ** 2])

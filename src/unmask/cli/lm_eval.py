@@ -45,7 +45,7 @@ def lm_eval(
     block_length: Annotated[
         str | None, Parameter(help="Semi-autoregressive block, or adaptive:default=32 (default: full diffusion).")
     ] = None,
-    batch_size: Annotated[int, Parameter(help="Live rows at most.")] = 32,
+    batch_size: Annotated[int, Parameter(help="Active rows at most.")] = 32,
     temperature: Annotated[float | None, Parameter(help="Of the tokens (default: the task's).")] = None,
     seed: Annotated[Seed, Parameter(help="Of tokens and policies that draw; few-shot examples keep their own.")] = 0,
     stop_at_eos: Annotated[bool, Parameter(help="End a prompt at its EOS (off: NFE as in the paper).")] = True,

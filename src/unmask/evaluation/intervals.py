@@ -13,7 +13,6 @@ from torch import Tensor
 from unmask.errors import UnmaskError
 
 BOOTSTRAP_DRAWS = 2000
-T95 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)  # of Student's t, from 1 degree of freedom on
 
 
 @dataclass(frozen=True)
@@ -69,11 +68,12 @@ def between_seeds(values: Float[Tensor, "s p"]) -> float:
     return t95(seeds - 1) * math.sqrt(max(means.var().item() / seeds - noise / (seeds * prompts), 0.0))
 
 
+@lru_cache
 def t95(df: int) -> float:
     """Half-width of a 95% interval in standard errors: Student's t with `df` degrees of freedom."""
-    z = 1.959964
-    # Beyond the table, the expansion at the normal distribution (Abramowitz and Stegun 26.7.5) is good to 0.003.
-    return T95[df - 1] if df <= len(T95) else z + (z**3 + z) / (4 * df) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * df**2)
+    from scipy.stats import t  # takes a second to import
+
+    return float(t.ppf(0.975, df))
 
 
 def quantiles(values: Float[Tensor, " d"], *levels: float) -> list[float]:

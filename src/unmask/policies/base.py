@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
 
@@ -192,6 +193,8 @@ class LearnedPolicy(StochasticPolicy, nn.Module):
 
     def place(self, device: torch.device) -> None:
         self.to(device)
+        if self.settings.speed_axis:
+            _sides(self.settings.speed_axis, device)
 
     def weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
@@ -199,6 +202,13 @@ class LearnedPolicy(StochasticPolicy, nn.Module):
     def load_weights(self, weights: Mapping[str, Tensor], where: str) -> None:
         load_strictly(self, weights, where)
         self.eval()
+
+
+@lru_cache(maxsize=16)
+def _sides(axis: Sequence[tuple[float, float]], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Both columns of an axis on a device: they go there with the policy, not at each decoding step."""
+    at, values = (torch.tensor(side, device=device) for side in zip(*axis, strict=True))
+    return at, values
 
 
 def along(axis: Sequence[tuple[float, float]], speed: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
@@ -209,7 +219,7 @@ def along(axis: Sequence[tuple[float, float]], speed: Float[Tensor, " b"]) -> Fl
     """
     if not axis:
         return speed
-    at, values = (torch.tensor(side, dtype=speed.dtype, device=speed.device) for side in zip(*axis, strict=True))
+    at, values = _sides(axis, speed.device)
     right = torch.searchsorted(at, speed.contiguous()).clamp(1, len(axis) - 1)
     share = (speed - at[right - 1]) / (at[right] - at[right - 1])
     return values[right - 1] + (values[right] - values[right - 1]) * share

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import numpy as np
 from annotated_types import Ge
 from pydantic import Field, ValidationError
 
@@ -190,10 +191,8 @@ def even_axis(curve: Sequence[tuple[float, float]]) -> tuple[tuple[float, float]
 
 def interpolate(points: Sequence[tuple[float, float]], x: float) -> float:
     """y at x on the line through points by rising x; beyond the ends, that of the end."""
-    for (x0, y0), (x1, y1) in itertools.pairwise(points):
-        if x <= x1:
-            return y0 if x <= x0 else y0 + (y1 - y0) * (x - x0) / (x1 - x0)
-    return points[-1][1]
+    xs, ys = zip(*points, strict=True)
+    return float(np.interp(x, xs, ys))
 
 
 def read_calibrations(folder: str | Path) -> tuple[Calibration, ...]:

@@ -124,7 +124,7 @@ def scale_free(
     return correct * nfe.clamp(min=1).float() ** -beta
 
 
-def at_speed(ends: Ends, speed: Float[Tensor, " r"] | None) -> float | Float[Tensor, " r"]:
+def weight_at(ends: Ends, speed: Float[Tensor, " r"] | None) -> float | Float[Tensor, " r"]:
     """The weight of speed that goes with each roll-out's speed: linear in its logarithm.
 
     Args:
@@ -162,7 +162,7 @@ def load_reward(name: str, alpha: Ends = 1.0, beta: Ends = 1.0) -> Reward:
             raise UnmaskError(f"{what} is {weight}: give a finite number from 0.")
     if name in REWARDS:
         known, ends = REWARDS[name], alpha if name in PAPER else beta
-        return lambda outcome: known(outcome.correct, outcome.nfe, outcome.gen_length, at_speed(ends, outcome.speed))
+        return lambda outcome: known(outcome.correct, outcome.nfe, outcome.gen_length, weight_at(ends, outcome.speed))
     if "." not in name and ":" not in name:
         raise UnmaskError(
             f"Unknown reward {name!r}: {nearest(name, REWARDS)} A reward of your own is named by its dotted path, "
