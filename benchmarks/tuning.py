@@ -1,7 +1,7 @@
 """One policy for every speed against every rule, over training seeds. Each command can be stopped and started again.
 
 python benchmarks/tuning.py train --studies house          `unmask tune` for each seed, ten minutes of one core each
-python benchmarks/tuning.py rules --studies house          every cell of every rule on the same held-out prompts
+python benchmarks/tuning.py rules --studies house          every cell of every rule; the best on the held-out prompts
 python benchmarks/tuning.py show --studies house           the table: differences at equal NFE, with 95% intervals
 python benchmarks/tuning.py promise --studies house        200 calibrations of 400 prompts: how many promises are broken
 """
@@ -9,6 +9,7 @@ python benchmarks/tuning.py promise --studies house        200 calibrations of 4
 from __future__ import annotations
 
 import argparse
+import json
 import math
 import random
 import shutil
@@ -29,7 +30,7 @@ from unmask.evaluation.gather import read_results
 from unmask.evaluation.intervals import t95
 from unmask.evaluation.rows import ResultRow
 from unmask.evaluation.summaries import outcomes
-from unmask.pareto import Point, curve_volume
+from unmask.pareto import Point, accuracy_at, curve_volume
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import bound
@@ -43,6 +44,7 @@ PLACES: dict[str, Flags] = {  # where a policy is tuned
     "ledger": {"task": "ledger"},
     "house-small": {"task": "house", "model": "house-small"},
     "twice": {"task": "house-long", "gen-length": 64},
+    "both": {"task": "house+ledger"},
 }
 STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs from the defaults of `unmask tune`
     **{place: (place, {}) for place in PLACES},
@@ -95,15 +97,46 @@ def train(args: argparse.Namespace) -> None:
 
 
 def rules(args: argparse.Namespace) -> None:
-    """Every rule over its whole grid, in every block length, on the held-out prompts of each study."""
+    """Every rule over its whole grid in every block length; those near the best, on the held-out prompts.
+
+    Every cell decodes `TRIED` validation prompts. Cells more than `MARGIN` below the best mixture of two at their NFE
+    are left out: chosen on other prompts, the rest flatter no one.
+    """
     for place in dict.fromkeys(STUDIES[study][0] for study in args.studies):
-        target = args.out / "rules" / place
+        tried, target = args.out / "rules" / f"{place}-tried", args.out / "rules" / place
         flags = {key: value for key, value in PLACES[place].items() if key != "block-length"}
         longest = int(PLACES[place].get("block-length", flags.get("gen-length", 32)))
         lengths = [f"--block-lengths={length}" for length in (4, 8, 16, 32, 64) if length <= longest]
-        again = ["--resume"] if (target / "config.json").exists() else []
-        words = [*words_of(flags), *lengths, "--prompts", args.prompts, "--seeds", 1, "--output", target, *again]
-        unmask("sweep", "--trajectories", 0, *words)
+        _sweep(tried, *words_of(flags), *lengths, "--prompts", TRIED, "--split", "validation", "--sample-seed", 1)
+        kept = near_the_best(results(tried))
+        print(f"{place}: {len(kept)} of {len(results(tried))} cells decode the held-out prompts", flush=True)
+        (args.out / "rules" / f"{place}.toml").write_text("".join(map(grid_of, kept)), encoding="utf-8")
+        _sweep(target, *words_of(flags), "--config", args.out / "rules" / f"{place}.toml", "--prompts", args.prompts)
+
+
+TRIED, MARGIN = 200, 0.06
+
+
+def _sweep(target: Path, *words: Any) -> None:
+    again = ["--resume"] if (target / "config.json").exists() else []
+    unmask("sweep", *words, "--trajectories", 0, "--seeds", 1, "--output", target, *again)
+
+
+def near_the_best(found: Sequence[tuple[Entry, Sequence[ResultRow]]]) -> list[Entry]:
+    """The cells that may be part of the best mixture of two on other prompts."""
+    cells = [(entry, outcomes(rows)) for entry, rows in found]
+    points = [Point(one.nfe.mean().item(), one.correct.mean().item(), entry) for entry, one in cells]
+    return [one.cell for one in points if one.accuracy >= accuracy_at(points, one.nfe, hull=True) - MARGIN]
+
+
+def grid_of(entry: Entry) -> str:
+    """A cell as a grid of one, in the TOML of `unmask sweep`."""
+    settings = {key: value for key, value in entry.policy.items() if key != "type" and value is not None}
+    lines = ["[[rules]]", f"policy = {json.dumps(entry.policy['type'])}"]
+    lines += [f"settings.{key} = [{json.dumps(value)}]" for key, value in settings.items()]
+    lines += [f"block_lengths = [{json.dumps(entry.columns()['block_length'])}]"]
+    lines += [f"suppress_eos = {json.dumps(entry.decode.suppress_eos)}", "", ""]
+    return "\n".join(lines)
 
 
 def results(path: Path) -> list[tuple[Entry, Sequence[ResultRow]]]:
@@ -132,7 +165,7 @@ def show(args: argparse.Namespace) -> None:
         seeds = curves(args, study)
         prompts = cells[0].correct.shape[1]
         print(f"\n{study}: {len(seeds)} training seeds, {prompts} prompts, {len(cells)} cells of rules", end="")
-        print("" if everyone.exists() else ", the best on training prompts")
+        print(f", chosen on {TRIED} others" if everyone.exists() else ", the best on training prompts")
         print("| speed | accuracy % @ NFE | difference at equal NFE, points | each seed |\n|---|---|---|---|")
         for i in range(SPEEDS):
             each = [one[i] for one in seeds]

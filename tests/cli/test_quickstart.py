@@ -1,56 +1,41 @@
-"""The quick start on the bundled dLLM, shortened; its claims need the whole run (`make seeds`)."""
+"""The quick start on the bundled dLLM, shortened; its claims need the whole run (`benchmarks/tuning.py`)."""
 
 import json
-import shutil
-from pathlib import Path
 
 import pytest
 
 from unmask.cli import quickstart
 from unmask.cli.main import main
-from unmask.evaluation.gather import read_results
-from unmask.hub import bundled, write_origin
-from unmask.policies import load_policy
+from unmask.cli.tune import tuning
+
+TINY = {
+    "clone": {"rule": "best:factor", "examples": 16, "updates": 30, "batch_size": 64},
+    "algorithm": {"prompts": 8, "group_size": 2},
+    "task": {"validation_prompts": 8},
+}
 
 
-def rows_of(folder):
-    return [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines()]
-
-
-def test_what_was_trained_is_compared_like_everything_else(tmp_path, capsys, monkeypatch):
-    """With bundled policies in place of a training."""
+def test_it_tunes_and_shows_one_prompt_at_three_speeds(tmp_path, capsys, monkeypatch):
     run = tmp_path / "q"
-
-    def trained(*_):
-        for part, name in (("best", "house-base-full"), ("start", "house-base-block8")):
-            shutil.copytree(bundled("policies")[name], run / "train" / part)
-        write_origin(run / "train" / "best", run / "train" / "start")
-        return load_policy(run / "train" / "best")
-
-    monkeypatch.setattr(quickstart, "_train", trained)
-    main(["quickstart", "--run", str(run), "--prompts", "6", "--block-lengths", "16"])
+    monkeypatch.setattr(quickstart, "tuning", lambda config, own: tuning(config, {**TINY, **own}))
+    main(["quickstart", "--run", str(run), "--prompts", "8", "--iterations", "1", "--seed", "3"])
     out = " ".join(capsys.readouterr().out.split())
-    for part in ("Full diffusion", "full diffusion: the policy answers", "· masked", "in all (", "unmask report"):
+    for part in ("1. Find the best rules", "2. Calibrate", "3. Compare", "4. See it decode", "· masked", "speed_for("):
         assert part in out
-    rows = rows_of(run)
-    assert {row["kind"] for row in rows} == {"rule", "policy", "clone"}
-    assert len([row for row in rows if row["kind"] == "clone"]) == 3 * 6
-    assert all({"config", "versions", "hardware", "split", "reveals"} <= row.keys() for row in rows)
-    assert len([row for row in rows if "trajectory" in row and row["kind"] == "policy"]) == 4
-    assert {row["block_length"] for row in rows} == {16, 32}
-    results = read_results([run])
-    assert results[1][0].controls(results[0][0])
-    summary = json.loads((run / "summary.json").read_text())
-    assert [one["entry"]["kind"] for one in summary["summaries"]][:3] == ["policy", "clone", "rule"]
-    assert len(summary["summaries"]) == len(results)
-    assert summary["seconds"]["model"] > 0
-    assert {path.name for path in run.iterdir()} >= {
-        "config.json",
-        "plot.png",
-        "plot.svg",
-        "rows.jsonl",
-        "summary.json",
-    }
+    for speed in ("0.00", "0.57", "1.00"):
+        assert f"speed {speed}: " in out
+    shown = out.split("4. See it decode")[1]
+    assert shown.count("forward passes") >= 3
+    assert json.loads((run / "config.json").read_text())["run"]["seed"] == 3
+    expected = {"best", "calibration", "comparison", "curve.png", "report.html", "tuned.json"}
+    assert {path.name for path in run.iterdir()} >= expected
+
+
+def test_a_plan_writes_nothing(tmp_path, capsys):
+    main(["quickstart", "--run", str(tmp_path / "q"), "--dry-run"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "one policy for every speed" in out
+    assert not (tmp_path / "q").exists()
 
 
 def test_folders_are_never_written_over(tmp_path):
@@ -61,14 +46,9 @@ def test_folders_are_never_written_over(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_short_quickstart_writes_everything(tmp_path, capsys):
-    run = Path(tmp_path / "q")
-    main(["quickstart", "--run", str(run), "--iterations", "3", "--prompts", "40", "--block-lengths", "8"])
-    out = capsys.readouterr().out
-    assert "1. Train" in out
-    assert "3. See the difference" in out
-    summary = json.loads((run / "summary.json").read_text())
-    assert summary["verdict"]["gap"] > 0.1
-    assert summary["seconds"]["rest"] < 0.1 * summary["total_seconds"]
-    for name in ("rows.jsonl", "plot.png", "plot.svg", "train/best/model.safetensors", "train/metrics.jsonl"):
-        assert (run / name).exists()
+def test_a_short_quickstart_is_above_the_rules(tmp_path, capsys):
+    run = tmp_path / "q"
+    main(["quickstart", "--run", str(run), "--iterations", "10", "--prompts", "100"])
+    told = json.loads((run / "tuned.json").read_text())
+    assert len(told["verdict"]) == 8
+    assert any("(95% interval +" in sentence or "no rule is as fast" in sentence for sentence in told["verdict"])

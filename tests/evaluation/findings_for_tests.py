@@ -9,6 +9,7 @@ from dataclasses import replace
 from unmask.decoding.trajectory import Trajectory
 from unmask.evaluation.differences import Difference
 from unmask.evaluation.findings import (
+    CalibrationFinding,
     CellFinding,
     Findings,
     RuleFinding,
@@ -70,6 +71,16 @@ def made_up(positions: int = 32, prompts: int = 2) -> Findings:
         cells=cells,
         rules=rules,
         versus=versus,
+        calibrations=[
+            CalibrationFinding(
+                "runs/mine",
+                f"house-base on {task}, 32 positions, full diffusion, 400 prompts of validation",
+                task == "ledger",
+                [(0.0, 6.5, around(0.99, 0.02)), (0.5, 4.1, around(0.9, 0.03)), (1.0, 2.0, around(0.4, 0.05))],
+                ["--max-drop 1%: speed 0.20, about 5.0 forward passes per prompt (95% confidence)"],
+            )
+            for task in ("house", "ledger")
+        ],
         training=[_run(rng, f"alpha {alpha}, seed {seed}") for alpha, seed in ((1, 0), (1, 1), (3, 0))],
         transfer=_transfer(rng),
         trajectories=[
@@ -85,7 +96,7 @@ def made_up(positions: int = 32, prompts: int = 2) -> Findings:
 
 
 def only_trajectories() -> Findings:
-    return replace(made_up(), cells=(), rules=(), versus=(), training=(), transfer=())
+    return replace(made_up(), cells=(), rules=(), versus=(), calibrations=(), training=(), transfer=())
 
 
 def _cells(rng: random.Random) -> list[CellFinding]:

@@ -208,6 +208,18 @@ def test_training_shows_a_run_a_line(desk):
     assert lines == [[run.name, list(run.series["nfe"][1])] for run in FINDINGS.training]
 
 
+def test_a_calibration_is_a_table_with_its_promises(desk):
+    rows = desk.locator("#calibration tbody").first.locator("tr").all_text_contents()
+    assert [" ".join(row.split()) for row in rows] == [
+        "0.00 6.50 99.0 (97.0 to 101.0)",
+        "0.50 4.10 90.0 (87.0 to 93.0)",
+        "1.00 2.00 40.0 (35.0 to 45.0)",
+    ]
+    heads = desk.locator("#calibration th:last-child").all_text_contents()
+    assert heads == ["accuracy, % (95%)", "agreement with speed 0, % (95%)"]
+    assert "--max-drop 1%: speed 0.20, about 5.0 forward passes" in desk.locator("#calibration li").first.text_content()
+
+
 def test_transfer_is_a_table(desk):
     cells = desk.locator("#transfer tbody td").all_text_contents()
     assert sum("native" in text for text in cells) == 3

@@ -14,7 +14,7 @@ from unmask.policies import load_policy
 from unmask.rl.algorithms.grpo import MovingScale
 from unmask.rl.collect import draw_speeds, part_of
 from unmask.rl.processes import Processes
-from unmask.rl.prompts import fitting
+from unmask.rl.prompts import Prompt, fitting
 from unmask.rl.rewards import Outcome, load_reward, scale_free, weight_at
 from unmask.rl.search import Demonstration, Search, demonstrations
 from unmask.rl.validation import validator
@@ -91,6 +91,27 @@ def test_a_resumed_run_equals_an_uninterrupted_one(tiny, tmp_path):
     assert [cell["speed"] for cell in lines[0]["cells"]] == [0.0, 0.5, 1.0]
     assert {"correct@0.00", "nfe@0.50", "correct@1.00"} <= lines[2].keys()
     assert load_policy(tmp_path / "whole" / "best").needs.speed
+
+
+def test_what_one_speed_finds_the_others_learn(tiny, tmp_path):
+    trained = trainer(tiny, tmp_path / "a", **SPEED, other_speeds=2, clone_rule="none")
+    prompts = [Prompt(e, tiny.encode(e.prompt)) for e in Short().examples("train", 6)]
+    asked = draw_speeds(6, 3, seed=0, iteration=0)
+    found = trained.collector.collect(list(enumerate(prompts)), 0, asked)
+    batch = found.batch
+    assert batch.reward.shape == (6, 4 + 2)
+    assert batch.expert.view(6, 6).tolist() == [[False] * 4 + [True] * 2] * 6
+    speed = batch.steps.observation.speed.view(-1)
+    assert torch.equal(speed, torch.tensor(asked)[batch.steps.rollout // 6]), "all learnt at their group's own"
+    assert len(found.outcome.nfe) == 24, "metrics leave them out"
+    # Judged at the group's own speed, too: the reward of equal outcomes is equal within a group.
+    half = trained.collector.collect(list(enumerate(prompts))[3:], 0, asked).batch
+    assert torch.equal(half.reward, batch.reward[3:]), "another split over processes draws the same"
+
+
+def test_other_speeds_need_a_speed(tiny, tmp_path):
+    with pytest.raises(UnmaskError, match="algorithm.other_speeds is 1, and the policy has no speed: leave it out"):
+        trainer(tiny, tmp_path / "a", other_speeds=1)
 
 
 def test_a_stopped_search_goes_on(tiny, tmp_path):

@@ -16,15 +16,13 @@ from unmask.cli.common import ConfigFile
 from unmask.cli.comparison import ComparisonConfig, compare
 from unmask.cli.console import console
 from unmask.errors import UnmaskError
-from unmask.evaluation.calibrate import calibration_entries, table_of
+from unmask.evaluation.calibrate import calibration_entries, promises, table_of
 from unmask.files import write_text
 from unmask.hub import find_policy_folder
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
-from unmask.policies.calibration import CONFIDENCE, Calibration, Labels, write_calibration
+from unmask.policies.calibration import Calibration, Labels, write_calibration
 from unmask.settings import load_settings
-
-DROPS = (0.005, 0.01, 0.02, 0.05)
 
 
 class CalibrateConfig(ComparisonConfig):
@@ -134,18 +132,3 @@ def show(table: Calibration) -> None:
     console.print(grid)
     for sentence in promises(table):
         console.print(f"- {sentence}", highlight=False)
-
-
-def promises(table: Calibration) -> list[str]:
-    """The fastest speed for each of a few drops."""
-    told = []
-    for drop in DROPS:
-        try:
-            speed = table.for_drop(drop)
-        except UnmaskError:
-            continue
-        told.append(
-            f"--max-drop {100 * drop:g}%: speed {speed:.2f}, about {table.nfe_at(speed):.1f} forward passes per prompt "
-            f"({100 * CONFIDENCE:g}% confidence)"
-        )
-    return told or ["No drop up to 5% can be promised with so few prompts: calibrate with more."]

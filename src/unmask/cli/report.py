@@ -14,10 +14,12 @@ from pydantic import TypeAdapter, ValidationError
 from unmask.cli.common import draw
 from unmask.cli.console import console
 from unmask.errors import UnmaskError
+from unmask.evaluation.calibrate import finding
 from unmask.evaluation.findings import Findings, TrainingCurve, TransferResult
 from unmask.evaluation.gather import findings, read_results
 from unmask.evaluation.summaries import summarise
 from unmask.files import check_file, write_text
+from unmask.policies.calibration import read_calibrations
 from unmask.rl.run import MEASURED, read_metrics
 
 
@@ -47,6 +49,11 @@ def report(
     shown = replace(
         shown,
         training=[curve(name, folder) for name, folder in zip(short_names(training), training, strict=True)],
+        calibrations=[
+            finding(name, table)
+            for name, folder in zip(short_names(training), training, strict=True)
+            for table in read_calibrations(folder / "best")
+        ],
         transfer=transfers,
     )
     path = Path(output)

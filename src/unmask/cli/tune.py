@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,6 +20,7 @@ from unmask.cli.flags import flags_of, given
 from unmask.cli.train import FLAT, START, describe_costs, tables, train_policy
 from unmask.cli.train import SHORT as TRAIN_SHORT
 from unmask.errors import UnmaskError
+from unmask.evaluation.calibrate import finding
 from unmask.evaluation.comparison import ComparisonResult
 from unmask.evaluation.differences import paired_bootstrap
 from unmask.evaluation.entries import Candidate, candidate, decoding
@@ -87,9 +88,7 @@ def tune(
     made = run_tuning(asked, calibration_prompts, held_out_prompts, resume=resume)
     if made is None:
         return
-    for sentence in verdict(made):
-        console.print(f"- {sentence}", highlight=False)
-    _show_use(made, asked)
+    closing(made, asked)
 
 
 SHORT = {key: flag for key, flag in TRAIN_SHORT.items() if key != "algorithm.alpha"} | {"algorithm.beta": "--beta"}
@@ -227,15 +226,19 @@ def _page(made: Tuned) -> None:
     try:
         from unmask.evaluation.page import render  # what it needs is an extra
 
-        write_text(path, render(findings(made.found.results, made.summaries)))
+        shown = findings(made.found.results, made.summaries)
+        write_text(path, render(replace(shown, calibrations=[finding(made.folder.name, made.calibration)])))
     except UnmaskError as e:
         console.print(f"No page: {e}", highlight=False)
         return
     console.print(f"Page: {path}", highlight=False, soft_wrap=True)
 
 
-def _show_use(made: Tuned, config: TrainConfig) -> None:
-    """The three lines to use it."""
+def closing(made: Tuned, config: TrainConfig) -> None:
+    """What the policy is worth, the three lines to use it, and what took how long."""
+    console.rule("What it is worth", align="left")
+    for sentence in verdict(made):
+        console.print(f"- {sentence}", highlight=False)
     parts = ", ".join(f"{duration(value)} to {name}" for name, value in made.seconds.items())
     model = "" if config.model.model is None else f'"{config.model.model}"'
     console.rule("Use it", align="left")

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
 from unmask.evaluation.entries import Candidate, Entry
+from unmask.evaluation.findings import CalibrationFinding
+from unmask.evaluation.intervals import Interval
 from unmask.evaluation.rows import ResultRow
 from unmask.hub import weights_digest
 from unmask.policies.base import LearnedPolicy
-from unmask.policies.calibration import Calibration, Labels, Measured, bound, even_axis, interpolate
+from unmask.policies.calibration import CONFIDENCE, Calibration, Labels, Measured, bound, even_axis, interpolate
 
 KNOBS = 17
+DROPS = (0.005, 0.01, 0.02, 0.05)  # that promises are shown for
 Axis = tuple[tuple[float, float], ...]
 
 
@@ -111,3 +114,31 @@ def _measured(knob: float, speed: float, nfe: float, slowest: Sequence[bool], ri
 
 def _right(row: ResultRow, slowest: ResultRow, labels: Labels) -> bool:
     return row["correct"] if labels == "verifier" else row["text"].strip() == slowest["text"].strip()
+
+
+def promises(table: Calibration) -> list[str]:
+    """The fastest speed for each of a few drops."""
+    told = []
+    for drop in DROPS:
+        try:
+            speed = table.for_drop(drop)
+        except UnmaskError:
+            continue
+        told.append(
+            f"--max-drop {100 * drop:g}%: speed {speed:.2f}, about {table.nfe_at(speed):.1f} forward passes per prompt "
+            f"({100 * CONFIDENCE:g}% confidence)"
+        )
+    return told or ["No drop up to 5% can be promised with so few prompts: calibrate with more."]
+
+
+def finding(policy: str, table: Calibration) -> CalibrationFinding:
+    """A table as a report shows it."""
+    prompts = f"{table.prompts} prompts of {table.split}"
+    blocks = "full diffusion" if table.block_length == table.gen_length else f"blocks of {table.block_length}"
+    return CalibrationFinding(
+        policy=policy,
+        place=f"{table.model} on {table.task}, {table.gen_length} positions, {blocks}, {prompts}",
+        agreement=table.labels == "agreement",
+        rows=[(row.speed, row.nfe, Interval(row.accuracy, row.low, row.high)) for row in table.rows],
+        promises=promises(table),
+    )

@@ -79,6 +79,25 @@ class Versus:
 
 
 @dataclass(frozen=True)
+class CalibrationFinding:
+    """What a policy of every speed was measured to do, in one place.
+
+    Attributes:
+        policy: its name.
+        place: dLLM, task, region and prompts, in words.
+        agreement: accuracy is agreement with speed 0.
+        rows: speed, NFE and accuracy, from slow to fast.
+        promises: a sentence for each of a few drops.
+    """
+
+    policy: str
+    place: str
+    agreement: bool
+    rows: Sequence[tuple[float, float, Interval]]
+    promises: Sequence[str]
+
+
+@dataclass(frozen=True)
 class TrainingCurve:
     """A training run.
 
@@ -143,6 +162,7 @@ class Findings:
     cells: Sequence[CellFinding]
     rules: Sequence[RuleFinding]
     versus: Sequence[Versus] = ()
+    calibrations: Sequence[CalibrationFinding] = ()
     training: Sequence[TrainingCurve] = ()
     transfer: Sequence[TransferResult] = ()
     trajectories: Sequence[ShownTrajectory] = field(default_factory=tuple)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int
@@ -53,6 +53,7 @@ class Collector:
         experts: deterministic policies, each with how it decodes.
         group_size: roll-outs per prompt.
         parts: evenly spaced speeds that advantages are scaled by.
+        other_speeds: roll-outs per prompt by the actor at another speed, which join the group as an expert's do.
     """
 
     def __init__(
@@ -66,10 +67,11 @@ class Collector:
         experts: Sequence[tuple[Policy, DecodeConfig]],
         group_size: int,
         parts: int = 1,
+        other_speeds: int = 0,
     ) -> None:
         self.model, self.task, self.config, self.reward = model, task, config, reward
         self.learner, self.actor, self.experts, self.group_size = learner, actor, experts, group_size
-        self.parts = parts
+        self.parts, self.other_speeds = parts, other_speeds
         self._blocks = config.resolve(model, task).blocks
 
     def collect(
@@ -86,7 +88,10 @@ class Collector:
         """
         each = None if speeds is None else [speeds[index] for index, _ in prompts]
         mine = self._play(self.actor, self.config, prompts, self.group_size, seed, each)
-        rolled = [mine, *(self._play(expert, how, prompts, 1, seed, each) for expert, how in self.experts)]
+        rolled = [mine, *(self._shown(expert, how, prompts, seed, each) for expert, how in self.experts)]
+        if speeds is not None and each is not None:
+            further = range(self.other_speeds)
+            rolled += [self._elsewhere(prompts, seed, each, (i + self.group_size) * len(speeds)) for i in further]
         device = self.model.device
         reward = torch.cat([self.reward(part.outcome).to(device).view(len(prompts), -1) for part in rolled], dim=1)
         outs = [part.out for part in rolled]
@@ -107,6 +112,7 @@ class Collector:
         copies: int,
         seed: int,
         speeds: Sequence[float] | None,
+        first: int = 0,
     ) -> Rollouts:
         repeated = [(index, prompt) for index, prompt in prompts for _ in range(copies)]
         return roll_out(
@@ -116,23 +122,47 @@ class Collector:
             [prompt.example for _, prompt in repeated],
             config,
             prompts=[prompt.tokens for _, prompt in repeated],
-            streams=[index * copies + i for index, _ in prompts for i in range(copies)],
+            streams=[first + index * copies + i for index, _ in prompts for i in range(copies)],
             speeds=None if speeds is None else [speed for speed in speeds for _ in range(copies)],
             seed=seed,
             needs=self.learner.needs,
         )
 
+    def _shown(
+        self,
+        expert: Policy,
+        config: DecodeConfig,
+        prompts: Sequence[tuple[int, Prompt]],
+        seed: int,
+        speeds: Sequence[float] | None,
+    ) -> Rollouts:
+        """An expert's roll-out of each prompt, as the learner would have met its steps."""
+        rolled = self._play(expert, config, prompts, 1, seed, speeds)
+        return replace(rolled, steps=as_seen(rolled.steps, self._blocks, self.learner))
+
+    def _elsewhere(
+        self, prompts: Sequence[tuple[int, Prompt]], seed: int, speeds: Sequence[float], first: int
+    ) -> Rollouts:
+        """A roll-out of each prompt at another speed, judged and learnt at its group's own.
+
+        Where all of a group fail in the same way, or none is fast, nothing is learnt; another speed may know better.
+        """
+        drawn = [random.Random(f"{seed}/{first + index}/another speed").random() for index, _ in prompts]
+        rolled = self._play(self.actor, self.config, prompts, 1, seed, drawn, first)
+        seen, asked = rolled.steps.observation, torch.tensor(speeds, device=self.model.device)
+        steps = replace(rolled.steps, observation=replace(seen, speed=asked[rolled.steps.rollout]))
+        return replace(rolled, steps=steps, outcome=replace(rolled.outcome, speed=asked))
+
     def _packed(self, rolled: Sequence[Rollouts], reward: torch.Tensor, part: torch.Tensor) -> Batch:
-        """All steps, roll-outs numbered group by group, an expert's behind the policy's."""
-        size, members = self.group_size, self.group_size + len(self.experts)
+        """All steps, roll-outs numbered group by group, those of others behind the policy's."""
+        size, members = self.group_size, reward.shape[1]
         device = self.model.device
         count = len(rolled[0].outcome.nfe)
         learners = torch.arange(count, device=device)
         parts = [rolled[0].steps.numbered(learners // size * members + learners % size)]
         expert = (torch.arange(count // size * members, device=device) % members) >= size
         for i, other in enumerate(rolled[1:]):
-            seen = as_seen(other.steps, self._blocks, self.learner)
-            parts.append(seen.numbered(torch.arange(count // size, device=device) * members + size + i))
+            parts.append(other.steps.numbered(torch.arange(count // size, device=device) * members + size + i))
         return Batch(joined(parts) if len(parts) > 1 else parts[0], reward, expert, part)
 
 

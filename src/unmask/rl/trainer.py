@@ -75,6 +75,11 @@ class Trainer:
         self.policy = starting_policy(config.policy, model)
         check_weight(settings, self.policy.needs.speed)
         self.algorithm = config.algorithm.make()
+        if self.algorithm.other_speeds and not self.policy.needs.speed:
+            raise UnmaskError(
+                f"algorithm.other_speeds is {self.algorithm.other_speeds}, and the policy has no speed: leave it out, "
+                "or set policy.use_speed = true."
+            )
         self.reward = settings.load_reward()
         actor = Plain(self.policy, settings.force_progress)
         self.collector = Collector(
@@ -87,6 +92,7 @@ class Trainer:
             [deterministic(expert, task, config.decode) for expert in self.algorithm.experts],
             settings.group_size,
             settings.speeds,
+            self.algorithm.other_speeds,
         )
         block = expert_block(config.clone.block_length, task, config.decode, "clone.block_length")
         if config.clones and config.clone.rule is not None:

@@ -198,6 +198,7 @@ class Algorithm(ABC):
         name: the stage of its lines of metrics.
         Settings: the class of its settings.
         experts: policies whose roll-outs join each group.
+        other_speeds: roll-outs of the policy at another speed that join each group.
     """
 
     name: ClassVar[str]
@@ -209,6 +210,10 @@ class Algorithm(ABC):
     @property
     def experts(self) -> tuple[Expert, ...]:
         return ()
+
+    @property
+    def other_speeds(self) -> int:
+        return 0
 
     @abstractmethod
     def credit(self, batch: Batch, processes: Processes) -> Credit:

@@ -43,6 +43,11 @@ class GRPOSettings(AlgorithmSettings):
         tuple[AnyExpert, ...],
         Field(description="Expert steering: policies that join each group, such as confidence_threshold @ 8."),
     ] = ()
+    other_speeds: Annotated[
+        int,
+        Ge(0),
+        Field(description="Roll-outs per group of the policy itself at another speed, taken as an expert's."),
+    ] = 0
     normalisation: Annotated[Normalisation, Field(description="Mean over a roll-out's steps first, or over all.")] = (
         "rollout"
     )
@@ -71,6 +76,10 @@ class GRPO(Algorithm):
     def experts(self) -> tuple[Expert, ...]:
         return self.settings.experts
 
+    @property
+    def other_speeds(self) -> int:
+        return self.settings.other_speeds
+
     def modules(self) -> Mapping[str, nn.Module]:
         return {"scale": self.scale} if self.settings.scale_advantages == "ema" else {}
 
@@ -87,7 +96,8 @@ class GRPO(Algorithm):
         return Credit(each, weights_of_steps(batch, processes, settings.normalisation), each != 0)
 
     def likelihood(self, log_prob: Float[Tensor, " s"], expert: Bool[Tensor, " s"]) -> Float[Tensor, " s"]:
-        return with_experts(log_prob, expert, self.settings.group_size, len(self.settings.experts))
+        others = len(self.settings.experts) + self.settings.other_speeds
+        return with_experts(log_prob, expert, self.settings.group_size, others)
 
     def loss(self, scored: Scored) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
         credit, clip = scored.credit, self.settings.clip
@@ -169,7 +179,9 @@ def with_experts(
     """Likelihood of the behaviour that made each step, where experts joined the groups (expert steering).
 
     An expert's step came from the policy with probability G / (G + E), or from this expert, which is deterministic,
-    with 1 / (G + E): log(G / (G + E) * pi + 1 / (G + E)). The policy's own steps keep log pi.
+    with 1 / (G + E): log(G / (G + E) * pi + 1 / (G + E)). The policy's own steps keep log pi. A roll-out of the policy
+    at another speed counts as an expert's: its steps are nearly certain there, and what is overstated of them makes
+    the ratio smaller, not larger.
 
     Args:
         group_size: G, the policy's roll-outs a prompt.
