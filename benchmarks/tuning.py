@@ -3,6 +3,7 @@
 python benchmarks/tuning.py train --studies house          `unmask tune` for each seed, ten minutes of one core each
 python benchmarks/tuning.py rules --studies house          every cell of every rule; the best on the held-out prompts
 python benchmarks/tuning.py show --studies house           the table: differences at equal NFE, with 95% intervals
+python benchmarks/tuning.py domains                        house on ledger, ledger on house, both on each
 python benchmarks/tuning.py promise --studies house        200 calibrations of 400 prompts: how many promises are broken
 """
 
@@ -46,6 +47,7 @@ PLACES: dict[str, Flags] = {  # where a policy is tuned
     "twice": {"task": "house-long", "gen-length": 64},
     "both": {"task": "house+ledger"},
 }
+HOMES = {"both": ("house", "ledger")}  # where a policy of a mixture is measured
 STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs from the defaults of `unmask tune`
     **{place: (place, {}) for place in PLACES},
     "house, no entropy": ("house", {"policy.use-entropy": "False"}),
@@ -53,6 +55,11 @@ STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs fro
     "house, batch scaling": ("house", {"algorithm.scale-advantages": "batch"}),
     "house, the paper's reward": ("house", {"algorithm.alpha": "0.1,30"}),
     "house, dpls": ("house", {"policy.actions": "dpls"}),
+    "house, one confidence": ("house", {"policy.top-k": 1}),
+    "house, no other speeds": ("house", {"algorithm.other-speeds": 0}),
+    "ledger, no entropy": ("ledger", {"policy.use-entropy": "False"}),
+    "ledger, one confidence": ("ledger", {"policy.top-k": 1}),
+    "ledger, no other speeds": ("ledger", {"algorithm.other-speeds": 0}),
     "ledger, dpls": ("ledger", {"policy.actions": "dpls"}),
 }
 
@@ -87,13 +94,49 @@ def train(args: argparse.Namespace) -> None:
             run.mkdir(parents=True)
             shutil.copy(known, run / "search.jsonl")
         again = ["--resume"] if (run / "config.json").exists() else []
-        prompts = ["--calibration-prompts", args.prompts, "--held-out-prompts", args.prompts]
+        prompts = ["--calibration-prompts", args.prompts]
         unmask("tune", *words_of({**PLACES[place], **flags}), "--run", run, "--seed", seed, *prompts, *again)
+        for home in HOMES.get(place, (place,)):
+            decode(args, run, home, run / "held-out" / home)
         print(f"{study}, seed {seed}: done", flush=True)
 
     jobs = [(study, seed) for seed in args.seeds for study in args.studies]
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(one, jobs))
+
+
+def decode(args: argparse.Namespace, run: Path, place: str, target: Path) -> None:
+    """The held-out prompts of a place, by a policy at every speed."""
+    again = ["--resume"] if (target / "config.json").exists() else []
+    speeds = [f"--speeds={i / (SPEEDS - 1)}" for i in range(SPEEDS)]
+    words = ["--policies", run, "--prompts", args.prompts, "--seeds", 1, "--output", target, *again]
+    unmask("eval", *words_of(PLACES[place]), *speeds, *words)
+
+
+def domains(args: argparse.Namespace) -> None:
+    """Each policy on the task of the other, and that of both tasks on each, against the policy trained there."""
+    places = ("house", "ledger")
+    print("| policy | on | speed | accuracy % @ NFE | difference to the native one at equal NFE, points |")
+    print("|---|---|---|---|---|")
+    for study in (*places, "both"):
+        for place in places:
+            if study == place:
+                continue
+            for seed in args.seeds:
+                target = folder(args.out, study, seed) / "held-out" / place
+                if not (target / "rows.jsonl").exists():
+                    decode(args, folder(args.out, study, seed), place, target)
+            seeds, native = curves(args, study, place), curves(args, place, place)
+            for i in range(SPEEDS):
+                each = [one[i] for one in seeds]
+                gap = over_seeds([paired_bootstrap(one, own) for one, own in zip(each, native, strict=True)])
+                accuracy = sum(one.correct.mean().item() for one in each) / len(each)
+                nfe = sum(one.nfe.mean().item() for one in each) / len(each)
+                print(
+                    f"| {study} | {place} | {i / (SPEEDS - 1):.2f} | {100 * accuracy:.1f} @ {nfe:.2f} "
+                    f"| {told(*gap, 'the native one is never as fast')} |",
+                    flush=True,
+                )
 
 
 def rules(args: argparse.Namespace) -> None:
@@ -102,7 +145,8 @@ def rules(args: argparse.Namespace) -> None:
     Every cell decodes `TRIED` validation prompts. Cells more than `MARGIN` below the best mixture of two at their NFE
     are left out: chosen on other prompts, the rest flatter no one.
     """
-    for place in dict.fromkeys(STUDIES[study][0] for study in args.studies):
+    asked = (STUDIES[study][0] for study in args.studies)
+    for place in dict.fromkeys(home for place in asked for home in HOMES.get(place, (place,))):
         tried, target = args.out / "rules" / f"{place}-tried", args.out / "rules" / place
         flags = {key: value for key, value in PLACES[place].items() if key != "block-length"}
         longest = int(PLACES[place].get("block-length", flags.get("gen-length", 32)))
@@ -144,11 +188,11 @@ def results(path: Path) -> list[tuple[Entry, Sequence[ResultRow]]]:
     return list(read_results([path]))
 
 
-def curves(args: argparse.Namespace, study: str) -> list[list[Outcomes]]:
-    """What each seed's policy did at each speed, from slow to fast."""
+def curves(args: argparse.Namespace, study: str, place: str) -> list[list[Outcomes]]:
+    """What each seed's policy did at each speed, from slow to fast, on the held-out prompts of a place."""
     found = []
     for seed in args.seeds:
-        rows = results(folder(args.out, study, seed) / "comparison")
+        rows = results(folder(args.out, study, seed) / "held-out" / place)
         own = [(entry.decode.speed or 0.0, outcomes(each)) for entry, each in rows if entry.kind == "policy"]
         own.sort(key=lambda one: one[0])
         found.append([one for _, one in own])
@@ -157,15 +201,14 @@ def curves(args: argparse.Namespace, study: str) -> list[list[Outcomes]]:
 
 def show(args: argparse.Namespace) -> None:
     """At each speed: accuracy @ NFE over seeds, and the difference to the best mixture of any two cells of any rule."""
-    for study in args.studies:
-        place, _ = STUDIES[study]
-        everyone = args.out / "rules" / place / "rows.jsonl"
-        source = everyone.parent if everyone.exists() else folder(args.out, study, args.seeds[0]) / "comparison"
-        cells = [outcomes(rows) for entry, rows in results(source) if entry.kind == "rule"]
-        seeds = curves(args, study)
+    pairs = [(study, home) for study in args.studies for home in HOMES.get(STUDIES[study][0], (STUDIES[study][0],))]
+    for study, place in pairs:
+        cells = [outcomes(rows) for entry, rows in results(args.out / "rules" / place) if entry.kind == "rule"]
+        seeds = curves(args, study, place)
         prompts = cells[0].correct.shape[1]
-        print(f"\n{study}: {len(seeds)} training seeds, {prompts} prompts, {len(cells)} cells of rules", end="")
-        print(f", chosen on {TRIED} others" if everyone.exists() else ", the best on training prompts")
+        on = "" if study == place else f" on {place}"
+        print(f"\n{study}{on}: {len(seeds)} training seeds, {prompts} prompts", end="")
+        print(f", {len(cells)} cells of rules, chosen on {TRIED} other prompts")
         print("| speed | accuracy % @ NFE | difference at equal NFE, points | each seed |\n|---|---|---|---|")
         for i in range(SPEEDS):
             each = [one[i] for one in seeds]
@@ -205,10 +248,10 @@ def area(points: Sequence[Outcomes], length: int) -> float:
     return curve_volume([Point(one.nfe.mean().item(), one.correct.mean().item()) for one in points], length)
 
 
-def told(mean: float, low: float, high: float) -> str:
+def told(mean: float, low: float, high: float, none: str = "no rule is as fast") -> str:
     """A difference in points with its interval and its verdict."""
     if math.isnan(mean):
-        return "no rule is as fast"
+        return none
     verdict = " (inconclusive)" if low <= 0 <= high else ""
     return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}){verdict}"
 
@@ -257,7 +300,7 @@ def calibrations(
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=[one.__name__ for one in (train, rules, show, promise)])
+    parser.add_argument("command", choices=[one.__name__ for one in (train, rules, show, domains, promise)])
     parser.add_argument("--out", type=Path, default=Path("runs/tuning"))
     parser.add_argument("--studies", nargs="+", choices=list(STUDIES), default=["house"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
