@@ -4,6 +4,8 @@ python benchmarks/tuning.py train --studies house          `unmask tune` for eac
 python benchmarks/tuning.py rules --studies house          every cell of every rule; the best on the held-out prompts
 python benchmarks/tuning.py show --studies house           the table: differences at equal NFE, with 95% intervals
 python benchmarks/tuning.py domains                        house on ledger, ledger on house, both on each
+python benchmarks/tuning.py envelope                       forward passes against those of a policy per alpha
+python benchmarks/tuning.py controls --studies house       replay of its pace, information, oracle
 python benchmarks/tuning.py promise --studies house        200 calibrations of 400 prompts: how many promises are broken
 """
 
@@ -16,6 +18,7 @@ import random
 import shutil
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +28,7 @@ import torch
 
 from unmask.errors import UnmaskError
 from unmask.evaluation.calibrate import table_of
-from unmask.evaluation.differences import Difference, Outcomes, paired_bootstrap
+from unmask.evaluation.differences import Difference, Outcomes, paired_bootstrap, paired_difference
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.gather import read_results
 from unmask.evaluation.intervals import t95
@@ -35,6 +38,7 @@ from unmask.pareto import Point, accuracy_at, curve_volume
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import bound
+from unmask.rl.run import read_metrics
 
 SEEDS = (0, 1, 2)
 SPEEDS = 8
@@ -47,13 +51,14 @@ PLACES: dict[str, Flags] = {  # where a policy is tuned
     "twice": {"task": "house-long", "gen-length": 64},
     "both": {"task": "house+ledger"},
 }
-HOMES = {"both": ("house", "ledger")}  # where a policy of a mixture is measured
 STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs from the defaults of `unmask tune`
     **{place: (place, {}) for place in PLACES},
     "house, no entropy": ("house", {"policy.use-entropy": "False"}),
     "house, one rule cloned": ("house", {"clone-from": "confidence_threshold:threshold=0.9"}),
     "house, batch scaling": ("house", {"algorithm.scale-advantages": "batch"}),
     "house, the paper's reward": ("house", {"algorithm.alpha": "0.1,30"}),
+    "house, no verifier": ("house", {"labels": "agreement"}),
+    "ledger, no verifier": ("ledger", {"labels": "agreement"}),
     "house, dpls": ("house", {"policy.actions": "dpls"}),
     "house, one confidence": ("house", {"policy.top-k": 1}),
     "house, no other speeds": ("house", {"algorithm.other-speeds": 0}),
@@ -62,6 +67,12 @@ STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs fro
     "ledger, no other speeds": ("ledger", {"algorithm.other-speeds": 0}),
     "ledger, dpls": ("ledger", {"policy.actions": "dpls"}),
 }
+
+
+def homes(study: str) -> tuple[str, ...]:
+    """Where its policies are measured: a mixture's on each of its tasks."""
+    place = STUDIES[study][0]
+    return ("house", "ledger") if place == "both" else (place,)
 
 
 def folder(out: Path, study: str, seed: int) -> Path:
@@ -96,7 +107,7 @@ def train(args: argparse.Namespace) -> None:
         again = ["--resume"] if (run / "config.json").exists() else []
         prompts = ["--calibration-prompts", args.prompts]
         unmask("tune", *words_of({**PLACES[place], **flags}), "--run", run, "--seed", seed, *prompts, *again)
-        for home in HOMES.get(place, (place,)):
+        for home in homes(study):
             decode(args, run, home, run / "held-out" / home)
         print(f"{study}, seed {seed}: done", flush=True)
 
@@ -145,8 +156,7 @@ def rules(args: argparse.Namespace) -> None:
     Every cell decodes `TRIED` validation prompts. Cells more than `MARGIN` below the best mixture of two at their NFE
     are left out: chosen on other prompts, the rest flatter no one.
     """
-    asked = (STUDIES[study][0] for study in args.studies)
-    for place in dict.fromkeys(home for place in asked for home in HOMES.get(place, (place,))):
+    for place in dict.fromkeys(home for study in args.studies for home in homes(study)):
         tried, target = args.out / "rules" / f"{place}-tried", args.out / "rules" / place
         flags = {key: value for key, value in PLACES[place].items() if key != "block-length"}
         longest = int(PLACES[place].get("block-length", flags.get("gen-length", 32)))
@@ -201,8 +211,7 @@ def curves(args: argparse.Namespace, study: str, place: str) -> list[list[Outcom
 
 def show(args: argparse.Namespace) -> None:
     """At each speed: accuracy @ NFE over seeds, and the difference to the best mixture of any two cells of any rule."""
-    pairs = [(study, home) for study in args.studies for home in HOMES.get(STUDIES[study][0], (STUDIES[study][0],))]
-    for study, place in pairs:
+    for study, place in [(study, home) for study in args.studies for home in homes(study)]:
         cells = [outcomes(rows) for entry, rows in results(args.out / "rules" / place) if entry.kind == "rule"]
         seeds = curves(args, study, place)
         prompts = cells[0].correct.shape[1]
@@ -256,6 +265,131 @@ def told(mean: float, low: float, high: float, none: str = "no rule is as fast")
     return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}){verdict}"
 
 
+def envelope(args: argparse.Namespace) -> None:
+    """Forward passes until one policy covers five that were trained one per alpha, all on the validation prompts."""
+    for seed in args.seeds:
+        rivals, spent = [], 0
+        for alpha in ALPHAS:
+            run = args.out / "alpha" / f"{alpha:g}-seed-{seed}"
+            if not (run / "best" / "README.md").exists():
+                again = ["--resume"] if (run / "config.json").exists() else []
+                unmask("train", "--task", "house", "--alpha", alpha, "--seed", seed, "--run", run, *again)
+            target = run / "validation"
+            again = ["--resume"] if (target / "config.json").exists() else []
+            where = ["--split", "validation", "--prompts", 256, "--seeds", 1, "--block-lengths", 32]
+            unmask("eval", "--task", "house", "--policies", run, *where, "--output", target, *again)
+            one = next(outcomes(rows) for entry, rows in results(target) if entry.kind == "policy")
+            rivals.append(Point(one.nfe.mean().item(), one.correct.mean().item(), alpha))
+            spent += max(line.get("passes", 0) for line in read_metrics(run / "metrics.jsonl"))
+            print(f"alpha {alpha:g}, seed {seed}: {100 * rivals[-1].accuracy:.1f} @ {rivals[-1].nfe:.2f}", flush=True)
+        lines, passes, reached = read_metrics(folder(args.out, "house", seed) / "metrics.jsonl"), 0, []
+        for line in lines:
+            passes = max(passes, line.get("passes", 0))
+            if line["stage"] == "validation":
+                at = [i / (SPEEDS - 1) for i in range(SPEEDS)]
+                points = [Point(line[f"nfe@{speed:.2f}"], line[f"correct@{speed:.2f}"]) for speed in at]
+                short = max(one.accuracy - _on_curve(points, one.nfe) for one in rivals)
+                reached.append((passes, short, line["reward"]))
+        final = max(area for *_, area in reached)
+        covered = next((count for count, short, _ in reached if short <= 0), None)
+        near = next(count for count, _, area in reached if area >= 0.99 * final)
+        share = "never" if covered is None else f"{covered:,} passes, {100 * covered / spent:.0f}% of {spent:,}"
+        least = 100 * min(short for _, short, _ in reached)
+        print(
+            f"seed {seed}: covers all five after {share} (at its best {least:+.1f} points below the farthest); 99% of"
+        )
+        print(f"its own area after {near:,} passes, {100 * near / passes:.0f}% of its run", flush=True)
+
+
+ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0)
+
+
+def _on_curve(points: Sequence[Point], nfe: float) -> float:
+    found = accuracy_at(points, nfe)
+    return 0.0 if math.isnan(found) else found
+
+
+def controls(args: argparse.Namespace) -> None:
+    """Where the gain comes from: the policy against its pace, what its pace knows of the problem, and an oracle."""
+    for study in args.studies:
+        (place,) = homes(study)
+        gaps: list[list[Difference]] = [[] for _ in range(SPEEDS)]
+        informed: list[list[float]] = [[] for _ in range(SPEEDS)]
+        oracle = []
+        for seed in args.seeds:
+            run = folder(args.out, study, seed)
+            target = run / "controls"
+            again = ["--resume"] if (target / "config.json").exists() else []
+            speeds = [f"--speeds={i / (SPEEDS - 1)}" for i in range(SPEEDS)]
+            words = ["--policies", run, "--prompts", 200, "--seeds", DRAWS, "--trajectories", 0, "--output", target]
+            unmask("eval", *words_of(PLACES[place]), *speeds, *words, *again)
+            found = [(entry, rows) for entry, rows in results(target) if entry.kind == "policy"]
+            found.sort(key=lambda one: one[0].decode.speed or 0.0)
+            for i, (entry, rows) in enumerate(found):
+                informed[i].append(information([row["reveals"] for row in rows], int(entry.decode.region())))
+            everything = [outcomes(rows) for _, rows in found]
+            nfe = torch.stack([one.nfe.where(one.correct.bool(), torch.inf) for one in everything]).amin(dim=(0, 1))
+            oracle.append((nfe.isfinite().double().mean().item(), nfe[nfe.isfinite()].double().mean().item()))
+            compared = results(run / "comparison")
+            for entry, rows in compared:
+                if entry.kind == "policy":
+                    replay = next(
+                        outcomes(other) for one, other in compared if one.kind == "replay" and one.controls(entry)
+                    )
+                    at = round((entry.decode.speed or 0.0) * (SPEEDS - 1))
+                    gaps[at].append(paired_difference_of(outcomes(rows), replay))
+        print(f"\n{study}: {len(args.seeds)} training seeds")
+        print("| speed | minus a replay of its own pace, points | information of pace on the problem, share of ln L |")
+        print("|---|---|---|")
+        for i in range(SPEEDS):
+            share = sum(informed[i]) / len(informed[i])
+            print(f"| {i / (SPEEDS - 1):.2f} | {told(*over_seeds(gaps[i]))} | {share:.3f} |")
+        right, passes = (sum(values) / len(oracle) for values in zip(*oracle, strict=True))
+        print(
+            f"oracle, the fewest passes with a right answer of {DRAWS * SPEEDS} roll-outs: {100 * right:.1f} @ {passes:.2f}"
+        )
+
+
+DRAWS = 8
+
+
+def paired_difference_of(policy: Outcomes, replay: Outcomes) -> Difference:
+    """Accuracy of the policy minus that of its replay, paired over prompts."""
+    gap = paired_difference(policy.correct, replay.correct)
+    return Difference(gap.mean, gap.low, gap.high, 0.0, 0.0)
+
+
+def information(reveals: Sequence[Sequence[int]], length: int) -> float:
+    """Mutual information between a problem and how many positions a step reveals, over ln L, mean over steps.
+
+    Estimated from `DRAWS` roll-outs of each problem (rows by seed, then problem); what problems that are dealt out at
+    random would give is taken off, as few draws pretend to know something.
+
+    Args:
+        reveals: positions revealed at each step of each roll-out.
+        length: of the region, L: a step reveals one of L numbers.
+    """
+    problems = len(reveals) // DRAWS
+    each = [[reveals[seed * problems + i] for seed in range(DRAWS)] for i in range(problems)]
+    dealt = random.Random(0).sample(list(reveals), len(reveals))
+    mixed = [dealt[i * DRAWS : (i + 1) * DRAWS] for i in range(problems)]
+    steps = max(map(len, reveals))
+    shares = [sum(len(one) > step for one in reveals) / len(reveals) for step in range(steps)]
+    told = [_mutual(each, step) - _mutual(mixed, step) for step in range(steps)]
+    return sum(share * one for share, one in zip(shares, told, strict=True)) / sum(shares) / math.log(length)
+
+
+def _mutual(each: Sequence[Sequence[Sequence[int]]], step: int) -> float:
+    """Plug-in estimate in nats; a roll-out that has ended reveals nothing."""
+    counts = [Counter(one[step] if step < len(one) else 0 for one in draws) for draws in each]
+    return _entropy(sum(counts, Counter())) - sum(map(_entropy, counts)) / len(counts)
+
+
+def _entropy(counts: Counter[int]) -> float:
+    total = sum(counts.values())
+    return -sum(n / total * math.log(n / total) for n in counts.values())
+
+
 def promise(args: argparse.Namespace) -> None:
     """Calibrations on random 400 of the calibration prompts; the drop on the others is what was promised."""
     print("| study | seed | drop | promises made | broken, share (95% interval) |\n|---|---|---|---|---|")
@@ -300,7 +434,9 @@ def calibrations(
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("command", choices=[one.__name__ for one in (train, rules, show, domains, promise)])
+    parser.add_argument(
+        "command", choices=[one.__name__ for one in (train, rules, show, domains, envelope, controls, promise)]
+    )
     parser.add_argument("--out", type=Path, default=Path("runs/tuning"))
     parser.add_argument("--studies", nargs="+", choices=list(STUDIES), default=["house"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))

@@ -7,8 +7,9 @@ from itertools import accumulate
 import pytest
 
 from tests.cli.test_cli import run
+from tests.one_speed import HOUSE_BLOCK8, HOUSE_FULL
 from tests.policies.test_speed import conditioned
-from unmask.hub import bundled, write_origin
+from unmask.hub import write_origin
 
 SMALL = ["--prompts", 8, "--seeds", 2, "--gen-length", 16]
 
@@ -32,8 +33,8 @@ def swept(tmp_path_factory, tiny_folder):
     from unmask.cli.main import main
 
     folder = tmp_path_factory.mktemp("swept")
-    for part, name in (("best", "house-base-full"), ("start", "house-base-block8")):
-        shutil.copytree(bundled("policies")[name], folder / "run" / part)
+    for part, name in (("best", HOUSE_FULL), ("start", HOUSE_BLOCK8)):
+        shutil.copytree(name, folder / "run" / part)
     write_origin(folder / "run" / "best", folder / "run" / "start")
     grid = write(
         folder / "grid.toml",
@@ -247,26 +248,32 @@ TRANSFER = """
 output = "{out}"
 prompts = 8
 [policies]
-mine = ["house-base-full", "house-base-block8"]
+mine = ["{full}", "{block8}"]
 rule = "confidence_threshold:threshold=0.5"
 [[targets]]
 name = "here, full"
 model = "{model}"
 gen_length = 16
-native = "house-base-full"
+native = "{full}"
 [[targets]]
 name = "there, blocks"
 model = "{model}"
 task = "house-long"
 gen_length = 16
 block_length = 8
-native = ["house-base-block8"]
+native = ["{block8}"]
 policies = ["mine"]
 """
 
 
+PAIR = {"full": HOUSE_FULL, "block8": HOUSE_BLOCK8}
+
+
 def test_transfer(capsys, tmp_path, tiny_folder):
-    config = write(tmp_path / "t.toml", TRANSFER.format(out=tmp_path / "out", model=tiny_folder))
+    config = write(
+        tmp_path / "t.toml",
+        TRANSFER.format(out=tmp_path / "out", model=tiny_folder, **PAIR),
+    )
     code, out, err = run(capsys, "transfer", "--config", config)
     assert code == 0, err
     assert "trained there" in out
@@ -285,8 +292,8 @@ def test_transfer(capsys, tmp_path, tiny_folder):
     for row in rows(tmp_path / "out" / "here--full"):
         by_name[row["policy"].get("name")].append(row["nfe"])
     means = {name: sum(nfe) / len(nfe) for name, nfe in by_name.items()}
-    both = (means["house-base-full"] + means["house-base-block8"]) / 2
-    assert found[1]["slower"]["mean"] == pytest.approx(both - means["house-base-full"], abs=1e-4)
+    both = (means[HOUSE_FULL] + means[HOUSE_BLOCK8]) / 2
+    assert found[1]["slower"]["mean"] == pytest.approx(both - means[HOUSE_FULL], abs=1e-4)
     code, _, err = run(capsys, "transfer", "--config", config)
     assert code == 2
     assert "--resume" in err

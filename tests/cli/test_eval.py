@@ -12,6 +12,7 @@ import time
 import pytest
 
 from tests.cli.test_cli import run
+from tests.one_speed import HOUSE_BLOCK8, HOUSE_FULL
 
 POLICIES = ["--policies", "random_order:k=1", "--policies", "confidence_threshold:threshold=0.5"]
 SMALL = ["--prompts", 12, "--seeds", 2, "--gen-length", 16, "--block-lengths", 8, "--batch-size", 4]
@@ -90,11 +91,10 @@ def test_broken_rows_are_named(capsys, tmp_path, tiny_folder):
 
 
 def test_a_policy_retrained_under_its_name_is_another_cell(capsys, tmp_path, tiny_folder):
-    for name in ("house-base-full", "house-base-block8"):
+    for name in (HOUSE_FULL, HOUSE_BLOCK8):
         shutil.rmtree(tmp_path / "policy", ignore_errors=True)
-        from unmask.hub import bundled
 
-        shutil.copytree(bundled("policies")[name], tmp_path / "policy")
+        shutil.copytree(name, tmp_path / "policy")
         argv = ["eval", "--model", tiny_folder, "--policies", tmp_path / "policy", *SMALL, "--output", tmp_path / "a"]
         assert run(capsys, *argv, *(["--resume"] if (tmp_path / "a").exists() else []))[0] == 0
     assert len({row["policy"]["weights"] for row in parsed(tmp_path / "a")}) == 2

@@ -6,6 +6,7 @@ import pytest
 
 import unmask
 from tests.cli.test_cli import run
+from tests.one_speed import HOUSE_BLOCK8
 from tests.policies.test_calibration import STEPS
 from tests.policies.test_speed import conditioned
 from unmask.cli.tune import DEFAULTS, finalists, tuning
@@ -139,7 +140,7 @@ def test_calibrating_elsewhere_keeps_the_axis_and_both_tables(capsys, tmp_path, 
     assert table.labels == "agreement"
     assert table.rows[0].accuracy == 1.0
     assert unmask.load_policy(tmp_path / "p").settings.speed_axis == ((0.0, 0.0), (1.0, 1.0))
-    code, _, err = run(capsys, "calibrate", "--policy", "house-base-block8")
+    code, _, err = run(capsys, "calibrate", "--policy", HOUSE_BLOCK8)
     assert code == 2
     assert "has no speed to calibrate: unmask tune trains one that has" in " ".join(err.split())
     code, _, err = run(capsys, "calibrate")

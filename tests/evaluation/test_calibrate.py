@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.one_speed import HOUSE_FULL
 from tests.policies.test_speed import conditioned
 from unmask.errors import UnmaskError
 from unmask.evaluation.calibrate import calibration_entries, table_of
@@ -52,4 +53,4 @@ def test_a_policy_of_one_pace_is_refused():
     with pytest.raises(UnmaskError, match="takes 4.00 forward passes per prompt where it is most accurate and 4.00 at"):
         table_of(policy, found, labels="verifier")
     with pytest.raises(UnmaskError, match="The policy p has no speed to calibrate"):
-        calibration_entries("p", load_policy("house-base-full"), decoding(8))
+        calibration_entries("p", load_policy(HOUSE_FULL), decoding(8))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.one_speed import HOUSE_FULL
 from unmask.errors import UnmaskError
 from unmask.evaluation.comparison import Comparison, replay
 from unmask.evaluation.entries import Entry, candidate, decoding
@@ -68,8 +69,8 @@ def test_processes_share_the_prompts(setup, tmp_path):
 
 
 def test_a_learned_policy_is_replayed(setup, tmp_path):
-    learned = candidate("house-base-full", decoding(8))
-    early = candidate("house-base-full", decoding(8, stop_at_eos=True))
+    learned = candidate(HOUSE_FULL, decoding(8))
+    early = candidate(HOUSE_FULL, decoding(8, stop_at_eos=True))
     comparison = Comparison(setup, tmp_path, SHARED, seeds=1)
     comparison.run([learned, early, TOP])
     ((entry, policy),) = comparison.replays([learned, early, TOP])

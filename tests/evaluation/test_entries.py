@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from tests.one_speed import HOUSE_BLOCK8, HOUSE_FULL
 from unmask.decoding.blocks import AdaptiveBlocks
 from unmask.errors import UnmaskError
 from unmask.evaluation.entries import COLUMNS, Entry, RuleGrid, candidate, clone_of, decoding, entry_key, is_full, tuned
-from unmask.hub import bundled, weights_digest, write_origin
+from unmask.hub import weights_digest, write_origin
 from unmask.policies import FixedSchedule, TransformerConfig, TransformerPolicy, load_policy
 
 FULL = decoding(32)
@@ -49,11 +50,11 @@ def test_rules_and_learned_policies():
     assert (rule.of, rule.weights, rule.stochastic) == (None, None, False)
     assert candidate("factor", decoding(32, suppress_eos=True))[0].label == "factor, EOS suppressed"
     assert candidate("factor | max_reveal:n=2", FULL)[0].label == "max_reveal"
-    policy, made = candidate("house-base-full", FULL)
+    policy, made = candidate(HOUSE_FULL, FULL)
     assert (policy.kind, policy.label, policy.stochastic) == ("policy", "policy", True)
-    assert policy.policy["name"] == "house-base-full"
+    assert policy.policy["name"] == HOUSE_FULL
     assert policy.weights == weights_digest(made.weights())
-    assert candidate("house-base-full | temperature:tau=2", FULL)[0].kind == "policy"
+    assert candidate(f"{HOUSE_FULL} | temperature:tau=2", FULL)[0].kind == "policy"
 
 
 def test_blocks_are_read_once():
@@ -87,8 +88,8 @@ def test_a_control_is_of_one_policy_decoded_in_the_same_way():
 @pytest.fixture
 def run(tmp_path):
     """A run folder as training leaves it, whatever its folders are called."""
-    for part, name in (("chosen", "house-base-full"), ("begun", "house-base-block8")):
-        shutil.copytree(bundled("policies")[name], tmp_path / "run" / part)
+    for part, name in (("chosen", HOUSE_FULL), ("begun", HOUSE_BLOCK8)):
+        shutil.copytree(name, tmp_path / "run" / part)
     write_origin(tmp_path / "run" / "chosen", tmp_path / "run" / "begun")
     return tmp_path / "run"
 
@@ -107,7 +108,7 @@ def test_without_an_origin_there_is_no_clone(run):
     def found(name):
         return clone_of(name, candidate(name, FULL)[0])
 
-    assert found("house-base-full") is None
+    assert found(HOUSE_FULL) is None
     assert found("factor") is None
     assert found(f"{run / 'chosen'} | temperature:tau=2") is None
     assert found(str(run / "begun")) is None
@@ -117,7 +118,7 @@ def test_without_an_origin_there_is_no_clone(run):
 
 def test_a_clone_that_was_replaced_is_refused(run):
     shutil.rmtree(run / "begun")
-    shutil.copytree(bundled("policies")["house-base-full"], run / "begun")
+    shutil.copytree(HOUSE_FULL, run / "begun")
     name = str(run / "chosen")
     with pytest.raises(UnmaskError, match=r"begun has other weights than .* began from: put that one back, or delete"):
         clone_of(name, candidate(name, FULL)[0])
@@ -157,7 +158,7 @@ def test_a_grid_of_ones_own():
     assert [(e.label, e.policy["k"]) for e, _ in grid.candidates(decoding(16))] == [("count", 4), ("count", 12)]
     assert [e.policy["k"] for e, _ in grid.candidates(decoding(16, 8))] == [4]
     assert [e.policy["k"] for e, _ in grid.candidates(decoding(16, "adaptive"))] == [4, 12]
-    ((clone, _),) = RuleGrid(policy="house-base-full", label="cloned").candidates(FULL)
+    ((clone, _),) = RuleGrid(policy=HOUSE_FULL, label="cloned").candidates(FULL)
     assert (clone.kind, clone.of) == ("clone", None)
     ((wrapped, _),) = RuleGrid(policy="factor | max_reveal:n=2", suppress_eos=True).candidates(FULL)
     assert wrapped.label == "max_reveal, EOS suppressed"

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from tests.one_speed import HOUSE_FULL
 from unmask.evaluation.entries import candidate, decoding, tuned
 from unmask.evaluation.evaluate import Setup, evaluate
 from unmask.evaluation.figures import curve, plot
@@ -15,7 +16,7 @@ def test_plot(tiny, tmp_path):
     setup = Setup(tiny, task, task.examples("test", 4))
     rules = [one for n in (8, 4) for one in tuned(decoding(8, n), ("confidence_threshold", "random_order"))]
     summaries = [summarise(entry, evaluate(setup, entry, policy)) for entry, policy in rules]
-    learned, _ = candidate("house-base-full", decoding(8))
+    learned, _ = candidate(HOUSE_FULL, decoding(8))
     policy = Summary(learned, Interval(0.9, 0.8, 1.0), Interval(5, 5, 5), 100, 1)
     png, svg = plot([*summaries, policy], tmp_path / "plots" / "plot", "a title")
     assert png.stat().st_size > 10_000
@@ -26,7 +27,7 @@ def test_plot(tiny, tmp_path):
 
 def test_a_curve_over_the_rules(tmp_path):
     def at(speed, accuracy, nfe):
-        entry, _ = candidate("house-base-full", decoding(8))
+        entry, _ = candidate(HOUSE_FULL, decoding(8))
         entry = replace(entry, decode=entry.decode.model_copy(update={"speed": speed}))
         return Summary(entry, Interval(accuracy, accuracy - 0.1, accuracy), Interval(nfe, nfe, nfe), 100, 1)
 

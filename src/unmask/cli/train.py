@@ -35,6 +35,7 @@ from unmask.rl.config import (
     TrainDecodeConfig,
     TrainTaskConfig,
 )
+from unmask.rl.labels import SlowAnswers
 from unmask.rl.plan import plan
 from unmask.rl.processes import Processes
 from unmask.rl.prompts import fitting
@@ -142,10 +143,12 @@ def train_policy(config: TrainConfig, *, resume: bool, allow_changes: bool = Fal
         console.quiet = errors.quiet = True
     processes = Processes(accelerator)
     task = config.task.load_task()
-    examples = task.examples("validation", config.task.validation_prompts)
+    task.examples("train", 1)  # refused before the dLLM is loaded
     task.prepare()
     model = config.model.load(None if config.model.device_map else accelerator.device)
     console.print(model.summary(), highlight=False, soft_wrap=True)
+    task = judged(task, model, config)
+    examples = task.examples("validation", config.task.validation_prompts)
     validate = _validator(config, model, task, examples, processes)
     gen_length = config.decode.region(task, model)
     console.print(describe(config, model.name, task.name, gen_length), highlight=False)
@@ -173,6 +176,16 @@ def train_policy(config: TrainConfig, *, resume: bool, allow_changes: bool = Fal
         highlight=False,
     )
     return True
+
+
+def judged(task: Task, model: MaskedDiffusionModel, config: TrainConfig) -> Task:
+    """The task with the labels that training asks for."""
+    if config.task.labels == "verifier":
+        return task
+    console.print(
+        "Right is what the dLLM answers when it reveals one position a pass; its prompts are decoded so first."
+    )
+    return SlowAnswers(task, model, config.decode, config.task.max_prompt_length)
 
 
 def _validator(

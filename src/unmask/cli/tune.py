@@ -17,7 +17,7 @@ from unmask.cli.common import ConfigFile, DryRun, Resume, draw
 from unmask.cli.comparison import ComparisonConfig, compare
 from unmask.cli.console import console, duration
 from unmask.cli.flags import flags_of, given
-from unmask.cli.train import FLAT, START, describe_costs, tables, train_policy
+from unmask.cli.train import FLAT, START, describe_costs, judged, tables, train_policy
 from unmask.cli.train import SHORT as TRAIN_SHORT
 from unmask.errors import UnmaskError
 from unmask.evaluation.calibrate import finding
@@ -129,6 +129,8 @@ def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: 
     started = stage("Compare with the rules on held-out prompts", 3)
     comparison = _comparison(config, folder, held_out_prompts)
     task = comparison.load_task()
+    if config.task.labels == "agreement":
+        task = judged(task, comparison.load(), config)
     gen_length = config.decode.region(task)
     candidates = _candidates(config, folder, gen_length)
     again = resume and (folder / "comparison" / "config.json").exists()
@@ -153,6 +155,7 @@ def _calibrate(config: TrainConfig, folder: Path, prompts: int, resume: bool) ->
         prompts=prompts,
         block_length=None if blocks is None else str(blocks),
         new_axis=True,
+        labels="agreement" if config.task.labels == "agreement" else None,
         sample_seed=CALIBRATION_SAMPLE,
     )
     again = resume and (folder / "calibration" / "config.json").exists()

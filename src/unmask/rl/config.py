@@ -56,6 +56,13 @@ class TrainTaskConfig(TaskConfig):
 
     train_examples: Annotated[int, Ge(1), Field(description="Training prompts to draw from.")] = 2000
     validation_prompts: Annotated[int, Ge(1), Field(description="Prompts for choosing the checkpoint.")] = 256
+    labels: Annotated[
+        Literal["verifier", "agreement"],
+        Field(
+            description="What is right: the verifier's verdict on gold answers, or the answer that the dLLM gives when "
+            "it reveals one position a pass."
+        ),
+    ] = "verifier"
     max_prompt_length: Annotated[
         int | None, Ge(1), Field(description="Tokens of a prompt at most (default: what the dLLM has room for).")
     ] = None

@@ -122,6 +122,7 @@ class WorkedTask(Task):
         return list(found.values())
 
     def verify(self, example: Example, text: str) -> bool:
-        """The last ``answer is X`` of the text names the gold answer."""
+        """The last ``answer is X`` of the text names the gold answer, or what a solution in its place answers."""
         answers = ANSWER.findall(text)
-        return bool(answers) and answers[-1] == example.answer
+        gold = ANSWER.findall(example.answer) or [example.answer]
+        return bool(answers) and answers[-1] == gold[-1]
