@@ -211,7 +211,7 @@ def curves(args: argparse.Namespace, study: str, place: str) -> list[list[Outcom
 
 def show(args: argparse.Namespace) -> None:
     """At each speed: accuracy @ NFE over seeds, and the difference to the best mixture of any two cells of any rule."""
-    for study, place in [(study, home) for study in args.studies for home in homes(study)]:
+    for study, place in [(one, home) for one in args.studies for home in homes(one)]:
         cells = [outcomes(rows) for entry, rows in results(args.out / "rules" / place) if entry.kind == "rule"]
         seeds = curves(args, study, place)
         prompts = cells[0].correct.shape[1]
@@ -345,9 +345,8 @@ def controls(args: argparse.Namespace) -> None:
             share = sum(informed[i]) / len(informed[i])
             print(f"| {i / (SPEEDS - 1):.2f} | {told(*over_seeds(gaps[i]))} | {share:.3f} |")
         right, passes = (sum(values) / len(oracle) for values in zip(*oracle, strict=True))
-        print(
-            f"oracle, the fewest passes with a right answer of {DRAWS * SPEEDS} roll-outs: {100 * right:.1f} @ {passes:.2f}"
-        )
+        best = f"{100 * right:.1f} @ {passes:.2f}"
+        print(f"oracle, the fewest passes with a right answer of {DRAWS * SPEEDS} roll-outs: {best}")
 
 
 DRAWS = 8
