@@ -7,17 +7,20 @@ import torch
 from safetensors.torch import load_file
 
 from tests.rl.runs import checkpoint, config, told, trainer
-from tests.rl.tasks import Short
+from tests.rl.tasks import Easy, Short
 from unmask.errors import Stopped, UnmaskError
 from unmask.pareto import Point, curve_volume
 from unmask.policies import load_policy
+from unmask.policies.wrappers import Plain
 from unmask.rl.algorithms.grpo import MovingScale
 from unmask.rl.collect import draw_speeds, part_of
 from unmask.rl.processes import Processes
 from unmask.rl.prompts import Prompt, fitting
 from unmask.rl.rewards import Outcome, load_reward, scale_free, weight_at
+from unmask.rl.rollout import roll_out
 from unmask.rl.search import Demonstration, Search, demonstrations
 from unmask.rl.validation import validator
+from unmask.rl.warm_start import WarmStart
 
 SPEED = {"policy": {"use_speed": True, "use_entropy": True}, "speeds": 3, "prompts": 6, "group_size": 4}
 
@@ -177,3 +180,37 @@ def test_weights_that_do_not_fit_are_refused(tmp_path, changes, message):
 def test_one_weight_trains_a_policy_without_a_speed(tiny, tmp_path):
     trainer(tiny, tmp_path / "run", beta=0.5, iterations=1).run()
     assert json.loads((tmp_path / "run" / "config.json").read_text())["algorithm"]["reward"] == "scale_free"
+
+
+def test_the_clones_own_best_roll_outs_are_cloned_too(tiny, tmp_path):
+    changes = {**SPEED, "clone_rule": "confidence_threshold", "iterations": 0}
+    trainer(tiny, tmp_path / "a", **changes).run()
+    trainer(tiny, tmp_path / "b", **changes, clone_best_of=3).run()
+    (plain, _), (best, _) = told(tmp_path / "a"), told(tmp_path / "b")
+    assert best["passes"] > plain["passes"] + 3 * 8 * 3, "3 roll-outs of 8 prompts at 3 speeds, of at least a pass"
+    a, b = (load_file(tmp_path / name / "start" / "model.safetensors") for name in ("a", "b"))
+    assert any(not torch.equal(a[name], b[name]) for name in a)
+
+
+def test_the_best_of_several_roll_outs_is_the_one_that_earns_most(tiny, tmp_path):
+    run = trainer(tiny, tmp_path / "a", Easy(), **SPEED, clone_rule="none", max_steps=100)
+    prompts = [Prompt(e, tiny.encode(e.prompt)) for e in Easy().examples("train", 6)]
+    settings = run.config.clone.model_copy(update={"best_of": 4})
+    warm = WarmStart(tiny, Easy(), run.config.decode, run.reward, settings, Processes(), seed=5)
+    found = warm.best_of(run.policy, 0.5, prompts)
+    repeated = [prompt for prompt in prompts for _ in range(4)]
+    rolled = roll_out(
+        tiny,
+        Plain(run.policy),
+        Easy(),
+        [prompt.example for prompt in repeated],
+        run.config.decode,
+        prompts=[prompt.tokens for prompt in repeated],
+        seed=5,
+        needs=run.policy.needs,
+        speeds=[0.5] * 24,
+    )
+    fewest = rolled.outcome.nfe.view(6, 4).amin(dim=1)
+    assert (rolled.outcome.nfe.view(6, 4).amax(dim=1) > fewest).any()
+    assert found.passes == rolled.outcome.nfe.sum()
+    assert torch.equal(torch.bincount(found.steps.rollout, minlength=6), fewest)

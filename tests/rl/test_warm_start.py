@@ -10,13 +10,14 @@ from unmask.errors import UnmaskError
 from unmask.policies import TransformerPolicy
 from unmask.policies.grids import grid
 from unmask.policies.registry import tuned_rules
+from unmask.rl.cloning import clone
 from unmask.rl.config import CloneConfig
 from unmask.rl.processes import Processes
 from unmask.rl.prompts import fitting
 from unmask.rl.rewards import load_reward
 from unmask.rl.search import Demonstration, demonstrations
 from unmask.rl.start import expert_block
-from unmask.rl.warm_start import WarmStart, clone
+from unmask.rl.warm_start import WarmStart
 
 
 def prompts_of(tiny, task, n):

@@ -33,6 +33,7 @@ from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import Calibration
 from unmask.rl.config import TrainConfig
+from unmask.rl.run import read_metrics
 from unmask.settings import laid_over, load_settings, read_toml
 
 SPEEDS = tuple(i / 7 for i in range(8))
@@ -193,11 +194,14 @@ def _candidates(config: TrainConfig, folder: Path, gen_length: int) -> list[Cand
 
 
 def finalists(folder: Path) -> list[tuple[str, int | str | None]]:
-    """The rules that the search of a run tried on most prompts, with their block lengths."""
+    """The rules that the search tried on most prompts, with their block lengths; without a search those cloned."""
     tried: dict[tuple[str, int | str | None], int] = {}
     for row in Journal(folder / "search.jsonl").rows():
         cell = (row["policy"], row["block_length"])
         tried[cell] = tried.get(cell, 0) + len(row["index"])
+    if not tried:
+        (cloned,) = (line for line in read_metrics(folder / "metrics.jsonl") if line["stage"] == "clone")
+        return list(dict.fromkeys((cell["policy"], cell["block_length"]) for cell in cloned["cells"]))
     most = max(tried.values(), default=0)
     return [cell for cell, count in tried.items() if 2 * count >= most]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
 from typing import Any
 
 from unmask.errors import UnmaskError, nearest
@@ -27,6 +28,14 @@ def combinations(type_name: str, settings: Grid) -> list[str]:
     """A rule with every combination of settings, as `unmask.load_policy` reads it; none are its defaults."""
     pairs = [[f"{key}={_spelt(value)}" for value in values] for key, values in settings.items()]
     return [f"{type_name}:{','.join(one)}" if one else type_name for one in itertools.product(*pairs)]
+
+
+def spelt(config: Mapping[str, Any]) -> str | None:
+    """A rule's config in one word, as `unmask.load_policy` reads it; None for what has none, such as a wrapper's."""
+    settings = {key: value for key, value in config.items() if key != "type" and value is not None}
+    if any(isinstance(value, Mapping) for value in settings.values()):
+        return None
+    return combinations(config["type"], {key: (value,) for key, value in settings.items()})[0]
 
 
 def _spelt(value: Any) -> str:

@@ -129,10 +129,19 @@ class CloneConfig(Settings):
             "rules' (at each speed); 'none' starts from scratch, as the paper does."
         ),
     ] = "confidence_threshold:threshold=0.9"
+    sweep: Annotated[
+        str | None,
+        Field(description="Folder of an unmask sweep of training prompts, whose rules are taken instead of a search."),
+    ] = None
     block_length: Annotated[BlockLength, Field(description="Its block length (default: the task's).")] = None
     keep: Annotated[Literal["correct", "all"], Field(description="Trajectories to clone.")] = "correct"
     examples: Annotated[int, Ge(1), Field(description="Prompts to clone from.")] = 256
     search_prompts: Annotated[int, Ge(1), Field(description="Of these, prompts for finding the best rule.")] = 128
+    best_of: Annotated[
+        int,
+        Ge(1),
+        Field(description="Above 1: let the clone roll out each prompt so often, and clone the best of each, too."),
+    ] = 1
     updates: Annotated[int, Ge(1), Field(description="Optimiser steps of the cloning.")] = 150
     batch_size: Annotated[int, Ge(1), Field(description="Recorded steps per cloning batch.")] = 128
     lr: Annotated[float, Gt(0), Field(description="Learning rate of the cloning.")] = 1e-3

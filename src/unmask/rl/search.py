@@ -133,6 +133,11 @@ class Search:
         by_key = {cell.key: cell for cell in alive}
         return [self._told(by_key[self._ranked(alive, tried, s)[0]], tried, s) for s in self.speeds], passes
 
+    def known(self, tried: Mapping[Demonstration, Outcome]) -> list[Demonstration]:
+        """The cell that earned most at each speed, of cells that were tried before."""
+        by_key, cells = {cell.key: outcome for cell, outcome in tried.items()}, {cell.key: cell for cell in tried}
+        return [self._told(cells[self._ranked(list(tried), by_key, s)[0]], by_key, s) for s in self.speeds]
+
     def _ranked(self, cells: Sequence[Demonstration], tried: Mapping[str, Outcome], speed: float | None) -> list[str]:
         earned = {cell.key: self._earned(tried[cell.key], speed) for cell in cells}
         return sorted(earned, key=lambda key: -earned[key])

@@ -1,0 +1,80 @@
+"""The rules of a sweep that was made before (`unmask sweep`), in place of a search for the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from unmask.decoding.blocks import parse_block_length
+from unmask.decoding.options import DecodeConfig
+from unmask.errors import UnmaskError
+from unmask.journal import Journal
+from unmask.models.base import MaskedDiffusionModel
+from unmask.policies.grids import spelt
+from unmask.rl.rewards import Outcome
+from unmask.rl.search import BEST, EVERY, Demonstration
+from unmask.rl.start import Block
+from unmask.tasks.base import Example, Task
+
+Tried = dict[Demonstration, Outcome]
+
+
+def swept(
+    folder: str | Path, rule: str, model: MaskedDiffusionModel, task: Task, config: DecodeConfig, longest: Block
+) -> Tried:
+    """The rules of a sweep that the learner can be shown, and what they did.
+
+    Args:
+        rule: which, as in `unmask.rl.search.demonstrations`: ``best:type`` or ``best:*``.
+        config: how the learner decodes.
+        longest: block length of the learner, which every rule's divides.
+
+    Raises:
+        UnmaskError: no sweep, of another dLLM, task or region, of the test split, or without a rule that fits.
+    """
+    if not rule.startswith(BEST):
+        raise UnmaskError(f"clone.sweep is for the best of a sweep, and clone.rule is {rule!r}: make it 'best:*'.")
+    path, kind = Path(folder) / "rows.jsonl", rule.removeprefix(BEST)
+    if not path.exists():
+        raise UnmaskError(f"clone.sweep: {folder} holds no rows.jsonl: give the output folder of unmask sweep.")
+    found: dict[Demonstration, list[Mapping[str, Any]]] = {}
+    gen_length = config.region(task, model)
+    wanted: dict[str, Any] = {"model": model.name, "task": task.name, "gen_length": gen_length}
+    for row in Journal(path).rows():
+        if row["kind"] != "rule" or row["suppress_eos"] != config.suppress_eos:
+            continue
+        if kind not in (EVERY, row["policy"]["type"]):
+            continue
+        for key, value in wanted.items():
+            if row[key] != value:
+                raise UnmaskError(f"clone.sweep: {folder} is of {key} {row[key]!r}, not {value!r}: sweep that one.")
+        if row["split"] == "test":
+            raise UnmaskError(
+                f"clone.sweep: {folder} is of test prompts, which would choose what is trained: sweep --split train."
+            )
+        block, spec = parse_block_length(row["block_length"]), spelt(row["policy"])
+        if spec is not None and (block == longest or _divides(block, longest)):
+            found.setdefault(Demonstration(spec, block), []).append(row)
+    if not found:
+        raise UnmaskError(
+            f"clone.sweep: {folder} holds no cell of {rule} in blocks that divide the policy's blocks of {longest}: "
+            "sweep those."
+        )
+    return {cell: _outcome(rows, gen_length) for cell, rows in found.items()}
+
+
+def _divides(block: Block, longest: Block) -> bool:
+    return isinstance(block, int) and isinstance(longest, int) and longest % block == 0
+
+
+def _outcome(rows: list[Mapping[str, Any]], gen_length: int) -> Outcome:
+    return Outcome(
+        [Example(row["prompt"], row.get("answer", ""), task=row["task"]) for row in rows],
+        [row["text"] for row in rows],
+        torch.tensor([row["correct"] for row in rows]),
+        torch.tensor([row["nfe"] for row in rows]),
+        gen_length,
+    )
