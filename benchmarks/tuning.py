@@ -1,6 +1,7 @@
 """One policy for every speed against every rule, over training seeds. Each command can be stopped and started again.
 
 python benchmarks/tuning.py train --studies house          `unmask tune` for each seed, ten minutes of one core each
+python benchmarks/tuning.py bundle                         the median seeds into the package
 python benchmarks/tuning.py rules --studies house          every cell of every rule; the best on the held-out prompts
 python benchmarks/tuning.py show --studies house           the table: differences at equal NFE, with 95% intervals
 python benchmarks/tuning.py domains                        house on ledger, ledger on house, both on each
@@ -34,6 +35,7 @@ from unmask.evaluation.gather import read_results
 from unmask.evaluation.intervals import t95
 from unmask.evaluation.rows import ResultRow
 from unmask.evaluation.summaries import outcomes
+from unmask.hub import ASSETS
 from unmask.pareto import Point, accuracy_at, curve_volume
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
@@ -122,6 +124,31 @@ def decode(args: argparse.Namespace, run: Path, place: str, target: Path) -> Non
     speeds = [f"--speeds={i / (SPEEDS - 1)}" for i in range(SPEEDS)]
     words = ["--policies", run, "--prompts", args.prompts, "--seeds", 1, "--output", target, *again]
     unmask("eval", *words_of(PLACES[place]), *speeds, *words)
+
+
+def bundle(args: argparse.Namespace) -> None:
+    """Put the median seed of each kind that ships into the package: its policy, its card, its calibration."""
+    for study, name in BUNDLED.items():
+        areas = []
+        for seed in args.seeds:
+            each = [one for home in homes(study) for one in curves(args, study, home)[args.seeds.index(seed)]]
+            areas.append((area(each, 32), seed))
+        _, median = sorted(areas)[len(areas) // 2]
+        best, target = folder(args.out, study, median) / "best", ASSETS / "policies" / name
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(best, target, ignore=shutil.ignore_patterns("origin.json"))
+        card = (best / "README.md").read_text(encoding="utf-8").replace(f"# seed-{median}\n", f"# {name}\n", 1)
+        made = f"`unmask tune --config configs/tune/{name}.toml --seed {median}` makes it:\n"
+        made += f"the median of {len(areas)} seeds"
+        head, code, rest = card.partition("```python")
+        text = f"{head}{made} by the area under the curve.\n\n{code}{rest}".replace(
+            "load_policy(...)", f'load_policy("{name}")'
+        )
+        (target / "README.md").write_text(text, encoding="utf-8")
+        print(f"{name}: seed {median} of {study}")
+
+
+BUNDLED = {"house": "house-base-full", "house-blocks": "house-base-block8", "both": "house-base-both"}
 
 
 def domains(args: argparse.Namespace) -> None:
@@ -434,7 +461,7 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "command", choices=[one.__name__ for one in (train, rules, show, domains, envelope, controls, promise)]
+        "command", choices=[one.__name__ for one in (train, bundle, rules, show, domains, envelope, controls, promise)]
     )
     parser.add_argument("--out", type=Path, default=Path("runs/tuning"))
     parser.add_argument("--studies", nargs="+", choices=list(STUDIES), default=["house"])

@@ -163,5 +163,5 @@ def test_the_users_settings_win(tmp_path):
 def test_a_dry_run_says_what_it_costs(capsys, tmp_path):
     code, out, _ = run(capsys, "tune", "--dry-run", "--gen-length", 32, "--run", tmp_path / "none")
     assert code == 0
-    assert "Calibration and comparison: 320,000 forward passes at most." in out
+    assert "Calibration and comparison: 320,000 forward passes at most, and those of the" in out
     assert not (tmp_path / "none").exists()

@@ -271,10 +271,12 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
     console.print_json(config.model_dump_json())
     say: Callable[[str], None] = lambda line: console.print(line, highlight=False, soft_wrap=True)  # noqa: E731
     say(describe(config, model, task_name, gen_length))
-    experts = len(config.algorithm.make().experts)
+    algorithm = config.algorithm.make()
+    experts, others = len(algorithm.experts), algorithm.other_speeds
+    elsewhere = f" + {others} at another speed" if others else ""
     say(
-        f"Batch: {settings.prompts} prompts x ({settings.group_size} roll-outs + {experts} experts) = {p.rows} "
-        f"rows per iteration ({settings.group_size + experts} per group), on {processes} process(es) at most "
+        f"Batch: {settings.prompts} prompts x ({settings.group_size} roll-outs + {experts} experts{elsewhere}) = "
+        f"{p.rows} rows per iteration ({settings.group_size + experts + others} per group), on {processes} process(es) at most "
         f"{p.rows_here} each, {p.active} active at once. {settings.inner_iterations} optimiser steps per batch, "
         f"{p.updates} in all, scored {settings.update_batch_size} decoding steps at a time. Each prompt is used "
         f"{p.epochs:.2f} times."

@@ -20,7 +20,7 @@ from unmask.cli.flags import flags_of, given
 from unmask.cli.train import FLAT, START, describe_costs, judged, tables, train_policy
 from unmask.cli.train import SHORT as TRAIN_SHORT
 from unmask.errors import UnmaskError
-from unmask.evaluation.calibrate import finding
+from unmask.evaluation.calibrate import KNOBS, finding, in_markdown
 from unmask.evaluation.comparison import ComparisonResult
 from unmask.evaluation.differences import paired_bootstrap
 from unmask.evaluation.entries import Candidate, candidate, decoding
@@ -83,8 +83,12 @@ def tune(
     asked = tuning(config, given(settings))
     if dry_run:
         describe_costs(asked, 1)
-        passes = (calibration_prompts * 17 + held_out_prompts * len(SPEEDS)) * (asked.decode.gen_length or 0)
-        console.print(f"Calibration and comparison: {passes:,} forward passes at most.", highlight=False)
+        gen_length = asked.decode.gen_length or asked.task.load_task().gen_length
+        passes = (calibration_prompts * KNOBS + held_out_prompts * len(SPEEDS)) * gen_length
+        console.print(
+            f"Calibration and comparison: {passes:,} forward passes at most, and those of the best rules.",
+            highlight=False,
+        )
         return
     made = run_tuning(asked, calibration_prompts, held_out_prompts, resume=resume)
     if made is None:
@@ -142,6 +146,7 @@ def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: 
     made = Tuned(folder, table, summaries, found, seconds)
     write_text(folder / "tuned.json", json.dumps({"seconds": seconds, "verdict": verdict(made)}, indent=2) + "\n")
     console.print(draw(summaries, folder / "curve", found.title, curve), highlight=False, soft_wrap=True)
+    _card(made)
     _page(made)
     return made
 
@@ -226,6 +231,16 @@ def verdict(made: Tuned) -> list[str]:
             f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}{inconclusive})."
         )
     return told
+
+
+def _card(made: Tuned) -> None:
+    """Say on the policy's card what each speed does, and what it is worth."""
+    path, section = made.folder / "best" / "README.md", "## Every speed"
+    text = path.read_text(encoding="utf-8").split(section)[0].rstrip()
+    told = "\n".join(f"- {sentence[0].upper()}{sentence[1:]}" for sentence in verdict(made))
+    prompts = made.summaries[0].prompts
+    rules = f"On {prompts} held-out prompts, against the best rules of {made.found.title}:"
+    write_text(path, f"{text}\n\n{section}\n\n{in_markdown(made.calibration)}\n\n{rules}\n\n{told}\n")
 
 
 def _page(made: Tuned) -> None:

@@ -131,6 +131,16 @@ def promises(table: Calibration) -> list[str]:
     return told or ["No drop up to 5% can be promised with so few prompts: calibrate with more."]
 
 
+def in_markdown(table: Calibration) -> str:
+    """A table for the card of a policy."""
+    judged = "accuracy" if table.labels == "verifier" else "agreement with speed 0"
+    lines = [f"| speed | forward passes | {judged} %, 95% interval |", "|---|---|---|"]
+    for row in table.rows:
+        interval = f"{100 * row.low:.1f} to {100 * row.high:.1f}"
+        lines.append(f"| {row.speed:.2f} | {row.nfe:.2f} | {100 * row.accuracy:.1f}, {interval} |")
+    return "\n".join([f"On {table.prompts} {table.split} prompts of `{table.task}` with `{table.model}`:", "", *lines])
+
+
 def finding(policy: str, table: Calibration) -> CalibrationFinding:
     """A table as a report shows it."""
     prompts = f"{table.prompts} prompts of {table.split}"

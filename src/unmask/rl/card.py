@@ -34,6 +34,7 @@ def card(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
         if adaptive
         else f", block_length={block_length}"
     )
+    speed = ", speed=0.5" if config.policy.network.has_speed else ""
     start = f"`{config.policy.init}`" if config.policy.init else "fresh weights"
     start += f", fitted to `{config.clone.rule}` in blocks" if config.clones else ""
     done = max(line["iteration"] for line in read_metrics(Path(config.run.folder) / "metrics.jsonl"))
@@ -59,7 +60,7 @@ Kept is the checkpoint that was best on validation prompts, of iteration {reache
 
 ```python
 model, policy = unmask.load_model("{model}"), unmask.load_policy(...)
-out = unmask.generate(model, policy, prompts, gen_length={gen_length}{block})
+out = unmask.generate(model, policy, prompts, gen_length={gen_length}{block}{speed})
 ```
 """
 

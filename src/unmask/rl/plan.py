@@ -57,6 +57,7 @@ def plan(config: TrainConfig, gen_length: int, processes: int, hidden_size: int 
         cells = demonstrations(config.clone.rule, config.clone.block_length, longest, longest)
         clone_rows = config.clone.examples + (len(cells) * config.clone.search_prompts if len(cells) > 1 else 0)
     validations = math.ceil(run.iterations / run.validate_every) + 1
+    validations *= settings.speeds if policy.needs.speed else 1
     return Plan(
         rows=settings.prompts * members,
         rows_here=prompts_here * members,
