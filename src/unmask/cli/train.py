@@ -276,8 +276,8 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
     elsewhere = f" + {others} at another speed" if others else ""
     say(
         f"Batch: {settings.prompts} prompts x ({settings.group_size} roll-outs + {experts} experts{elsewhere}) = "
-        f"{p.rows} rows per iteration ({settings.group_size + experts + others} per group), on {processes} process(es) at "
-        f"most {p.rows_here} each, {p.active} active at once. {settings.inner_iterations} optimiser steps per batch, "
+        f"{p.rows} rows per iteration ({settings.group_size + experts + others} per group), on {processes} process(es) "
+        f"at most {p.rows_here} each, {p.active} active at once. {settings.inner_iterations} optimiser steps per batch, "
         f"{p.updates} in all, scored {settings.update_batch_size} decoding steps at a time. Each prompt is used "
         f"{p.epochs:.2f} times."
     )
