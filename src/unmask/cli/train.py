@@ -274,12 +274,12 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
     algorithm = config.algorithm.make()
     experts, others = len(algorithm.experts), algorithm.other_speeds
     elsewhere = f" + {others} at another speed" if others else ""
+    group = f"{settings.group_size} roll-outs + {experts} experts{elsewhere}"
     say(
-        f"Batch: {settings.prompts} prompts x ({settings.group_size} roll-outs + {experts} experts{elsewhere}) = "
-        f"{p.rows} rows per iteration ({settings.group_size + experts + others} per group), on {processes} process(es) "
-        f"at most {p.rows_here} each, {p.active} active at once. {settings.inner_iterations} optimiser steps per batch, "
-        f"{p.updates} in all, scored {settings.update_batch_size} decoding steps at a time. Each prompt is used "
-        f"{p.epochs:.2f} times."
+        f"Batch: {settings.prompts} prompts x ({group}) = {p.rows} rows per iteration "
+        f"({settings.group_size + experts + others} per group), on {processes} process(es) at most {p.rows_here} each, "
+        f"{p.active} active at once. {settings.inner_iterations} optimiser steps per batch, {p.updates} in all, scored "
+        f"{settings.update_batch_size} decoding steps at a time. Each prompt is used {p.epochs:.2f} times."
     )
     say(
         f"dLLM forward passes (rows): {p.most_passes:,} if every roll-out spends its {gen_length} steps, "
