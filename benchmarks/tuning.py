@@ -22,6 +22,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -264,7 +265,26 @@ def show(args: argparse.Namespace) -> None:
             f"all rules' frontier {100 * area(cells, length):.1f}"
         )
         falls = [[one.nfe.mean().item() for one in seed] for seed in seeds]
-        print(f"NFE falls with speed in {sum(sorted(one, reverse=True) == one for one in falls)} of {len(falls)} seeds")
+        rises = [max(b - a for a, b in pairwise(one)) for one in falls]
+        print(f"NFE falls with speed in {sum(rise < 0 for rise in rises)} of {len(falls)} seeds", end="")
+        print(f"; it rises by at most {max(0.0, *rises):.2f} from a speed to the next")
+        if study == place:
+            gaps = [between(results(folder(args.out, study, seed) / "calibration")) for seed in args.seeds]
+            print(f"every second of 17 speeds, minus the line between its neighbours: {told(*over_seeds(gaps))} points")
+
+
+def between(found: Sequence[tuple[Entry, Sequence[ResultRow]]]) -> Difference:
+    """Accuracy of every second speed minus that of the mixture of its neighbours at its NFE, on calibration prompts."""
+    each = [outcomes(rows) for _, rows in sorted(found, key=lambda one: one[0].decode.speed or 0.0)]
+    gaps = []
+    for slower, one, faster in zip(each[:-2:2], each[1:-1:2], each[2::2], strict=True):
+        a, own, b = (part.nfe.mean().item() for part in (slower, one, faster))
+        share = 0.5 if a == b else min(max((own - b) / (a - b), 0.0), 1.0)
+        mixture = share * slower.correct.double() + (1 - share) * faster.correct.double()
+        gaps.append((one.correct.double() - mixture).mean(dim=0))
+    gap = torch.stack(gaps).mean(dim=0)
+    half = t95(len(gap) - 1) * gap.std().item() / math.sqrt(len(gap))
+    return Difference(gap.mean().item(), gap.mean().item() - half, gap.mean().item() + half, 0.0, 0.0)
 
 
 def over_seeds(gaps: Sequence[Difference]) -> tuple[float, float, float]:
