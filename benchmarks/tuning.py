@@ -346,6 +346,10 @@ def envelope(args: argparse.Namespace) -> None:
             f"seed {seed}: covers all five after {share} (at its best {least:+.1f} points below the farthest); 99% of"
         )
         print(f"its own area after {near:,} passes, {100 * near / passes:.0f}% of its run", flush=True)
+        together, best = curve_volume(rivals, 32), max(curve_volume([one], 32) for one in rivals)
+        print(
+            f"area: {100 * final:.1f}, of the five together {100 * together:.1f}, of the best of them {100 * best:.1f}"
+        )
 
 
 ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0)
