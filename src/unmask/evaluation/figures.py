@@ -96,7 +96,9 @@ def curve(summaries: Sequence[Summary], path: str | Path, title: str) -> list[Pa
     with plt.rc_context(STYLE):
         figure, axis = plt.subplots(figsize=(7.2, 4.4))
         x, y = [s.nfe.mean for s in rules], [100 * s.accuracy.mean for s in rules]
-        axis.scatter(x, y, s=18, color="#8a8a8a", label="rules at their best settings, any blocks", zorder=2, linewidths=0)
+        axis.scatter(
+            x, y, s=18, color="#8a8a8a", label="rules at their best settings, any blocks", zorder=2, linewidths=0
+        )
         points = [Point(s.nfe.mean, s.accuracy.mean) for s in rules]
         if points:
             slow = max(x)
