@@ -43,9 +43,11 @@ docs: setup
 reproduce: setup
 	$(BIN)/python benchmarks/reproduce.py
 
-# The quick start with three seeds, and the table of README.
+# One policy for every speed with three seeds, against every rule, and the tables of docs/tuning.md: an hour or more.
 seeds: setup
-	$(BIN)/python benchmarks/quickstart_seeds.py
+	$(BIN)/python benchmarks/tuning.py train --jobs 2
+	$(BIN)/python benchmarks/tuning.py rules
+	$(BIN)/python benchmarks/tuning.py show
 
 clean:
 	rm -rf $(VENV) runs site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -48,6 +48,7 @@ SHAPES = {  # hidden, layers, heads, feed-forward, vocabulary
     "llada-8b": (4096, 32, 32, 12_288, 126_464),
 }
 THRESHOLD = "confidence_threshold:threshold=0.9"
+LEARNED = str(Path(__file__).parents[1] / "tests" / "data" / "house-base-full")  # of one speed, as the paper trains it
 
 
 def random_model(shape: str, device: str = "cpu", dtype: torch.dtype = torch.float32) -> MaskedLM:
@@ -140,7 +141,7 @@ def limit(args: argparse.Namespace) -> None:
     parameters = sum(p.numel() for p in model.network.parameters()) / 1e6
     print(f"{args.shape}: {parameters:.0f}M parameters, {dtype}, batch 32, L 128, {args.steps} steps, {args.runs} runs")
     print("| policy | block_length | bare / decode, median (min to max) | bare s | decode s |\n|---|---|---|---|---|")
-    for name, block_length in ((THRESHOLD, 32), (THRESHOLD, 128), ("house-base-full", 32), ("house-base-full", 128)):
+    for name, block_length in ((THRESHOLD, 32), (THRESHOLD, 128), (LEARNED, 32), (LEARNED, 128)):
         options = {"gen_length": 128, "block_length": block_length, "batch_size": 32, "max_steps": args.steps}
         ratios, bare, whole = compare(model, unmask.load_policy(name), args.runs, **options)
         print(
@@ -207,7 +208,7 @@ def rollouts(args: argparse.Namespace) -> None:
     print("| policy | NFE mean (max) | samples/s, ours | plain | ratio, median (min to max) |\n|---|---|---|---|---|")
     for label, policy in (
         ("cloned, where training starts", cloned(model, task)),
-        ("trained (house-base-full)", unmask.load_policy("house-base-full")),
+        ("trained (one speed)", unmask.load_policy(LEARNED)),
     ):
         drawing = Plain(policy)
 
@@ -247,7 +248,7 @@ def memory(args: argparse.Namespace) -> None:
         (THRESHOLD, 32),
         (THRESHOLD, 256),
         ("entropy_bound", 256),
-        ("house-base-full", 256),
+        (LEARNED, 256),
         ("klass", 256),
     ):
         command = [sys.executable, __file__, "peak", "--policy", name, "--block-length", str(block_length)]
@@ -308,7 +309,7 @@ def cost(args: argparse.Namespace) -> None:
     changes += [{"batch": b} for b in (1, 2, 4, 16, 32)]
     changes += [{"length": n} for n in (64, 256, 512)]
     changes += [{"block": n} for n in (8, 128)]
-    names = ["top_k_confidence", "factor", "margin_threshold", "entropy_bound", "klass", "house-base-full"]
+    names = ["top_k_confidence", "factor", "margin_threshold", "entropy_bound", "klass", LEARNED]
     changes += [{"policy": name, "block": block} for name in names for block in (32, 128)]
     print("| policy | batch | L | block | ms per pass | ms per row | body % | head % | reading % | policy % | rest % |")
     print("|---|---|---|---|---|---|---|---|---|---|---|")

@@ -21,10 +21,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.claims import BLOCKS, FAILS, FULL, HOLDS, PARTLY, Claim, Evidence, at, claims
-from benchmarks.training import ALPHAS, SEEDS, clone_of, command, folder, options, read_metrics, rows_of, run, unmask
-
-from unmask.evaluation.summaries import outcomes
+from benchmarks.claims import BLOCKS, FAILS, FULL, HOLDS, PARTLY, Claim, Evidence, claims
+from benchmarks.training import ALPHAS, SEEDS, clone_of, command, folder, options, read_metrics, run, unmask
 
 STUDIES = ("alpha", "semi", "full", "ablations", "hacking", "elsewhere")
 DOCS = Path("docs/reproduction.md")
@@ -140,63 +138,15 @@ fewer NFE. Alphas are one policy if their NFE are within a half; two of three ar
 """
 
 
-CARD = """---
-license: apache-2.0
-library_name: unmask
-tags: [masked-diffusion, dllm, unmasking-policy]
----
-
-# {name}
-
-An unmasking policy for the dLLM `house-base` in {where}: one transformer block over the dLLM's confidences
-(arXiv 2512.09106). Trained on `house`, region 32, alpha 1, starting from a clone of
-`confidence_threshold:threshold=0.9` decoded in blocks: 80 iterations of GRPO, 8 prompts x 8 roll-outs each, advantages divided
-by the batch's deviation, learning rate 0.00005, seed {seed} of three, the one with the best reward on validation prompts. Kept is the
-checkpoint of iteration {iteration}. On 500 held-out prompts: {reached}.
-
-`python benchmarks/reproduce.py` trains it.
-
-```python
-model, policy = unmask.load_model("house-base"), unmask.load_policy("{name}")
-out = unmask.generate(model, policy, prompts, gen_length=32{block})
-```
-"""
-
-
-def ship(out: Path) -> None:
-    """The default policies into the package: of three seeds the one with the best validation reward."""
-    for name, study, run_name, where, block in (
-        ("house-base-full", "alpha", "scaled, alpha 1", "full diffusion", ""),
-        ("house-base-block8", "semi", "warm start, alpha 1", "blocks of 8", ", block_length=8"),
-    ):
-        tried = []
-        for seed in SEEDS:
-            path = folder(out, study, run_name, seed)
-            lines = [line for line in read_metrics(path / "metrics.jsonl") if line["stage"] == "validation"]
-            kept = max(lines, key=lambda line: line["reward"])
-            tried.append((kept["reward"], -seed, kept["iteration"], path))
-        _, seed, iteration, path = max(tried)
-        target = Path("src/unmask/assets/policies") / name
-        for file in ("config.json", "model.safetensors"):
-            shutil.copy(path / "best" / file, target / file)
-        reached = at(outcomes(rows_of(path / "eval" / "rows.jsonl"))).replace("@", "at") + " forward passes"
-        card = CARD.format(name=name, where=where, seed=-seed, iteration=iteration, reached=reached, block=block)
-        (target / "README.md").write_text(card, encoding="utf-8")
-
-
 def main() -> None:
     """Run what is missing, then write the page."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("runs/training"))
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--show", action="store_true", help="only write the page")
-    parser.add_argument("--ship", action="store_true", help="put the default policies into the package")
     args = parser.parse_args()
-    if not args.show and not args.ship:
+    if not args.show:
         run_all(args.output, args.jobs)
-    if args.ship:
-        ship(args.output)
-        return
     found = claims(Evidence(args.output))
     DOCS.write_text(page(found, args.output), encoding="utf-8")
     figure = args.output / "reproduction" / "report.png"

@@ -26,6 +26,7 @@ from unmask.rl.algorithms.grpo import group_advantages
 from unmask.rl.rewards import additive, multiplicative
 
 IMAGES = Path(__file__).parent / "images"
+ONE_SPEED = str(Path(__file__).parents[1] / "tests" / "data" / "house-base-full")  # as the paper trains it
 PROMPTS = 64  # test prompts that are looked through
 INK, FAINT, HIDDEN = "#333333", "#8a8a8a", "#d9dde1"
 TEAL, RED, GOLD, BLUE, GREEN = "#00798c", "#d1495b", "#edae49", "#30638e", "#5c8001"
@@ -52,7 +53,7 @@ class House:
     def __init__(self) -> None:
         torch.set_num_threads(1)
         self.model, self.task = unmask.load_model(), unmask.load_task()
-        self.policy, self.rule = unmask.load_policy(), unmask.policies.ConfidenceThreshold(0.9)
+        self.policy, self.rule = unmask.load_policy(ONE_SPEED), unmask.policies.ConfidenceThreshold(0.9)
         self.examples = self.task.examples("test", PROMPTS)
         self.prompts = [example.prompt for example in self.examples]
         self.full, self.blocks, self.learned = (
@@ -141,7 +142,7 @@ def trajectories(house: House) -> plt.Figure:
     kinds = (
         ("threshold 0.9, full diffusion", house.full, TEAL),
         ("threshold 0.9, blocks of 8", house.blocks, BLUE),
-        ("learned policy (house-base-full), full diffusion", house.learned, RED),
+        ("learned policy, full diffusion", house.learned, RED),
     )
     outs = [(name, out[house.index], colour) for name, out, colour in kinds]
     steps = [done.nfe for _, done, _ in outs]
