@@ -7,7 +7,7 @@ python benchmarks/tuning.py show --studies house           the table: difference
 python benchmarks/tuning.py domains                        house on ledger, ledger on house, both on each
 python benchmarks/tuning.py envelope                       forward passes against those of a policy per alpha
 python benchmarks/tuning.py controls --studies house       replay of its pace, information, oracle
-python benchmarks/tuning.py promise --studies house        200 calibrations of 400 prompts: how many promises are broken
+python benchmarks/tuning.py promise --studies house        200 calibrations of half the prompts: how many promises are broken
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def train(args: argparse.Namespace) -> None:
             run.mkdir(parents=True)
             shutil.copy(known, run / "search.jsonl")
         again = ["--resume"] if (run / "config.json").exists() else []
-        prompts = ["--calibration-prompts", args.prompts]
+        prompts = ["--calibration-prompts", args.calibration_prompts, "--held-out-prompts", 200]
         unmask("tune", *words_of({**PLACES[place], **flags}), "--run", run, "--seed", seed, *prompts, *again)
         for home in homes(study):
             decode(args, run, home, run / "held-out" / home)
@@ -184,10 +184,10 @@ def rules(args: argparse.Namespace) -> None:
     Every cell decodes `TRIED` validation prompts. Cells more than `MARGIN` below the best mixture of two at their NFE
     are left out: chosen on other prompts, the rest flatter no one.
     """
-    for place in dict.fromkeys(home for study in args.studies for home in homes(study)):
+    for place in dict.fromkeys(home for study in args.studies for home in homes(study) if home != "house-blocks"):
         tried, target = args.out / "rules" / f"{place}-tried", args.out / "rules" / place
-        flags = {key: value for key, value in PLACES[place].items() if key != "block-length"}
-        longest = int(PLACES[place].get("block-length", flags.get("gen-length", 32)))
+        flags = PLACES[place]
+        longest = int(flags.get("gen-length", 32))
         lengths = [f"--block-lengths={length}" for length in (4, 8, 16, 32, 64) if length <= longest]
         _sweep(tried, *words_of(flags), *lengths, "--prompts", TRIED, "--split", "validation", "--sample-seed", 1)
         kept = near_the_best(results(tried))
@@ -240,7 +240,8 @@ def curves(args: argparse.Namespace, study: str, place: str) -> list[list[Outcom
 def show(args: argparse.Namespace) -> None:
     """At each speed: accuracy @ NFE over seeds, and the difference to the best mixture of any two cells of any rule."""
     for study, place in [(one, home) for one in args.studies for home in homes(one)]:
-        cells = [outcomes(rows) for entry, rows in results(args.out / "rules" / place) if entry.kind == "rule"]
+        rules_of = "house" if place == "house-blocks" else place  # in any blocks, also those that the policy has not
+        cells = [outcomes(rows) for entry, rows in results(args.out / "rules" / rules_of) if entry.kind == "rule"]
         seeds = curves(args, study, place)
         prompts = cells[0].correct.shape[1]
         on = "" if study == place else f" on {place}"
@@ -441,7 +442,7 @@ def _entropy(counts: Counter[int]) -> float:
 
 
 def promise(args: argparse.Namespace) -> None:
-    """Calibrations on random 400 of the calibration prompts; the drop on the others is what was promised."""
+    """Calibrations on a random half of the calibration prompts, 400 at most; the drop on the others is what was promised."""
     print("| study | seed | drop | promises made | broken, share (95% interval) |\n|---|---|---|---|---|")
     for study in args.studies:
         for seed in args.seeds:
@@ -490,7 +491,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/tuning"))
     parser.add_argument("--studies", nargs="+", choices=list(STUDIES), default=["house"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    parser.add_argument("--prompts", type=int, default=1000, help="Held-out prompts, and as many for calibration.")
+    parser.add_argument("--prompts", type=int, default=1000, help="Held-out prompts.")
+    parser.add_argument("--calibration-prompts", type=int, default=400)
     parser.add_argument("--jobs", type=int, default=1, help="Trainings at once.")
     args = parser.parse_args()
     globals()[args.command](args)

@@ -40,8 +40,8 @@ SPEEDS = tuple(i / 7 for i in range(8))
 DEFAULTS: dict[str, dict[str, Any]] = {
     "policy": {"use_speed": True, "use_entropy": True, "top_k": 2},
     "clone": {"rule": "best:*", "updates": 400, "batch_size": 64},
-    "algorithm": {"beta": (0.003, 3.0), "prompts": 40, "lr": 7e-5, "entropy_weight": 0.001, "other_speeds": 1},
-    "run": {"folder": "runs/tuned", "iterations": 160, "validate_every": 20},
+    "algorithm": {"beta": (0.01, 3.0), "prompts": 40, "lr": 1.5e-4, "entropy_weight": 0.001, "other_speeds": 1},
+    "run": {"folder": "runs/tuned", "iterations": 200, "validate_every": 20},
 }
 """Where tuning differs from `TrainConfig`, by measurement (docs/training.md)."""
 
