@@ -7,7 +7,7 @@ python benchmarks/tuning.py show --studies house           the table: difference
 python benchmarks/tuning.py domains                        house on ledger, ledger on house, both on each
 python benchmarks/tuning.py envelope                       forward passes against those of a policy per alpha
 python benchmarks/tuning.py controls --studies house       replay of its pace, information, oracle
-python benchmarks/tuning.py promise --studies house        200 calibrations of half the prompts: how many promises are broken
+python benchmarks/tuning.py promise --studies house        200 calibrations on half the prompts: promises broken
 """
 
 from __future__ import annotations
@@ -442,7 +442,7 @@ def _entropy(counts: Counter[int]) -> float:
 
 
 def promise(args: argparse.Namespace) -> None:
-    """Calibrations on a random half of the calibration prompts, 400 at most; the drop on the others is what was promised."""
+    """Calibrations on a random half of the prompts, 400 at most; on the others the drop is what was promised, or not."""
     print("| study | seed | drop | promises made | broken, share (95% interval) |\n|---|---|---|---|---|")
     for study in args.studies:
         for seed in args.seeds:
