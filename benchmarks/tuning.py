@@ -442,7 +442,7 @@ def _entropy(counts: Counter[int]) -> float:
 
 
 def promise(args: argparse.Namespace) -> None:
-    """Calibrations on a random half of the prompts, 400 at most; on the others the drop is what was promised, or not."""
+    """Calibrations on a random half of the prompts, 400 at most; on the others the promise is kept or broken."""
     print("| study | seed | drop | promises made | broken, share (95% interval) |\n|---|---|---|---|---|")
     for study in args.studies:
         for seed in args.seeds:
