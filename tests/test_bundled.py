@@ -11,7 +11,7 @@ MODELS = sorted(bundled("models"))
 POLICIES = sorted(bundled("policies"))
 
 
-def accuracy(model, policy, block_length, n=100):
+def accuracy(model, policy, block_length, n=100, **options):
     task = unmask.load_task()
     examples = task.examples("test", n)
     out = unmask.generate(
@@ -21,6 +21,7 @@ def accuracy(model, policy, block_length, n=100):
         gen_length=task.gen_length,
         block_length=block_length,
         batch_size=n,
+        **options,
     )
     return sum(map(task.verify, examples, out.texts)) / n, out.nfe.float().mean().item()
 
@@ -58,9 +59,17 @@ def test_three_lines():
 
 
 @pytest.mark.parametrize(("name", "block_length"), [("house-base-full", None), ("house-base-block8", 8)])
-def test_policies_beat_guessing(name, block_length):
-    model = unmask.load_model("house-base")
-    learned, _ = accuracy(model, unmask.load_policy(name), block_length)
+def test_policies_are_fast_and_right_at_the_speed_that_their_table_says(name, block_length):
+    model, policy = unmask.load_model("house-base"), unmask.load_policy(name)
+    (table,) = policy.calibrations
+    slow, nfe = accuracy(model, policy, block_length)
     guessed, _ = accuracy(model, unmask.policies.ConfidenceThreshold(0.9), None)
-    assert learned >= guessed + 0.1
-    assert (bundled("policies")[name] / "README.md").exists()
+    assert slow >= max(0.97, guessed + 0.1)
+    assert nfe == pytest.approx(table.rows[0].nfe, rel=0.1)
+    speed = policy.speed_for(target_nfe=4.5)
+    fast, nfe = accuracy(model, policy, block_length, speed=speed)
+    assert nfe == pytest.approx(4.5, abs=0.4)
+    assert fast >= 0.85, "where rules have 86 at most"
+    card = (bundled("policies")[name] / "README.md").read_text()
+    assert f"configs/tune/{name}.toml" in card
+    assert "| speed | forward passes |" in card
