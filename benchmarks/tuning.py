@@ -130,23 +130,28 @@ def decode(args: argparse.Namespace, run: Path, place: str, target: Path) -> Non
 def bundle(args: argparse.Namespace) -> None:
     """Put the median seed of each kind that ships into the package: its policy, its card, its calibration."""
     for study, name in BUNDLED.items():
-        areas = []
-        for seed in args.seeds:
-            each = [one for home in homes(study) for one in curves(args, study, home)[args.seeds.index(seed)]]
-            areas.append((area(each, 32), seed))
+        seeds = [seed for seed in args.seeds if (folder(args.out, study, seed) / "tuned.json").exists()]
+        if not seeds:
+            continue
+        areas = [(read_best(folder(args.out, study, seed)), seed) for seed in seeds]
         _, median = sorted(areas)[len(areas) // 2]
         best, target = folder(args.out, study, median) / "best", ASSETS / "policies" / name
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(best, target, ignore=shutil.ignore_patterns("origin.json"))
         card = (best / "README.md").read_text(encoding="utf-8").replace(f"# seed-{median}\n", f"# {name}\n", 1)
         made = f"`unmask tune --config configs/tune/{name}.toml --seed {median}` makes it:\n"
-        made += f"the median of {len(areas)} seeds"
+        of = f"the median of {len(areas)} seeds by the area under the validation curve"
+        made += of if len(areas) > 1 else "one seed"
         head, code, rest = card.partition("```python")
-        text = f"{head}{made} by the area under the curve.\n\n{code}{rest}".replace(
-            "load_policy(...)", f'load_policy("{name}")'
-        )
+        text = f"{head}{made}.\n\n{code}{rest}".replace("load_policy(...)", f'load_policy("{name}")')
         (target / "README.md").write_text(text, encoding="utf-8")
         print(f"{name}: seed {median} of {study}")
+
+
+def read_best(run: Path) -> float:
+    """The area under the curve that chose the checkpoint, on validation prompts."""
+    lines = read_metrics(run / "metrics.jsonl")
+    return max(line["reward"] for line in lines if line["stage"] == "validation")
 
 
 BUNDLED = {"house": "house-base-full", "house-blocks": "house-base-block8", "both": "house-base-both"}
