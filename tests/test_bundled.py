@@ -58,18 +58,21 @@ def test_three_lines():
     assert out.tokens.shape == (1, 32)
 
 
-@pytest.mark.parametrize(("name", "block_length"), [("house-base-full", None), ("house-base-block8", 8)])
-def test_policies_are_fast_and_right_at_the_speed_that_their_table_says(name, block_length):
+@pytest.mark.parametrize(
+    ("name", "block_length", "target", "least"),  # rules of any kind in any blocks have 86% there; in blocks of 8, 75%
+    [("house-base-full", None, 4.5, 0.93), ("house-base-block8", 8, 6.0, 0.82)],
+)
+def test_policies_are_fast_and_right_at_the_speed_that_their_table_says(name, block_length, target, least):
     model, policy = unmask.load_model("house-base"), unmask.load_policy(name)
     (table,) = policy.calibrations
     slow, nfe = accuracy(model, policy, block_length)
     guessed, _ = accuracy(model, unmask.policies.ConfidenceThreshold(0.9), None)
     assert slow >= max(0.97, guessed + 0.1)
     assert nfe == pytest.approx(table.rows[0].nfe, rel=0.1)
-    speed = policy.speed_for(target_nfe=4.5)
+    speed = policy.speed_for(target_nfe=target)
     fast, nfe = accuracy(model, policy, block_length, speed=speed)
-    assert nfe == pytest.approx(4.5, abs=0.4)
-    assert fast >= 0.85, "where rules have 86 at most"
+    assert nfe == pytest.approx(target, abs=0.4)
+    assert fast >= least
     card = (bundled("policies")[name] / "README.md").read_text()
     assert f"configs/tune/{name}.toml" in card
     assert "| speed | forward passes |" in card

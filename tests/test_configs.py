@@ -8,6 +8,7 @@ from unmask.cli.evaluate import EvalConfig
 from unmask.cli.main import main
 from unmask.cli.sweep import SweepConfig
 from unmask.cli.transfer import TransferConfig
+from unmask.cli.tune import tuning
 from unmask.decoding.blocks import check_block_length
 from unmask.errors import UnmaskError
 from unmask.policies import load_policy
@@ -21,6 +22,7 @@ CONFIGS = Path(__file__).parents[1] / "configs"
 KINDS = {
     "pretrain": PretrainConfig,
     "train": TrainConfig,
+    "tune": TrainConfig,
     "eval": EvalConfig,
     "sweep": SweepConfig,
     "transfer": TransferConfig,
@@ -35,7 +37,8 @@ def kind(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(CONFIGS).with_suffix("")))
 def test_config_parses(path):
-    config = load_settings(kind(path), path)
+    tunes = path.relative_to(CONFIGS).parts[0] == "tune"
+    config = tuning(path, {}) if tunes else load_settings(kind(path), path)
     if isinstance(config, PretrainConfig):
         tokenizer = build_tokenizer([load_task(name) for name in config.tasks])
         assert build_network(config, tokenizer).num_parameters() > 100_000
@@ -47,11 +50,10 @@ def test_config_parses(path):
     if isinstance(config, TrainConfig):
         gen_length = config.decode.gen_length or config.task.load_task().gen_length
         check_block_length(gen_length, config.decode.block_length)
-        experts = config.algorithm.make().experts
-        for expert in experts:
-            assert not load_policy(expert.policy).stochastic
-        prompts = config.algorithm.settings.prompts
-        assert plan(config, gen_length, 8, hidden_size=64).rows == prompts * (8 + len(experts))
+        algorithm, prompts = config.algorithm.make(), config.algorithm.settings.prompts
+        assert not any(load_policy(expert.policy).stochastic for expert in algorithm.experts)
+        members = 8 + len(algorithm.experts) + algorithm.other_speeds
+        assert plan(config, gen_length, 8, hidden_size=64).rows == prompts * members
 
 
 def test_there_are_configs_of_every_kind():

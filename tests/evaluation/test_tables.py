@@ -19,7 +19,7 @@ from unmask.evaluation.tables import blocks, setting, table
         ("entropy_bound:gamma=0.1,order=margin", "gamma 0.1, order margin"),
         ("klass:threshold=0.5,kl=0.01", "threshold 0.5, kl 0.01"),
         ("klass:threshold=0.5,kl=0.01,history=3", "threshold 0.5, kl 0.01, history 3"),
-        ("house-base-full", "house-base-full"),
+        ("house-base-full", "house-base-full at speed 0.00"),
     ],
 )
 def test_what_is_tuned_is_shown(spec, shown):
@@ -41,4 +41,4 @@ def test_a_line_for_each_entry():
     to.print(table(found, "a title"))
     lines = [line.replace("│", " ").replace("┃", " ").split() for line in to.file.getvalue().splitlines()]
     assert ["factor", "8", "factor", "1", "50.0", "40.0", "to", "62.5", "4.2"] in lines
-    assert ["policy", "full", "house-base-full", "100.0", "2.0"] in lines
+    assert ["policy", "full", "house-base-full", "at", "speed", "0.00", "100.0", "2.0"] in lines
