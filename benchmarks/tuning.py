@@ -4,6 +4,7 @@ python benchmarks/tuning.py train --studies house          `unmask tune` for eac
 python benchmarks/tuning.py bundle                         the median seeds into the package
 python benchmarks/tuning.py rules --studies house          every cell of every rule; the best on the held-out prompts
 python benchmarks/tuning.py show --studies house           the table: differences at equal NFE, with 95% intervals
+python benchmarks/tuning.py picture --studies house        the median seed's curve above all rules
 python benchmarks/tuning.py domains                        house on ledger, ledger on house, both on each
 python benchmarks/tuning.py envelope                       forward passes against those of a policy per alpha
 python benchmarks/tuning.py controls --studies house       replay of its pace, information, oracle
@@ -32,10 +33,11 @@ from unmask.errors import UnmaskError
 from unmask.evaluation.calibrate import table_of
 from unmask.evaluation.differences import Difference, Outcomes, paired_bootstrap, paired_difference
 from unmask.evaluation.entries import Entry
+from unmask.evaluation.figures import curve
 from unmask.evaluation.gather import read_results
 from unmask.evaluation.intervals import t95
 from unmask.evaluation.rows import ResultRow
-from unmask.evaluation.summaries import outcomes
+from unmask.evaluation.summaries import outcomes, summarise
 from unmask.hub import ASSETS
 from unmask.pareto import Point, accuracy_at, curve_volume
 from unmask.policies.auto import load_policy
@@ -155,6 +157,18 @@ def read_best(run: Path) -> float:
 
 
 BUNDLED = {"house": "house-base-full", "house-blocks": "house-base-block8", "both": "house-base-both"}
+
+
+def picture(args: argparse.Namespace) -> None:
+    """The curve of each study's median seed above all rules on the held-out prompts, as docs/images has it."""
+    for study in args.studies:
+        (place,) = homes(study)
+        seeds = sorted(args.seeds, key=lambda seed: read_best(folder(args.out, study, seed)))
+        run = folder(args.out, study, seeds[len(seeds) // 2])
+        found = results(run / "held-out" / place) + results(args.out / "rules" / place)
+        summaries = [summarise(entry, rows) for entry, rows in found if entry.kind in ("policy", "rule")]
+        title = f"{PLACES[place].get('model', 'house-base')} on {PLACES[place]['task']}, {args.prompts:,} test prompts"
+        print(*curve(summaries, args.out / f"{study}.png", title))
 
 
 def domains(args: argparse.Namespace) -> None:
@@ -491,7 +505,8 @@ def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "command", choices=[one.__name__ for one in (train, bundle, rules, show, domains, envelope, controls, promise)]
+        "command",
+        choices=[one.__name__ for one in (train, bundle, picture, rules, show, domains, envelope, controls, promise)],
     )
     parser.add_argument("--out", type=Path, default=Path("runs/tuning"))
     parser.add_argument("--studies", nargs="+", choices=list(STUDIES), default=["house"])
