@@ -54,7 +54,7 @@ PLACES: dict[str, Flags] = {  # where a policy is tuned
     "ledger": {"task": "ledger"},
     "house-small": {"task": "house", "model": "house-small"},
     "twice": {"task": "house-long", "gen-length": 64},
-    "both": {"task": "house+ledger"},
+    "both": {"config": "configs/tune/house-base-both.toml"},
 }
 STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs from the defaults of `unmask tune`
     **{place: (place, {}) for place in PLACES},
@@ -106,7 +106,7 @@ def train(args: argparse.Namespace) -> None:
         if (run / "tuned.json").exists():
             return
         known = folder(args.out, place, args.seeds[0]) / "search.jsonl"
-        if known.exists() and not run.exists():
+        if known.exists() and not run.exists() and "labels" not in flags:
             run.mkdir(parents=True)
             shutil.copy(known, run / "search.jsonl")
         again = ["--resume"] if (run / "config.json").exists() else []
@@ -481,7 +481,7 @@ def calibrations(
     policy: LearnedPolicy, found: Sequence[tuple[Entry, Sequence[ResultRow]]], drop: float
 ) -> tuple[int, list[bool]]:
     """How many of 200 promises are made, and of all 200 whether each is broken on the prompts it did not see."""
-    rng, n = random.Random(0), len(found[0][1])
+    rng, n, knobs = random.Random(0), len(found[0][1]), [entry.decode.speed or 0.0 for entry, _ in found]
     right = torch.tensor([[row["correct"] for row in rows] for _, rows in found], dtype=torch.float64)
     made, broken = 0, []
     for _ in range(200):
@@ -495,8 +495,9 @@ def calibrations(
             broken.append(False)
             continue
         made += 1
-        at = max(i for i, row in enumerate(table.rows) if row.speed <= speed + 1e-9)
-        lost = (right[0, others].mean() - right[at, others].mean()).item()
+        chosen_row = max((row for row in table.rows if row.speed <= speed + 1e-9), key=lambda row: row.speed)
+        slow, at = (knobs.index(row.knob) for row in (table.rows[0], chosen_row))
+        lost = (right[slow, others].mean() - right[at, others].mean()).item()
         broken.append(lost > drop)
     return made, broken
 

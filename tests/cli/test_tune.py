@@ -165,3 +165,23 @@ def test_a_dry_run_says_what_it_costs(capsys, tmp_path):
     assert code == 0
     assert "Calibration and comparison: 320,000 forward passes at most, and those of the" in out
     assert not (tmp_path / "none").exists()
+
+
+def test_calibration_prompts_did_not_choose_the_checkpoint_and_held_out_ones_are_of_the_test_split(tuned):
+    calibration, comparison = (
+        [json.loads(line) for line in (tuned / name / "rows.jsonl").read_text().splitlines()]
+        for name in ("calibration", "comparison")
+    )
+    task = unmask.load_task("house")
+    whole = [example.prompt for example in task.examples("validation", 8 + 24)]
+    assert {row["prompt"] for row in calibration} == set(whole[8:])
+    assert {row["split"] for row in comparison} == {"test"}
+
+
+def test_defaults_that_an_algorithm_or_a_start_has_no_place_for_are_left_out(tuned):
+    config = tuning(None, {"algorithm": {"name": "rloo", "inner_iterations": 1}})
+    assert config.algorithm.name == "rloo"
+    assert config.algorithm.settings.beta == (0.01, 3.0)
+    config = tuning(None, {"policy": {"init": str(tuned), "use_speed": True}})
+    assert config.policy.network.model_fields_set == {"use_speed"}
+    assert config.clone.rule == "none" or not config.clones

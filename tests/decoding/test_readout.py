@@ -36,6 +36,15 @@ def test_confidence_and_entropy_are_those_of_the_plain_softmax(n, v, scale, offs
     assert (found.entropy - torch.special.entr(plain).sum(dim=-1)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("top_k", [1, 2])
+def test_the_likeliest_token_counts_where_all_that_are_allowed_round_to_nothing(top_k):
+    logits = torch.full((1, 6), -300.0)
+    logits[0, BANNED], logits[0, 4] = 0.0, -200.0
+    found = read(torch.clone, logits, Needs(top_k=top_k), BANNED, 6)
+    assert found.token.tolist() == [4]
+    assert found.confidence.tolist() == [[0.0] * top_k]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_chunks_change_nothing(monkeypatch, dtype):
     logits = logits_of(700, 30, 2.0, 0).to(dtype)

@@ -17,7 +17,15 @@ from unmask.rl.swept import swept
 def row(policy, block, nfe, correct, **changes):
     """A row of a sweep, as far as it is read."""
     made = {"policy": policy, "block_length": block, "nfe": nfe, "correct": correct, "kind": "rule", "model": "tiny"}
-    made |= {"task": "short", "gen_length": 8, "split": "train", "suppress_eos": False, "prompt": "p", "text": "t"}
+    made |= {
+        "task": "short",
+        "gen_length": 8,
+        "split": "train",
+        "suppress_eos": False,
+        "stop_at_eos": False,
+        "prompt": "p",
+        "text": "t",
+    }
     return made | changes
 
 
@@ -80,7 +88,7 @@ def test_a_run_clones_the_best_of_it_at_each_speed(tiny, tmp_path):
         (
             [row(THRESHOLD, 4, 1, True, split="test")],
             "best:*",
-            "is of test prompts, which would choose what is trained",
+            "is of test prompts, and test prompts may not choose",
         ),
         ([row(THRESHOLD, 4, 1, True, model="other")], "best:*", "is of model 'other', not 'tiny': sweep that one"),
         ([row(THRESHOLD, 4, 1, True, task="house")], "best:*", "is of task 'house', not 'short'"),

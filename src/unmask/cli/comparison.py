@@ -39,6 +39,7 @@ class ComparisonConfig(ModelConfig, TaskConfig):
         Split | None, Field(description="Split of the prompts (default: test; all rows where a task has one file).")
     ] = None
     prompts: Annotated[int, Ge(1), Field(description="Prompts.")] = 500
+    skip: Annotated[int, Ge(0), Field(description="Prompts of the split to leave out before those.")] = 0
     sample_seed: Annotated[int, Field(description="Which of the split's prompts; 0 in every comparison.")] = 0
     seeds: Annotated[int, Ge(1), Field(description="Seeds of policies that draw.")] = 3
     gen_length: Annotated[int | None, Ge(1), Field(description="Region length (default: the task's).")] = None
@@ -159,7 +160,7 @@ def compare(
 
 def _setup(config: ComparisonConfig, task: Task, processes: Processes) -> Setup:
     split = config.split or (None if config.from_file else "test")
-    examples = task.examples(split, config.prompts, seed=config.sample_seed)
+    examples = task.examples(split, config.skip + config.prompts, seed=config.sample_seed)[config.skip :]
     if not examples:
         raise UnmaskError(f"The task {task.name!r} has no prompts in its {split or 'file'}: give another --split.")
     task.prepare()

@@ -24,7 +24,7 @@ app = App(
 app.command(
     "unmask.cli.quickstart:quickstart",
     name="quickstart",
-    help="Tune a policy for every speed on the bundled dLLM, compare it with every rule, and watch it decode. Start here.\n\n"
+    help="Tune a policy for every speed on the bundled dLLM, compare it with all rules, see it decode. Start here.\n\n"
     "Takes a few minutes on two cores; everything it writes is in the run folder.",
 )
 app.command(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -32,7 +32,8 @@ from unmask.journal import Journal
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import Calibration
-from unmask.rl.config import TrainConfig
+from unmask.rl.algorithms.auto import load_algorithm
+from unmask.rl.config import DEFAULT_ALGORITHM, TrainConfig
 from unmask.rl.run import read_metrics
 from unmask.settings import laid_over, load_settings, read_toml
 
@@ -104,12 +105,26 @@ tune.__annotations__["settings"] = Annotated[TuneFlags | None, Parameter(name="*
 def tuning(config: str | Path | None, overrides: dict[str, dict[str, Any]]) -> TrainConfig:
     """The settings of a tuning run: `DEFAULTS`, over them the user's file, over that the flags."""
     values = laid_over(DEFAULTS, read_toml(config)) if config is not None else DEFAULTS
+    values = _fitting(values, overrides)
     if "alpha" in {**values["algorithm"], **overrides.get("algorithm", {})}:
         values = {**values, "algorithm": {k: v for k, v in values["algorithm"].items() if k != "beta"}}
     asked = load_settings(TrainConfig, None, laid_over(values, overrides))
     if not asked.policy.network.has_speed:
         raise UnmaskError("Tuning makes a policy with a speed: leave policy.use_speed on, or use unmask train.")
     return asked
+
+
+def _fitting(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the defaults that another algorithm, or a policy to start from, has no place for."""
+    name = {**values["algorithm"], **overrides.get("algorithm", {})}.get("name", DEFAULT_ALGORITHM)
+    known = load_algorithm(name).Settings.model_fields
+    own = DEFAULTS["algorithm"]
+    kept = {key: value for key, value in values["algorithm"].items() if key in known or value != own.get(key)}
+    fitting = {**values, "algorithm": kept}
+    if {**values["policy"], **overrides.get("policy", {})}.get("init") is not None:
+        for table in ("policy", "clone"):
+            fitting[table] = {key: value for key, value in values[table].items() if value != DEFAULTS[table].get(key)}
+    return fitting
 
 
 def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: int, *, resume: bool) -> Tuned | None:
@@ -162,16 +177,14 @@ def _calibrate(config: TrainConfig, folder: Path, prompts: int, resume: bool) ->
         block_length=None if blocks is None else str(blocks),
         new_axis=True,
         labels="agreement" if config.task.labels == "agreement" else None,
-        sample_seed=CALIBRATION_SAMPLE,
+        split="validation",
+        skip=config.task.validation_prompts,  # which chose the checkpoint
     )
     again = resume and (folder / "calibration" / "config.json").exists()
     table = measure(settings, folder / "best", policy, resume=again)
     assert table is not None
     show(table)
     return table
-
-
-CALIBRATION_SAMPLE = 1  # of the validation prompts, other than those that chose the checkpoint
 
 
 def _shared(config: TrainConfig) -> dict[str, Any]:
@@ -183,7 +196,9 @@ def _shared(config: TrainConfig) -> dict[str, Any]:
 
 
 def _comparison(config: TrainConfig, folder: Path, prompts: int) -> ComparisonConfig:
-    return ComparisonConfig(**_shared(config), output=str(folder / "comparison"), prompts=prompts, seeds=1)
+    return ComparisonConfig(
+        **_shared(config), output=str(folder / "comparison"), prompts=prompts, seeds=1, split="test"
+    )
 
 
 def _candidates(config: TrainConfig, folder: Path, gen_length: int) -> list[Candidate]:
@@ -205,8 +220,9 @@ def finalists(folder: Path) -> list[tuple[str, int | str | None]]:
         cell = (row["policy"], row["block_length"])
         tried[cell] = tried.get(cell, 0) + len(row["index"])
     if not tried:
-        (cloned,) = (line for line in read_metrics(folder / "metrics.jsonl") if line["stage"] == "clone")
-        return list(dict.fromkeys((cell["policy"], cell["block_length"]) for cell in cloned["cells"]))
+        cloned = [line for line in read_metrics(folder / "metrics.jsonl") if line["stage"] == "clone"]
+        cells = [cell for line in cloned for cell in line.get("cells", ())]
+        return list(dict.fromkeys((cell["policy"], cell["block_length"]) for cell in cells))
     most = max(tried.values(), default=0)
     return [cell for cell, count in tried.items() if 2 * count >= most]
 

@@ -88,13 +88,14 @@ def _read_piece(
 ) -> Readout:
     """Read a few rows, writing into `logits` and `scratch`: nothing of their size is allocated for float32 logits."""
     p = torch.softmax(logits, dim=-1, dtype=torch.float32, out=scratch[: len(logits)])
-    kept = p[:, banned]
-    p.index_fill_(1, banned, -1.0)
+    kept = logits[:, banned]
+    logits.index_fill_(1, banned, -torch.inf)
     k = min(needs.top_k, p.shape[-1])
-    best, index = p.max(dim=-1, keepdim=True) if k == 1 else p.topk(k, dim=-1)
-    p[:, banned] = kept
+    # By logits: beside a banned token that is nearly certain, all probabilities of the others may round to 0.
+    best, index = logits.max(dim=-1, keepdim=True) if k == 1 else logits.topk(k, dim=-1)
+    logits[:, banned] = kept
 
-    confidence = F.pad(best.clamp(min=0), (0, needs.top_k - k))
+    confidence = F.pad(p.gather(1, index).masked_fill(best == -torch.inf, 0), (0, needs.top_k - k))
     taken = [reader.read(logits, p, before) for reader in readers]
     entropy = torch.special.entr(p, out=logits.float()).sum(dim=-1) if needs.entropy else None
     return Readout(confidence, index[:, 0], entropy, taken)

@@ -12,6 +12,7 @@ from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.top_k_confidence import TopKConfidence
 from unmask.rl.start import expert_block
 from unmask.tasks.base import Example, Task
+from unmask.tasks.dataset import DataSet
 
 
 class SlowAnswers(Task):
@@ -41,7 +42,8 @@ class SlowAnswers(Task):
         self.name, self.gen_length = task.name, task.gen_length
         self.block_length, self.endless = task.block_length, task.endless
         block_length = expert_block(None, task, config, "block_length")
-        self.config = config.of(task, model).model_copy(update={"block_length": block_length, "speed": None})
+        plain = {"speed": None, "max_steps": None, "temperature": 0.0, "stop_at_eos": False}
+        self.config = config.of(task, model).model_copy(update={**plain, "block_length": block_length})
         room = None if model.max_length is None else model.max_length - self.config.region()
         self.longest = min((n for n in (longest, room) if n is not None), default=None)
 
@@ -50,7 +52,10 @@ class SlowAnswers(Task):
         found = self.task.examples(split, n, seed)
         prompts = [encode_example(self.model, example)[-(self.longest or 0) :] for example in found]
         out = decode(self.model, TopKConfidence(1), prompts, self.config, on_ended=self.on_ended)
-        return [replace(example, answer=text) for example, text in zip(found, out.texts, strict=True)]
+        texts = out.texts
+        if isinstance(self.task, DataSet):  # a base model goes on with another question
+            texts = [self.task.cut(example, text) for example, text in zip(found, texts, strict=True)]
+        return [replace(example, answer=text) for example, text in zip(found, texts, strict=True)]
 
     def prepare(self) -> None:
         self.task.prepare()

@@ -44,16 +44,18 @@ def swept(
     gen_length = config.region(task, model)
     wanted: dict[str, Any] = {"model": model.name, "task": task.name, "gen_length": gen_length}
     for row in Journal(path).rows():
-        if row["kind"] != "rule" or row["suppress_eos"] != config.suppress_eos:
+        alike = (row["suppress_eos"], row["stop_at_eos"]) == (config.suppress_eos, config.stop_at_eos)
+        if row["kind"] != "rule" or not alike:
             continue
         if kind not in (EVERY, row["policy"]["type"]):
             continue
         for key, value in wanted.items():
             if row[key] != value:
                 raise UnmaskError(f"clone.sweep: {folder} is of {key} {row[key]!r}, not {value!r}: sweep that one.")
-        if row["split"] == "test":
+        if row["split"] not in ("train", "validation"):
             raise UnmaskError(
-                f"clone.sweep: {folder} is of test prompts, which would choose what is trained: sweep --split train."
+                f"clone.sweep: {folder} is of {row['split']} prompts, and test prompts may not choose what is trained: "
+                "sweep --split train."
             )
         block, spec = parse_block_length(row["block_length"]), spelt(row["policy"])
         if spec is not None and (block == longest or _divides(block, longest)):
