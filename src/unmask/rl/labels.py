@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from unmask.decoding.decode import decode
@@ -16,7 +16,7 @@ from unmask.tasks.dataset import DataSet
 
 
 class SlowAnswers(Task):
-    """A task whose right answers are those of the dLLM's slow decode; gold answers are not looked at.
+    """A task whose right answers are those of the dLLM's slow decode; only tests of programs still decide as they do.
 
     One position is revealed a pass, the most confident first, in the task's blocks as far as they divide the policy's.
     Where the task has a verifier, it compares the two texts; else they must be equal.
@@ -25,20 +25,14 @@ class SlowAnswers(Task):
         task: whose prompts are taken.
         config: how the policy decodes.
         longest: tokens of a prompt at most; of longer ones the end is decoded.
-        on_ended: called as in `unmask.decoding.decode.decode`.
     """
 
     verifiable = True
 
     def __init__(
-        self,
-        task: Task,
-        model: MaskedDiffusionModel,
-        config: DecodeConfig,
-        longest: int | None = None,
-        on_ended: Callable[[int, int], None] | None = None,
+        self, task: Task, model: MaskedDiffusionModel, config: DecodeConfig, longest: int | None = None
     ) -> None:
-        self.task, self.model, self.on_ended = task, model, on_ended
+        self.task, self.model = task, model
         self.name, self.gen_length = task.name, task.gen_length
         self.block_length, self.endless = task.block_length, task.endless
         block_length = expert_block(None, task, config, "block_length")
@@ -51,7 +45,7 @@ class SlowAnswers(Task):
         """The task's, with the dLLM's slow texts in place of the gold answers."""
         found = self.task.examples(split, n, seed)
         prompts = [encode_example(self.model, example)[-(self.longest or 0) :] for example in found]
-        out = decode(self.model, TopKConfidence(1), prompts, self.config, on_ended=self.on_ended)
+        out = decode(self.model, TopKConfidence(1), prompts, self.config)
         texts = out.texts
         if isinstance(self.task, DataSet):  # a base model goes on with another question
             texts = [self.task.cut(example, text) for example, text in zip(found, texts, strict=True)]

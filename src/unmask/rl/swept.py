@@ -74,7 +74,7 @@ def _divides(block: Block, longest: Block) -> bool:
 
 def _outcome(rows: list[Mapping[str, Any]], gen_length: int) -> Outcome:
     return Outcome(
-        [Example(row["prompt"], row.get("answer", ""), task=row["task"]) for row in rows],
+        [Example(row["prompt"], "", task=row["task"]) for row in rows],
         [row["text"] for row in rows],
         torch.tensor([row["correct"] for row in rows]),
         torch.tensor([row["nfe"] for row in rows]),
