@@ -261,7 +261,7 @@ def show(args: argparse.Namespace) -> None:
     for study, place in [(one, home) for one in args.studies for home in homes(one)]:
         rules_of = "house" if place == "house-blocks" else place  # in any blocks, also those that the policy has not
         cells = [outcomes(rows) for entry, rows in results(args.out / "rules" / rules_of) if entry.kind == "rule"]
-        seeds = curves(args, study, place)
+        seeds, gaps_alone = curves(args, study, place), list[Difference]()
         prompts = cells[0].correct.shape[1]
         on = "" if study == place else f" on {place}"
         print(f"\n{study}{on}: {len(seeds)} training seeds, {prompts} prompts", end="")
@@ -271,7 +271,8 @@ def show(args: argparse.Namespace) -> None:
             each = [one[i] for one in seeds]
             accuracy = sum(one.correct.mean().item() for one in each) / len(each)
             nfe = sum(one.nfe.mean().item() for one in each) / len(each)
-            gap = over_seeds([paired_bootstrap(one, cells, hull=True) for one in each])
+            own = [paired_bootstrap(one, cells, hull=True) for one in each]
+            gap, gaps_alone = over_seeds(own), [*gaps_alone, *(one for one in own if not math.isnan(one.mean))]
             alone = ", ".join(f"{100 * one.correct.mean():.1f} @ {one.nfe.mean():.2f}" for one in each)
             print(
                 f"| {i / (SPEEDS - 1):.2f} | {100 * accuracy:.1f} @ {nfe:.2f} | {told(*gap)} | {alone} |",
@@ -284,6 +285,8 @@ def show(args: argparse.Namespace) -> None:
             f"area under the curve over log NFE: {100 * volumes.mean():.1f} ± {100 * half:.1f} over seeds, "
             f"all rules' frontier {100 * area(cells, length):.1f}"
         )
+        least = min(gaps_alone, key=lambda one: one.mean)
+        print(f"least difference of a seed alone at a speed: {told(least.mean, least.low, least.high)}")
         falls = [[one.nfe.mean().item() for one in seed] for seed in seeds]
         rises = [max(b - a for a, b in pairwise(one)) for one in falls]
         print(f"NFE falls with speed in {sum(rise < 0 for rise in rises)} of {len(falls)} seeds", end="")
