@@ -5,9 +5,6 @@ python benchmarks/tuning.py bundle                         the median seeds into
 python benchmarks/tuning.py rules --studies house          every cell of every rule; the best on the held-out prompts
 python benchmarks/tuning.py show --studies house           the table: differences at equal NFE, with 95% intervals
 python benchmarks/tuning.py picture --studies house        the median seed's curve above all rules
-python benchmarks/tuning.py domains                        house on ledger, ledger on house, both on each
-python benchmarks/tuning.py envelope                       forward passes against those of a policy per alpha
-python benchmarks/tuning.py controls --studies house       replay of its pace, information, oracle
 python benchmarks/tuning.py promise --studies house        200 calibrations on half the prompts: promises broken
 """
 
@@ -20,8 +17,7 @@ import random
 import shutil
 import subprocess
 import sys
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
@@ -31,7 +27,7 @@ import torch
 
 from unmask.errors import UnmaskError
 from unmask.evaluation.calibrate import table_of
-from unmask.evaluation.differences import Difference, Outcomes, paired_bootstrap, paired_difference
+from unmask.evaluation.differences import Difference, Outcomes, paired_bootstrap, paired_curves
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.figures import curve
 from unmask.evaluation.gather import read_results
@@ -103,15 +99,14 @@ def train(args: argparse.Namespace) -> None:
         study, seed = job
         place, flags = STUDIES[study]
         run = folder(args.out, study, seed)
-        if (run / "tuned.json").exists():
-            return
         known = folder(args.out, place, args.seeds[0]) / "search.jsonl"
         if known.exists() and not run.exists() and "labels" not in flags:
             run.mkdir(parents=True)
             shutil.copy(known, run / "search.jsonl")
         again = ["--resume"] if (run / "config.json").exists() else []
         prompts = ["--calibration-prompts", args.calibration_prompts, "--held-out-prompts", 200]
-        unmask("tune", *words_of({**PLACES[place], **flags}), "--run", run, "--seed", seed, *prompts, *again)
+        if not (run / "tuned.json").exists():
+            unmask("tune", *words_of({**PLACES[place], **flags}), "--run", run, "--seed", seed, *prompts, *again)
         for home in homes(study):
             decode(args, run, home, run / "held-out" / home)
         print(f"{study}, seed {seed}: done", flush=True)
@@ -171,43 +166,17 @@ def picture(args: argparse.Namespace) -> None:
         print(*curve(summaries, args.out / f"{study}.png", title))
 
 
-def domains(args: argparse.Namespace) -> None:
-    """Each policy on the task of the other, and that of both tasks on each, against the policy trained there."""
-    places = ("house", "ledger")
-    print("| policy | on | speed | accuracy % @ NFE | difference to the native one at equal NFE, points |")
-    print("|---|---|---|---|---|")
-    for study in (*places, "both"):
-        for place in places:
-            if study == place:
-                continue
-            for seed in args.seeds:
-                target = folder(args.out, study, seed) / "held-out" / place
-                if not (target / "rows.jsonl").exists():
-                    decode(args, folder(args.out, study, seed), place, target)
-            seeds, native = curves(args, study, place), curves(args, place, place)
-            for i in range(SPEEDS):
-                each = [one[i] for one in seeds]
-                gap = over_seeds([paired_bootstrap(one, own) for one, own in zip(each, native, strict=True)])
-                accuracy = sum(one.correct.mean().item() for one in each) / len(each)
-                nfe = sum(one.nfe.mean().item() for one in each) / len(each)
-                print(
-                    f"| {study} | {place} | {i / (SPEEDS - 1):.2f} | {100 * accuracy:.1f} @ {nfe:.2f} "
-                    f"| {told(*gap, 'the native one is never as fast')} |",
-                    flush=True,
-                )
-
-
 def rules(args: argparse.Namespace) -> None:
     """Every rule over its whole grid in every block length; those near the best, on the held-out prompts.
 
     Every cell decodes `TRIED` validation prompts. Cells more than `MARGIN` below the best mixture of two at their NFE
     are left out: chosen on other prompts, the rest flatter no one.
     """
-    for place in dict.fromkeys(home for study in args.studies for home in homes(study) if home != "house-blocks"):
+    for place in dict.fromkeys(home for study in args.studies for home in homes(study)):
         tried, target = args.out / "rules" / f"{place}-tried", args.out / "rules" / place
-        flags = PLACES[place]
-        longest = int(flags.get("gen-length", 32))
-        lengths = [f"--block-lengths={length}" for length in (4, 8, 16, 32, 64) if length <= longest]
+        flags = {key: value for key, value in PLACES[place].items() if key != "block-length"}
+        longest, own = int(flags.get("gen-length", 32)), PLACES[place].get("block-length")
+        lengths = [f"--block-lengths={n}" for n in (4, 8, 16, 32, 64) if n == own or (own is None and n <= longest)]
         _sweep(tried, *words_of(flags), *lengths, "--prompts", TRIED, "--split", "validation", "--sample-seed", 1)
         kept = near_the_best(results(tried))
         print(f"{place}: {len(kept)} of {len(results(tried))} cells decode the held-out prompts", flush=True)
@@ -259,34 +228,27 @@ def curves(args: argparse.Namespace, study: str, place: str) -> list[list[Outcom
 def show(args: argparse.Namespace) -> None:
     """At each speed: accuracy @ NFE over seeds, and the difference to the best mixture of any two cells of any rule."""
     for study, place in [(one, home) for one in args.studies for home in homes(one)]:
-        rules_of = "house" if place == "house-blocks" else place  # in any blocks, also those that the policy has not
-        cells = [outcomes(rows) for entry, rows in results(args.out / "rules" / rules_of) if entry.kind == "rule"]
-        seeds, gaps_alone = curves(args, study, place), list[Difference]()
-        prompts = cells[0].correct.shape[1]
+        seeds = curves(args, study, place)
         on = "" if study == place else f" on {place}"
-        print(f"\n{study}{on}: {len(seeds)} training seeds, {prompts} prompts", end="")
-        print(f", {len(cells)} cells of rules, chosen on {TRIED} other prompts")
-        print("| speed | accuracy % @ NFE | difference at equal NFE, points | each seed |\n|---|---|---|---|")
-        for i in range(SPEEDS):
-            each = [one[i] for one in seeds]
-            accuracy = sum(one.correct.mean().item() for one in each) / len(each)
-            nfe = sum(one.nfe.mean().item() for one in each) / len(each)
-            own = [paired_bootstrap(one, cells, hull=True) for one in each]
-            gap, gaps_alone = over_seeds(own), [*gaps_alone, *(one for one in own if not math.isnan(one.mean))]
-            alone = ", ".join(f"{100 * one.correct.mean():.1f} @ {one.nfe.mean():.2f}" for one in each)
-            print(
-                f"| {i / (SPEEDS - 1):.2f} | {100 * accuracy:.1f} @ {nfe:.2f} | {told(*gap)} | {alone} |",
-                flush=True,
-            )
-        length = int(PLACES[place].get("gen-length", 32))
-        volumes = torch.tensor([area(one, length) for one in seeds])
-        half = t95(len(seeds) - 1) * volumes.std().item() / math.sqrt(len(seeds)) if len(seeds) > 1 else math.nan
-        print(
-            f"area under the curve over log NFE: {100 * volumes.mean():.1f} ± {100 * half:.1f} over seeds, "
-            f"all rules' frontier {100 * area(cells, length):.1f}"
-        )
-        least = min(gaps_alone, key=lambda one: one.mean)
-        print(f"least difference of a seed alone at a speed: {told(least.mean, least.low, least.high)}")
+        for ground in dict.fromkeys((place, RULES_OF.get(place, place))):
+            found = results(args.out / "rules" / ground)
+            cells = [outcomes(rows) for entry, rows in found if entry.kind == "rule"]
+            blocks = "in blocks of 8" if ground == "house-blocks" else "in any blocks"
+            print(f"\n{study}{on}: {len(seeds)} training seeds, {cells[0].correct.shape[1]} prompts", end="")
+            print(f", {len(cells)} cells of rules {blocks}, chosen on {TRIED} other prompts")
+            print("| speed | accuracy % @ NFE | difference at this NFE, points | each seed |\n|---|---|---|---|")
+            for i, nfe in enumerate((*passes(seeds), *args.at)):
+                reached, gap = against(seeds, [cells] * len(seeds), nfe, hull=True)
+                alone = ", ".join(map(point, (one[i] for one in seeds))) if i < SPEEDS else ""
+                speed = f"{i / (SPEEDS - 1):.2f}" if i < SPEEDS else ""
+                print(f"| {speed} | {reached} | {told(*gap)} | {alone} |", flush=True)
+            alone = [paired_bootstrap(one, cells, hull=True) for seed in seeds for one in seed]
+            least = min((one for one in alone if not math.isnan(one.mean)), key=lambda one: one.mean)
+            print(f"least difference of a seed alone at a speed: {told(least.mean, least.low, least.high)}")
+            length = int(PLACES[place].get("gen-length", 32))
+            print(f"area under the curve over log NFE: {spread([area(one, length) for one in seeds])}", end="")
+            print(f", all rules' frontier {100 * area(cells, length):.1f}")
+        print(f"at least 99.5% from {spread([lossless(one) for one in seeds], 1)} passes on")
         falls = [[one.nfe.mean().item() for one in seed] for seed in seeds]
         rises = [max(b - a for a, b in pairwise(one)) for one in falls]
         print(f"NFE falls with speed in {sum(rise < 0 for rise in rises)} of {len(falls)} seeds", end="")
@@ -294,6 +256,50 @@ def show(args: argparse.Namespace) -> None:
         if study == place:
             gaps = [between(results(folder(args.out, study, seed) / "calibration")) for seed in args.seeds]
             print(f"every second of 17 speeds, minus the line between its neighbours: {told(*over_seeds(gaps))} points")
+
+
+RULES_OF = {"house-blocks": "house"}  # beside those in its own blocks: the rules that choose theirs
+
+
+def passes(seeds: Sequence[Sequence[Outcomes]]) -> list[float]:
+    """NFE of each speed, mean over seeds; at the fast end, where the slowest seed's curve begins.
+
+    The same speed stands for another NFE in each seed, so that curves are compared at these.
+    """
+    points = [points_of(seed) for seed in seeds]
+    begins = max(min(one.nfe for one in seed) for seed in points) + 1e-6
+    return [max(sum(seed[i].nfe for seed in points) / len(points), begins) for i in range(SPEEDS)]
+
+
+def points_of(speeds: Sequence[Outcomes]) -> list[Point]:
+    """Means over prompts."""
+    return [Point(one.nfe.mean().item(), one.correct.mean().item()) for one in speeds]
+
+
+def against(
+    seeds: Sequence[Sequence[Outcomes]], rivals: Sequence[Sequence[Outcomes]], nfe: float, *, hull: bool
+) -> tuple[str, tuple[float, float, float]]:
+    """What was reached at an NFE over seeds, and by how much each seed's curve is above its rival's there."""
+    gaps = [paired_curves(seed, cells, nfe, hull=hull) for seed, cells in zip(seeds, rivals, strict=True)]
+    accuracy = sum(accuracy_at(points_of(one), nfe) for one in seeds) / len(seeds)
+    return f"{100 * accuracy:.1f} @ {nfe:.2f}", over_seeds(gaps)
+
+
+def point(one: Outcomes) -> str:
+    """Accuracy @ NFE."""
+    return f"{100 * one.correct.mean():.1f} @ {one.nfe.mean():.2f}"
+
+
+def spread(values: Sequence[float], scale: float = 100) -> str:
+    """Mean and 95% interval over seeds."""
+    found = scale * torch.tensor(values, dtype=torch.float64)
+    half = t95(len(found) - 1) * found.std().item() / math.sqrt(len(found)) if len(found) > 1 else math.nan
+    return f"{found.mean():.1f} ± {half:.1f} over seeds"
+
+
+def lossless(speeds: Sequence[Outcomes]) -> float:
+    """The least NFE of a speed that answers 99.5% of the prompts; infinite if none does."""
+    return min((one.nfe.mean().item() for one in speeds if one.correct.mean() >= 0.995), default=math.inf)
 
 
 def between(found: Sequence[tuple[Entry, Sequence[ResultRow]]]) -> Difference:
@@ -324,7 +330,7 @@ def over_seeds(gaps: Sequence[Difference]) -> tuple[float, float, float]:
 
 def area(points: Sequence[Outcomes], length: int) -> float:
     """`curve_volume` of what was reached."""
-    return curve_volume([Point(one.nfe.mean().item(), one.correct.mean().item()) for one in points], length)
+    return curve_volume(points_of(points), length)
 
 
 def told(mean: float, low: float, high: float, none: str = "no rule is as fast") -> str:
@@ -333,134 +339,6 @@ def told(mean: float, low: float, high: float, none: str = "no rule is as fast")
         return none
     verdict = " (inconclusive)" if low <= 0 <= high else ""
     return f"{100 * mean:+.1f} ({100 * low:+.1f} to {100 * high:+.1f}){verdict}"
-
-
-def envelope(args: argparse.Namespace) -> None:
-    """Forward passes until one policy covers five that were trained one per alpha, all on the validation prompts."""
-    for seed in args.seeds:
-        rivals, spent = [], 0
-        for alpha in ALPHAS:
-            run = args.out / "alpha" / f"{alpha:g}-seed-{seed}"
-            if not (run / "best" / "README.md").exists():
-                again = ["--resume"] if (run / "config.json").exists() else []
-                unmask("train", "--task", "house", "--alpha", alpha, "--seed", seed, "--run", run, *again)
-            target = run / "validation"
-            again = ["--resume"] if (target / "config.json").exists() else []
-            where = ["--split", "validation", "--prompts", 256, "--seeds", 1, "--block-lengths", 32]
-            unmask("eval", "--task", "house", "--policies", run, *where, "--output", target, *again)
-            one = next(outcomes(rows) for entry, rows in results(target) if entry.kind == "policy")
-            rivals.append(Point(one.nfe.mean().item(), one.correct.mean().item(), alpha))
-            spent += max(line.get("passes", 0) for line in read_metrics(run / "metrics.jsonl"))
-            print(f"alpha {alpha:g}, seed {seed}: {100 * rivals[-1].accuracy:.1f} @ {rivals[-1].nfe:.2f}", flush=True)
-        lines, passes, reached = read_metrics(folder(args.out, "house", seed) / "metrics.jsonl"), 0, []
-        for line in lines:
-            passes = max(passes, line.get("passes", 0))
-            if line["stage"] == "validation":
-                at = [i / (SPEEDS - 1) for i in range(SPEEDS)]
-                points = [Point(line[f"nfe@{speed:.2f}"], line[f"correct@{speed:.2f}"]) for speed in at]
-                short = max(one.accuracy - _on_curve(points, one.nfe) for one in rivals)
-                reached.append((passes, short, line["reward"]))
-        final = max(area for *_, area in reached)
-        covered = next((count for count, short, _ in reached if short <= 0), None)
-        near = next(count for count, _, area in reached if area >= 0.99 * final)
-        share = "never" if covered is None else f"{covered:,} passes, {100 * covered / spent:.0f}% of {spent:,}"
-        least = 100 * min(short for _, short, _ in reached)
-        print(
-            f"seed {seed}: covers all five after {share} (at its best {least:+.1f} points below the farthest); 99% of"
-        )
-        print(f"its own area after {near:,} passes, {100 * near / passes:.0f}% of its run", flush=True)
-        together, best = curve_volume(rivals, 32), max(curve_volume([one], 32) for one in rivals)
-        print(
-            f"area: {100 * final:.1f}, of the five together {100 * together:.1f}, of the best of them {100 * best:.1f}"
-        )
-
-
-ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0)
-
-
-def _on_curve(points: Sequence[Point], nfe: float) -> float:
-    found = accuracy_at(points, nfe)
-    return 0.0 if math.isnan(found) else found
-
-
-def controls(args: argparse.Namespace) -> None:
-    """Where the gain comes from: the policy against its pace, what its pace knows of the problem, and an oracle."""
-    for study in args.studies:
-        (place,) = homes(study)
-        gaps: list[list[Difference]] = [[] for _ in range(SPEEDS)]
-        informed: list[list[float]] = [[] for _ in range(SPEEDS)]
-        oracle = []
-        for seed in args.seeds:
-            run = folder(args.out, study, seed)
-            target = run / "controls"
-            again = ["--resume"] if (target / "config.json").exists() else []
-            speeds = [f"--speeds={i / (SPEEDS - 1)}" for i in range(SPEEDS)]
-            words = ["--policies", run, "--prompts", 200, "--seeds", DRAWS, "--trajectories", 0, "--output", target]
-            unmask("eval", *words_of(PLACES[place]), *speeds, *words, *again)
-            found = [(entry, rows) for entry, rows in results(target) if entry.kind == "policy"]
-            found.sort(key=lambda one: one[0].decode.speed or 0.0)
-            for i, (entry, rows) in enumerate(found):
-                informed[i].append(information([row["reveals"] for row in rows], int(entry.decode.region())))
-            everything = [outcomes(rows) for _, rows in found]
-            nfe = torch.stack([one.nfe.where(one.correct.bool(), torch.inf) for one in everything]).amin(dim=(0, 1))
-            oracle.append((nfe.isfinite().double().mean().item(), nfe[nfe.isfinite()].double().mean().item()))
-            compared = results(run / "comparison")
-            for entry, rows in compared:
-                if entry.kind == "policy":
-                    replay = next(
-                        outcomes(other) for one, other in compared if one.kind == "replay" and one.controls(entry)
-                    )
-                    at = round((entry.decode.speed or 0.0) * (SPEEDS - 1))
-                    gaps[at].append(paired_difference_of(outcomes(rows), replay))
-        print(f"\n{study}: {len(args.seeds)} training seeds")
-        print("| speed | minus a replay of its own pace, points | information of pace on the problem, share of ln L |")
-        print("|---|---|---|")
-        for i in range(SPEEDS):
-            share = sum(informed[i]) / len(informed[i])
-            print(f"| {i / (SPEEDS - 1):.2f} | {told(*over_seeds(gaps[i]))} | {share:.3f} |")
-        right, passes = (sum(values) / len(oracle) for values in zip(*oracle, strict=True))
-        best = f"{100 * right:.1f} @ {passes:.2f}"
-        print(f"oracle, the fewest passes with a right answer of {DRAWS * SPEEDS} roll-outs: {best}")
-
-
-DRAWS = 8
-
-
-def paired_difference_of(policy: Outcomes, replay: Outcomes) -> Difference:
-    """Accuracy of the policy minus that of its replay, paired over prompts."""
-    gap = paired_difference(policy.correct, replay.correct)
-    return Difference(gap.mean, gap.low, gap.high, 0.0, 0.0)
-
-
-def information(reveals: Sequence[Sequence[int]], length: int) -> float:
-    """Mutual information between a problem and how many positions a step reveals, over ln L, mean over steps.
-
-    Estimated from `DRAWS` roll-outs of each problem (rows by seed, then problem); what problems that are dealt out at
-    random would give is taken off, as few draws pretend to know something.
-
-    Args:
-        reveals: positions revealed at each step of each roll-out.
-        length: of the region, L: a step reveals one of L numbers.
-    """
-    problems = len(reveals) // DRAWS
-    each = [[reveals[seed * problems + i] for seed in range(DRAWS)] for i in range(problems)]
-    dealt = random.Random(0).sample(list(reveals), len(reveals))
-    mixed = [dealt[i * DRAWS : (i + 1) * DRAWS] for i in range(problems)]
-    steps = max(map(len, reveals))
-    shares = [sum(len(one) > step for one in reveals) / len(reveals) for step in range(steps)]
-    told = [_mutual(each, step) - _mutual(mixed, step) for step in range(steps)]
-    return sum(share * one for share, one in zip(shares, told, strict=True)) / sum(shares) / math.log(length)
-
-
-def _mutual(each: Sequence[Sequence[Sequence[int]]], step: int) -> float:
-    """Plug-in estimate in nats; a roll-out that has ended reveals nothing."""
-    counts = [Counter(one[step] if step < len(one) else 0 for one in draws) for draws in each]
-    return _entropy(sum(counts, Counter())) - sum(map(_entropy, counts)) / len(counts)
-
-
-def _entropy(counts: Counter[int]) -> float:
-    total = sum(counts.values())
-    return -sum(n / total * math.log(n / total) for n in counts.values())
 
 
 def promise(args: argparse.Namespace) -> None:
@@ -505,22 +383,21 @@ def calibrations(
     return made, broken
 
 
-def main() -> None:
+def main(about: str | None, *commands: Callable[[argparse.Namespace], None]) -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "command",
-        choices=[one.__name__ for one in (train, bundle, picture, rules, show, domains, envelope, controls, promise)],
-    )
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = {one.__name__: one for one in commands}
+    parser.add_argument("command", choices=list(known))
     parser.add_argument("--out", type=Path, default=Path("runs/tuning"))
     parser.add_argument("--studies", nargs="+", choices=list(STUDIES), default=["house"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--prompts", type=int, default=1000, help="Held-out prompts.")
+    parser.add_argument("--at", nargs="+", type=float, default=[], help="NFE to show beside those of the speeds.")
     parser.add_argument("--calibration-prompts", type=int, default=400)
     parser.add_argument("--jobs", type=int, default=1, help="Trainings at once.")
     args = parser.parse_args()
-    globals()[args.command](args)
+    known[args.command](args)
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, train, bundle, picture, rules, show, promise)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from unmask.errors import UnmaskError
-from unmask.evaluation.differences import Outcomes, paired_bootstrap
+from unmask.evaluation.differences import Outcomes, paired_bootstrap, paired_curves
 from unmask.evaluation.intervals import bootstrap
 
 
@@ -58,6 +58,27 @@ def test_the_hull_is_the_harder_rival():
     policy = outcomes([[0.5] * 50], [[8] * 50])
     assert paired_bootstrap(policy, cells).mean == pytest.approx(0.2)
     assert paired_bootstrap(policy, cells, hull=True).mean == pytest.approx(0.3 - 0.7 / 3)
+
+
+def test_curves_at_one_nfe_by_hand():
+    # At 6 passes two speeds taking turns reach (0.9 + 0.5) / 2; the best mixture of two cells half way from 0.2 to 0.8.
+    speeds = [outcomes([[0.9] * 50], [[8] * 50]), outcomes([[0.5] * 50], [[4] * 50])]
+    cells = [outcomes([[right] * 50], [[nfe] * 50]) for nfe, right in ((4, 0.2), (6, 0.3), (8, 0.8))]
+    found = paired_curves(speeds, cells, 6.0, hull=True)
+    assert (found.mean, found.low, found.high, found.undefined) == pytest.approx((0.2, 0.2, 0.2, 0))
+    assert paired_curves(speeds, cells, 6.0).mean == pytest.approx(0.4)
+    assert paired_curves(speeds, cells, 20.0).mean == pytest.approx(0.1)  # past the slowest, its accuracy stays
+    assert math.isnan(paired_curves(speeds, cells, 3.9).mean)
+    with pytest.raises(UnmaskError, match="needs cells"):
+        paired_curves([], cells, 6.0)
+
+
+def test_a_curve_is_as_uncertain_as_its_points():
+    generator = torch.Generator().manual_seed(0)
+    right = (torch.rand(1, 400, generator=generator) < 0.6).float()
+    point = outcomes(right, torch.full((1, 400), 8.0))
+    cell = outcomes(torch.rand(1, 400, generator=generator) < 0.5, torch.full((1, 400), 8.0))
+    assert paired_curves([point], [cell], 8.0) == paired_bootstrap(point, [cell])
 
 
 def test_a_seed_that_trades_speed_for_accuracy_along_the_rule_is_no_better():

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -91,31 +91,88 @@ def paired_bootstrap(
         UnmaskError: no cells, cells on other numbers of prompts, or fewer than two prompts.
     """
     check(*policy.correct.shape)
-    prompts = policy.correct.shape[1]
-    if not cells or any(cell.correct.shape[1] != prompts for cell in cells):
+    own, rule = _means([policy]), _means(cells, policy.correct.shape[1])
+
+    def gap(counts: Float[Tensor, "d p"], further: float = 0.0) -> Float[Tensor, " d"]:
+        (speed, accuracy), rival = _over(counts, own), _over(counts, rule)
+        return accuracy[:, 0] - accuracies_at(*rival, speed[:, 0] + further, hull)
+
+    found = _bootstrapped(gap, policy.correct.shape[1], draws, seed)
+    if math.isnan(found.mean):
+        return found
+    whole = torch.ones(1, policy.correct.shape[1], dtype=torch.float64)
+    slope = (found.mean - gap(whole, further=1e-4).item()) / 1e-4
+    apart = between_seeds(policy.correct.double() - slope * policy.nfe.double())
+    half = math.hypot(found.high - found.mean, apart)
+    return replace(found, low=found.mean - half, high=found.mean + half)
+
+
+def paired_curves(
+    speeds: Sequence[Outcomes],
+    cells: Sequence[Outcomes],
+    nfe: float,
+    *,
+    hull: bool = False,
+    draws: int = BOOTSTRAP_DRAWS,
+    seed: int = 0,
+) -> Difference:
+    """Accuracy of one policy with a speed minus that of a rule, or of another such policy, at a given NFE.
+
+    As `paired_bootstrap`, but both are read off their curves: the policy on the line between two of its speeds, which
+    prompts that take turns at the two reach. So policies of several training seeds are compared at one NFE, though
+    the same speed stands for another NFE in each.
+
+    Args:
+        speeds: of the policy, all on the same prompts in the same order.
+        cells: of the rule, or of all rules together, or the speeds of another policy.
+        nfe: forward passes per prompt; the mean is NaN if either has nothing as fast.
+        hull: of the cells, as in `accuracy_at`.
+
+    Raises:
+        UnmaskError: as `paired_bootstrap`.
+    """
+    prompts = next((one.correct.shape[1] for one in speeds), 0)
+    own, rule = _means(speeds, prompts), _means(cells, prompts)
+
+    def gap(counts: Float[Tensor, "d p"]) -> Float[Tensor, " d"]:
+        at = torch.full((len(counts),), nfe, dtype=torch.float64)
+        return accuracies_at(*_over(counts, own), at, False) - accuracies_at(*_over(counts, rule), at, hull)
+
+    return _bootstrapped(gap, prompts, draws, seed)
+
+
+Means = tuple[Float[Tensor, "p c"], Float[Tensor, "p c"]]  # NFE and accuracy of each prompt in each of c cells
+
+
+def _means(cells: Sequence[Outcomes], prompts: int | None = None) -> Means:
+    """Over seeds."""
+    if not cells or any(cell.correct.shape[1] != prompts for cell in cells if prompts is not None):
         raise UnmaskError(
             f"The rule needs cells with outcomes on the policy's {prompts} prompts: evaluate them on those."
         )
-    everyone = [policy, *cells]
-    correct = torch.stack([one.correct.double().mean(dim=0) for one in everyone], dim=1)  # prompts x (policy, cells)
-    nfe = torch.stack([one.nfe.double().mean(dim=0) for one in everyone], dim=1)
+    speed = torch.stack([one.nfe.double().mean(dim=0) for one in cells], dim=1)
+    return speed, torch.stack([one.correct.double().mean(dim=0) for one in cells], dim=1)
 
-    def gap(counts: Float[Tensor, "d p"], further: float = 0.0) -> Float[Tensor, " d"]:
-        # Rounded, so that equal means stay equal: else a cell of the policy's very NFE may or may not be as fast.
-        accuracy, speed = ((counts @ one / prompts).round(decimals=9) for one in (correct, nfe))
-        return accuracy[:, 0] - accuracies_at(speed[:, 1:], accuracy[:, 1:], speed[:, 0] + further, hull)
 
+def _over(counts: Float[Tensor, "d p"], means: Means) -> tuple[Float[Tensor, "d c"], Float[Tensor, "d c"]]:
+    """NFE and accuracy of each cell in each draw of prompts."""
+    # Rounded, so that equal means stay equal: else a cell of the policy's very NFE may or may not be as fast.
+    speed, accuracy = ((counts @ one / counts.shape[1]).round(decimals=9) for one in means)
+    return speed, accuracy
+
+
+def _bootstrapped(
+    gap: Callable[[Float[Tensor, "d p"]], Float[Tensor, " d"]], prompts: int, draws: int, seed: int
+) -> Difference:
+    check(1, prompts)
     found = gap(resample(prompts, draws, seed))
     defined = found[~found.isnan()]
     undefined = 1 - len(defined) / len(found)
-    whole = torch.ones(1, prompts, dtype=torch.float64)
-    mean = gap(whole).item()
+    mean = gap(torch.ones(1, prompts, dtype=torch.float64)).item()
     if math.isnan(mean) or not len(defined):
         return Difference(math.nan, math.nan, math.nan, undefined, math.nan)
-    slope = (mean - gap(whole, further=1e-4).item()) / 1e-4
-    apart = between_seeds(policy.correct.double() - slope * policy.nfe.double())
     low, high = quantiles(defined, 0.025, 0.975)
-    half = math.hypot(max(mean - low, high - mean), apart)
+    half = max(mean - low, high - mean)
     return Difference(mean, mean - half, mean + half, undefined, defined.mean().item() - mean)
 
 
