@@ -197,7 +197,7 @@ def test_the_best_of_several_roll_outs_is_the_one_that_earns_most(tiny, tmp_path
     prompts = [Prompt(e, tiny.encode(e.prompt)) for e in Easy().examples("train", 6)]
     settings = run.config.clone.model_copy(update={"best_of": 4})
     warm = WarmStart(tiny, Easy(), run.config.decode, run.reward, settings, Processes(), seed=5)
-    found = warm.best_of(run.policy, 0.5, prompts)
+    found, passes = warm.best_of(run.policy, 0.5, prompts)
     repeated = [prompt for prompt in prompts for _ in range(4)]
     rolled = roll_out(
         tiny,
@@ -212,5 +212,5 @@ def test_the_best_of_several_roll_outs_is_the_one_that_earns_most(tiny, tmp_path
     )
     fewest = rolled.outcome.nfe.view(6, 4).amin(dim=1)
     assert (rolled.outcome.nfe.view(6, 4).amax(dim=1) > fewest).any()
-    assert found.passes == rolled.outcome.nfe.sum()
+    assert passes == rolled.outcome.nfe.sum()
     assert torch.equal(torch.bincount(found.steps.rollout, minlength=6), fewest)

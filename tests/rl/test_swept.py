@@ -1,6 +1,7 @@
 """A sweep that was made before shows which rules to clone, without trying any again."""
 
 import json
+import re
 
 import pytest
 
@@ -10,8 +11,10 @@ from unmask.cli.main import main
 from unmask.errors import UnmaskError
 from unmask.policies import load_policy
 from unmask.policies.grids import spelt
+from unmask.rl.config import TrainConfig
 from unmask.rl.search import Demonstration
 from unmask.rl.swept import swept
+from unmask.settings import load_settings
 
 
 def row(policy, block, nfe, correct, **changes):
@@ -93,14 +96,33 @@ def test_a_run_clones_the_best_of_it_at_each_speed(tiny, tmp_path):
         ([row(THRESHOLD, 4, 1, True, model="other")], "best:*", "is of model 'other', not 'tiny': sweep that one"),
         ([row(THRESHOLD, 4, 1, True, task="house")], "best:*", "is of task 'house', not 'short'"),
         ([row(THRESHOLD, 4, 1, True, gen_length=16)], "best:*", "is of gen_length 16, not 8"),
+        ([row(THRESHOLD, 4, 1, True, config={"task": "short+easy"})], "best:*", "is of task 'short+easy', not 'short'"),
+        ([{"prompt": "p", "text": "t"}], "best:*", "has a row without 'block_length': give the output of unmask sweep"),
     ],
 )
 def test_another_sweep_is_refused(tiny, tmp_path, rows, rule, message):
     decode = config(tmp_path).decode.model_copy(update={"gen_length": 8})
-    with pytest.raises(UnmaskError, match=message.replace("*", r"\*")):
+    with pytest.raises(UnmaskError, match=re.escape(message)):
         swept(written(tmp_path / "s", rows), rule, tiny, Short(), decode, 8)
     with pytest.raises(UnmaskError, match=r"holds no rows.jsonl: give the output folder of unmask sweep"):
         swept(tmp_path / "none", "best:*", tiny, Short(), decode, 8)
+
+
+def test_only_blocks_of_the_length_asked_for(tiny, tmp_path):
+    decode = config(tmp_path).decode.model_copy(update={"gen_length": 8})
+    found = swept(written(tmp_path / "s"), "best:*", tiny, Short(), decode, 8, 4)
+    assert {cell.block_length for cell in found} == {4}
+    with pytest.raises(UnmaskError, match=r"holds no cell of best:\* in blocks of 2: sweep those"):
+        swept(tmp_path / "s", "best:*", tiny, Short(), decode, 8, 2)
+
+
+def test_a_sweep_that_does_not_fit_leaves_no_folder(tiny, tmp_path):
+    changes = {"clone_rule": "best:*", "clone_sweep": str(tmp_path / "none")}
+    with pytest.raises(UnmaskError, match=r"holds no rows.jsonl"):
+        trainer(tiny, tmp_path / "a", **changes).run()
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(UnmaskError, match="judged by gold answers, and task.labels is agreement: leave one out"):
+        load_settings(TrainConfig, None, {"clone": {"sweep": "s"}, "task": {"labels": "agreement"}})
 
 
 def test_a_real_sweep_is_read(tiny_folder, tmp_path, capsys):

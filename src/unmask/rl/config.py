@@ -239,6 +239,12 @@ class TrainConfig(Settings):
         return {**values, "algorithm": {**algorithm, "reward": "scale_free"}}
 
     @model_validator(mode="after")
+    def _a_sweep_has_gold_verdicts(self) -> TrainConfig:
+        if self.clone.sweep is not None and self.task.labels == "agreement":
+            raise ValueError("clone.sweep was judged by gold answers, and task.labels is agreement: leave one out")
+        return self
+
+    @model_validator(mode="after")
     def _weight_fits_the_policy(self) -> TrainConfig:
         if self.policy.init is None:  # else the policy there decides, when it is loaded
             check_weight(self.algorithm.settings, self.policy.network.has_speed)

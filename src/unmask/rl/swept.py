@@ -20,10 +20,18 @@ from unmask.rl.start import Block
 from unmask.tasks.base import Example, Task
 
 Tried = dict[Demonstration, Outcome]
+COLUMNS = {"model", "task", "gen_length", "split", "suppress_eos", "stop_at_eos", "kind", "policy", "block_length"}
+COLUMNS |= {"prompt", "text", "correct", "nfe"}
 
 
 def swept(
-    folder: str | Path, rule: str, model: MaskedDiffusionModel, task: Task, config: DecodeConfig, longest: Block
+    folder: str | Path,
+    rule: str,
+    model: MaskedDiffusionModel,
+    task: Task,
+    config: DecodeConfig,
+    longest: Block,
+    block_length: Block = None,
 ) -> Tried:
     """The rules of a sweep that the learner can be shown, and what they did.
 
@@ -31,6 +39,7 @@ def swept(
         rule: which, as in `unmask.rl.search.demonstrations`: ``best:type`` or ``best:*``.
         config: how the learner decodes.
         longest: block length of the learner, which every rule's divides.
+        block_length: of the rules; by default of any length.
 
     Raises:
         UnmaskError: no sweep, of another dLLM, task or region, of the test split, or without a rule that fits.
@@ -44,32 +53,37 @@ def swept(
     gen_length = config.region(task, model)
     wanted: dict[str, Any] = {"model": model.name, "task": task.name, "gen_length": gen_length}
     for row in Journal(path).rows():
+        if missing := sorted(COLUMNS - row.keys()):
+            raise UnmaskError(f"clone.sweep: {path} has a row without {missing[0]!r}: give the output of unmask sweep.")
         alike = (row["suppress_eos"], row["stop_at_eos"]) == (config.suppress_eos, config.stop_at_eos)
         if row["kind"] != "rule" or not alike:
             continue
         if kind not in (EVERY, row["policy"]["type"]):
             continue
         for key, value in wanted.items():
-            if row[key] != value:
-                raise UnmaskError(f"clone.sweep: {folder} is of {key} {row[key]!r}, not {value!r}: sweep that one.")
+            # A mixture's rows name the task that the prompt is of, and the mixture in its config.
+            of = (key == "task" and (row.get("config") or {}).get("task")) or row[key]
+            if of != value:
+                raise UnmaskError(f"clone.sweep: {folder} is of {key} {of!r}, not {value!r}: sweep that one.")
         if row["split"] not in ("train", "validation"):
             raise UnmaskError(
                 f"clone.sweep: {folder} is of {row['split']} prompts, and test prompts may not choose what is trained: "
                 "sweep --split train."
             )
         block, spec = parse_block_length(row["block_length"]), spelt(row["policy"])
-        if spec is not None and (block == longest or _divides(block, longest)):
+        if spec is not None and (_divides(block, longest) if block_length is None else block == block_length):
             found.setdefault(Demonstration(spec, block), []).append(row)
     if not found:
         raise UnmaskError(
-            f"clone.sweep: {folder} holds no cell of {rule} in blocks that divide the policy's blocks of {longest}: "
-            "sweep those."
+            f"clone.sweep: {folder} holds no cell of {rule} in blocks "
+            + (f"that divide the policy's blocks of {longest}: " if block_length is None else f"of {block_length}: ")
+            + "sweep those."
         )
     return {cell: _outcome(rows, gen_length) for cell, rows in found.items()}
 
 
 def _divides(block: Block, longest: Block) -> bool:
-    return isinstance(block, int) and isinstance(longest, int) and longest % block == 0
+    return block == longest or (isinstance(block, int) and isinstance(longest, int) and longest % block == 0)
 
 
 def _outcome(rows: list[Mapping[str, Any]], gen_length: int) -> Outcome:

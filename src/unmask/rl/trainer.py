@@ -34,6 +34,7 @@ from unmask.rl.prompts import draw_prompts, training_prompts
 from unmask.rl.run import Metrics
 from unmask.rl.search import Report, demonstrations
 from unmask.rl.start import deterministic, expert_block, starting_policy
+from unmask.rl.swept import swept
 from unmask.rl.validation import Validate
 from unmask.rl.warm_start import WarmStart, silent
 from unmask.tasks.base import Task
@@ -96,7 +97,12 @@ class Trainer:
         )
         block = expert_block(config.clone.block_length, task, config.decode, "clone.block_length")
         if config.clones and config.clone.rule is not None:
-            demonstrations(config.clone.rule, block, block, block)  # a misspelt rule is refused before the run begins
+            # What cannot be cloned is refused before the run begins.
+            demonstrations(config.clone.rule, block, block, block)
+            if config.clone.sweep is not None:
+                longest = config.decode.block_length or config.decode.region(task, model)
+                own = config.clone.block_length
+                swept(config.clone.sweep, config.clone.rule, model, task, config.decode, longest, own)
         self.optimiser = Optimiser(self.policy, self.algorithm, actor.actions, self.team, model.device)
         self.keeper = Keeper(config, self.policy, self.team, log)
         fewest = options.blocks.fewest(options.gen_length)

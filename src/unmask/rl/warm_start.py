@@ -100,7 +100,8 @@ class WarmStart:
             cells = demonstrations(rule, self.settings.block_length, default, self._longest)
             best, passes = search.best(cells, prompts[: self.settings.search_prompts])
         else:
-            tried = swept(self.settings.sweep, rule, self.model, self.task, self.config, self._longest)
+            own = self.settings.block_length
+            tried = swept(self.settings.sweep, rule, self.model, self.task, self.config, self._longest, own)
             best, passes = search.known(tried), 0
         each = {cell.key: cell for cell in best}
         rolled_out = {key: self.lessons(cell, policy, prompts) for key, cell in each.items()}
@@ -111,8 +112,11 @@ class WarmStart:
             policy, lessons, self.settings, self.seed, self.processes, partial(self.report, "cloning"), self.stop
         )
         if self.settings.best_of > 1:
-            each_best = [(self.best_of(policy, speed, prompts), speed) for speed in speeds]
-            passes += sum(one.passes for one, _ in each_best)
+            each_best = []
+            for cell, speed in zip(best, speeds, strict=True):
+                found, spent = self.best_of(policy, speed, prompts)
+                each_best.append((found or rolled_out[cell.key], speed))
+                passes += spent
             lessons = together(each_best, self.seed)
             again = partial(self.report, "cloning the best")
             losses += clone(policy, lessons, self.settings, self.seed, self.processes, again, self.stop)
@@ -160,14 +164,21 @@ class WarmStart:
         )
         steps = as_seen(rolled.steps, self.config.resolve(model, self.task).blocks, policy)
         nfe, right = rolled.outcome.nfe.tolist(), rolled.outcome.correct.tolist()
-        name = f"The rule to clone, {cell.policy} in blocks of {cell.block_length},"
-        return self._kept(steps, numbers, nfe, right, name, sum(nfe))
+        kept = self._kept(steps, numbers, nfe, right)
+        if kept is None:
+            raise UnmaskError(
+                f"The rule to clone, {cell.policy} in blocks of {cell.block_length}, answers none of {len(prompts)} "
+                "prompts correctly: choose another clone.rule or clone.block_length, or clone.keep = 'all'."
+            )
+        return kept
 
-    def best_of(self, policy: LearnedPolicy, speed: float | None, prompts: Sequence[Prompt]) -> Lessons:
+    def best_of(
+        self, policy: LearnedPolicy, speed: float | None, prompts: Sequence[Prompt]
+    ) -> tuple[Lessons | None, int]:
         """Of several roll-outs of each prompt by the policy itself, the one that earned most.
 
-        Raises:
-            UnmaskError: no trajectory is left to clone.
+        Returns:
+            None if none is left to clone; forward passes of all roll-outs.
         """
         copies, numbers = self.settings.best_of, list(self.processes.share(range(len(prompts))))
         repeated = [i for i in numbers for _ in range(copies)]
@@ -190,31 +201,20 @@ class WarmStart:
         place[chosen] = torch.arange(len(numbers), device=best.device)
         steps = rolled.steps.take(place[rolled.steps.rollout] >= 0).numbered(place)
         nfe, right = rolled.outcome.nfe[chosen].tolist(), rolled.outcome.correct[chosen].tolist()
-        return self._kept(steps, numbers, nfe, right, "The clone", int(rolled.outcome.nfe.sum()))
+        passes = int(self.processes.total(rolled.outcome.nfe.sum().item())[0])
+        return self._kept(steps, numbers, nfe, right), passes
 
-    def _kept(
-        self,
-        steps: Steps,
-        numbers: Sequence[int],
-        nfe: Sequence[int],
-        right: Sequence[bool],
-        name: str,
-        passes: int,
-    ) -> Lessons:
-        """Of one roll-out of each prompt, those to clone.
+    def _kept(self, steps: Steps, numbers: Sequence[int], nfe: Sequence[int], right: Sequence[bool]) -> Lessons | None:
+        """Of one roll-out of each prompt, those to clone, if there are any.
 
         Args:
             steps: numbered as `numbers`, which are this process's prompts.
-            name: of what rolled out.
         """
         team = self.processes
         everywhere = sorted(team.gather(list(zip(numbers, nfe, right, strict=True))))
         kept = {i for i, _, correct in everywhere if correct or self.settings.keep == "all"}
         if not kept:
-            raise UnmaskError(
-                f"{name} answers none of {len(everywhere)} prompts correctly: choose another clone.rule or "
-                "clone.block_length, or clone.keep = 'all'."
-            )
+            return None
         order = sorted((step, i) for i, count, _ in everywhere if i in kept for step in range(count))
         index = {key: at for at, key in enumerate(order)}
         device = self.model.device
@@ -228,7 +228,7 @@ class WarmStart:
             len(order),
             len(kept) / len(everywhere),
             sum(correct for *_, correct in everywhere) / len(everywhere),
-            int(team.total(passes)[0]),
+            int(team.total(sum(nfe))[0]),
         )
 
     def _decoding(self, cell: Demonstration) -> DecodeConfig:
