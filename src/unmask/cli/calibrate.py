@@ -19,10 +19,12 @@ from unmask.errors import UnmaskError
 from unmask.evaluation.calibrate import calibration_entries, promises, table_of
 from unmask.files import write_text
 from unmask.hub import find_policy_folder
+from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import Calibration, Labels, write_calibration
 from unmask.settings import load_settings
+from unmask.tasks.base import Task
 
 
 class CalibrateConfig(ComparisonConfig):
@@ -78,14 +80,28 @@ def calibrate(
 calibrate.__annotations__["settings"] = Annotated[CalibrateConfig | None, Parameter(name="*")]
 
 
-def measure(config: CalibrateConfig, folder: Path, policy: LearnedPolicy, *, resume: bool) -> Calibration | None:
+def measure(
+    config: CalibrateConfig,
+    folder: Path,
+    policy: LearnedPolicy,
+    *,
+    resume: bool,
+    task: Task | None = None,
+    model: MaskedDiffusionModel | None = None,
+) -> Calibration | None:
     """Decode at every speed, and write the table and, if it has none, the axis of speeds into the policy's folder.
+
+    Args:
+        task: judged by the dLLM's slow decode, in place of the one that the settings name.
+        model: the dLLM if it is loaded already.
 
     Returns:
         None in all processes but the first.
     """
-    task = config.load_task()
-    labels: Labels = config.labels or ("verifier" if task.verifiable else "agreement")
+    labels: Labels = "slow_decode" if task is not None else config.labels or "verifier"
+    task = task or config.load_task()
+    if config.labels is None and not task.verifiable:
+        labels = "agreement"
     if labels == "verifier" and not task.verifiable:
         raise UnmaskError(f"The task {task.name!r} has no verifier: pass --verifier, or --labels agreement.")
     gen_length = config.gen_length or task.gen_length
@@ -97,7 +113,7 @@ def measure(config: CalibrateConfig, folder: Path, policy: LearnedPolicy, *, res
     output = config.output or str(folder.parent / "calibration")
     how = {"split": split, "prompts": config.prompts, "seeds": 1, "trajectories": 0, "output": output}
     comparison = ComparisonConfig(**shared, **how)
-    found = compare(comparison, task, gen_length, entries, resume=resume)
+    found = compare(comparison, task, gen_length, entries, resume=resume, model=model)
     if found is None:
         return None
     axis = None if config.new_axis else policy.settings.speed_axis or None
@@ -123,8 +139,7 @@ def show(table: Calibration) -> None:
         title_justify="left",
         header_style="bold",
     )
-    judged = "accuracy %" if table.labels == "verifier" else "agreement with speed 0, %"
-    for name in ("speed", "NFE", judged, "95% interval"):
+    for name in ("speed", "NFE", f"{table.judged}, %", "95% interval"):
         grid.add_column(name, justify="right")
     for row in table.rows:
         interval = f"{100 * row.low:.1f} to {100 * row.high:.1f}"

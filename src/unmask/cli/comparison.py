@@ -18,6 +18,7 @@ from unmask.errors import UnmaskError
 from unmask.evaluation.comparison import Comparison, ComparisonResult
 from unmask.evaluation.entries import Candidate, decoding
 from unmask.evaluation.evaluate import Setup
+from unmask.models.base import MaskedDiffusionModel
 from unmask.models.config import ModelConfig
 from unmask.rl.processes import Processes
 from unmask.settings import Output
@@ -132,11 +133,13 @@ def compare(
     *,
     resume: bool,
     controls: bool = False,
+    model: MaskedDiffusionModel | None = None,
 ) -> ComparisonResult | None:
     """Make the rows that are missing, in this process or in all that were launched.
 
     Args:
         controls: replay the average pace of each learned policy, too.
+        model: the dLLM if it is loaded already.
 
     Returns:
         None in all processes but the first.
@@ -148,7 +151,7 @@ def compare(
     processes = Processes(Accelerator() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None)
     if not processes.main:
         console.quiet = errors.quiet = True
-    setup = _setup(config, task, processes)
+    setup = _setup(config, task, processes, model)
     shared = config.model_dump(mode="json", include=set(ComparisonConfig.model_fields) - FREE)
     shared |= {"model": setup.model.name, "task": task.name, "gen_length": gen_length}
     comparison = Comparison(setup, config.output, shared, seeds=config.seeds, resume=resume, processes=processes)
@@ -158,14 +161,15 @@ def compare(
     return comparison.finish([entry for entry, _ in [*candidates, *replays]])
 
 
-def _setup(config: ComparisonConfig, task: Task, processes: Processes) -> Setup:
+def _setup(config: ComparisonConfig, task: Task, processes: Processes, model: MaskedDiffusionModel | None) -> Setup:
     split = config.split or (None if config.from_file else "test")
     examples = task.examples(split, config.skip + config.prompts, seed=config.sample_seed)[config.skip :]
     if not examples:
         raise UnmaskError(f"The task {task.name!r} has no prompts in its {split or 'file'}: give another --split.")
     task.prepare()
-    model = config.load(processes.device if config.device_map is None else None)
-    console.print(model.summary(), highlight=False, soft_wrap=True)
+    if model is None:
+        model = config.load(processes.device if config.device_map is None else None)
+        console.print(model.summary(), highlight=False, soft_wrap=True)
     return Setup(model, task, examples, split or "all", config.batch_size, config.trajectories)
 
 

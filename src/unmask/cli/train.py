@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -35,7 +36,7 @@ from unmask.rl.config import (
     TrainDecodeConfig,
     TrainTaskConfig,
 )
-from unmask.rl.labels import SlowAnswers
+from unmask.rl.labels import FILE, SlowAnswers
 from unmask.rl.plan import plan
 from unmask.rl.processes import Processes
 from unmask.rl.prompts import fitting
@@ -147,7 +148,7 @@ def train_policy(config: TrainConfig, *, resume: bool, allow_changes: bool = Fal
     task.prepare()
     model = config.model.load(None if config.model.device_map else accelerator.device)
     console.print(model.summary(), highlight=False, soft_wrap=True)
-    task = judged(task, model, config)
+    task = judged(task, model, config, processes.rank)
     examples = task.examples("validation", config.task.validation_prompts)
     validate = _validator(config, model, task, examples, processes)
     gen_length = config.decode.region(task, model)
@@ -178,14 +179,13 @@ def train_policy(config: TrainConfig, *, resume: bool, allow_changes: bool = Fal
     return True
 
 
-def judged(task: Task, model: MaskedDiffusionModel, config: TrainConfig) -> Task:
-    """The task with the labels that training asks for."""
+def judged(task: Task, model: MaskedDiffusionModel, config: TrainConfig, rank: int = 0) -> Task:
+    """The task with the labels that training asks for; slow answers are kept in the run folder, by process."""
     if config.task.labels == "verifier":
         return task
-    console.print(
-        "Right is what the dLLM answers when it reveals one position a pass; its prompts are decoded so first."
-    )
-    return SlowAnswers(task, model, config.decode, config.task.max_prompt_length)
+    console.print("Right is what the dLLM answers when it reveals one position a pass: each prompt is decoded so once.")
+    kept = Path(config.run.folder) / (f"{rank}-{FILE}" if rank else FILE)
+    return SlowAnswers(task, model, config.decode, config.task.max_prompt_length, kept)
 
 
 def _validator(

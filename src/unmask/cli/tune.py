@@ -29,6 +29,7 @@ from unmask.evaluation.gather import findings
 from unmask.evaluation.summaries import Summary, outcomes, summarise
 from unmask.files import write_text
 from unmask.journal import Journal
+from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import Calibration
@@ -36,11 +37,12 @@ from unmask.rl.algorithms.auto import load_algorithm
 from unmask.rl.config import DEFAULT_ALGORITHM, TrainConfig
 from unmask.rl.run import read_metrics
 from unmask.settings import laid_over, load_settings, read_toml
+from unmask.tasks.base import Task
 
 SPEEDS = tuple(i / 7 for i in range(8))
 DEFAULTS: dict[str, dict[str, Any]] = {
     "policy": {"use_speed": True, "use_entropy": True, "top_k": 2},
-    "clone": {"rule": "best:*", "updates": 400, "batch_size": 64},
+    "clone": {"rule": "best:*", "updates": 200, "batch_size": 64},
     "algorithm": {"beta": (0.01, 3.0), "prompts": 40, "lr": 1.5e-4, "entropy_weight": 0.001, "other_speeds": 1},
     "run": {"folder": "runs/tuned", "iterations": 200, "validate_every": 20},
 }
@@ -144,17 +146,16 @@ def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: 
         return None
     seconds["train"] = clock() - started
     started = stage("Calibrate: forward passes and accuracy at each speed", 2)
-    table = _calibrate(config, folder, calibration_prompts, resume)
+    comparison = _comparison(config, folder, held_out_prompts)
+    model, task = comparison.load(), comparison.load_task()
+    slow = None if config.task.labels == "verifier" else judged(task, model, config)
+    table = _calibrate(config, folder, calibration_prompts, resume, model, slow)
     seconds["calibrate"] = clock() - started
     started = stage("Compare with the rules on held-out prompts", 3)
-    comparison = _comparison(config, folder, held_out_prompts)
-    task = comparison.load_task()
-    if config.task.labels == "agreement":
-        task = judged(task, comparison.load(), config)
     gen_length = config.decode.region(task)
     candidates = _candidates(config, folder, gen_length)
     again = resume and (folder / "comparison" / "config.json").exists()
-    found = compare(comparison, task, gen_length, candidates, resume=again, controls=True)
+    found = compare(comparison, slow or task, gen_length, candidates, resume=again, controls=True, model=model)
     assert found is not None  # tuning has one process
     summaries = [summarise(entry, rows) for entry, rows in found.results]
     seconds["compare"] = clock() - started
@@ -166,7 +167,9 @@ def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: 
     return made
 
 
-def _calibrate(config: TrainConfig, folder: Path, prompts: int, resume: bool) -> Calibration:
+def _calibrate(
+    config: TrainConfig, folder: Path, prompts: int, resume: bool, model: MaskedDiffusionModel, slow: Task | None
+) -> Calibration:
     policy = load_policy(folder / "best")
     assert isinstance(policy, LearnedPolicy)
     shared = _shared(config)
@@ -176,12 +179,11 @@ def _calibrate(config: TrainConfig, folder: Path, prompts: int, resume: bool) ->
         prompts=prompts,
         block_length=None if blocks is None else str(blocks),
         new_axis=True,
-        labels="agreement" if config.task.labels == "agreement" else None,
         split="validation",
         skip=config.task.validation_prompts,  # which chose the checkpoint
     )
     again = resume and (folder / "calibration" / "config.json").exists()
-    table = measure(settings, folder / "best", policy, resume=again)
+    table = measure(settings, folder / "best", policy, resume=again, task=slow, model=model)
     assert table is not None
     show(table)
     return table

@@ -47,7 +47,7 @@ def table_of(
     Speed 0 is the slowest of those with the highest accuracy: what is slower and less accurate has no place there.
 
     Args:
-        labels: judge by the verifier, or by whether the answer is that of the slowest speed.
+        labels: judge by what the rows say, or (``agreement``) by whether the text is that of the slowest speed.
         axis: keep this one; by default it is made even in log NFE for what was measured.
 
     Raises:
@@ -113,7 +113,7 @@ def _measured(knob: float, speed: float, nfe: float, slowest: Sequence[bool], ri
 
 
 def _right(row: ResultRow, slowest: ResultRow, labels: Labels) -> bool:
-    return row["correct"] if labels == "verifier" else row["text"].strip() == slowest["text"].strip()
+    return row["text"].strip() == slowest["text"].strip() if labels == "agreement" else row["correct"]
 
 
 def promises(table: Calibration) -> list[str]:
@@ -133,8 +133,7 @@ def promises(table: Calibration) -> list[str]:
 
 def in_markdown(table: Calibration) -> str:
     """A table for the card of a policy."""
-    judged = "accuracy" if table.labels == "verifier" else "agreement with speed 0"
-    lines = [f"| speed | forward passes | {judged} %, 95% interval |", "|---|---|---|"]
+    lines = [f"| speed | forward passes | {table.judged} %, 95% interval |", "|---|---|---|"]
     for row in table.rows:
         interval = f"{100 * row.low:.1f} to {100 * row.high:.1f}"
         lines.append(f"| {row.speed:.2f} | {row.nfe:.2f} | {100 * row.accuracy:.1f}, {interval} |")
@@ -148,7 +147,7 @@ def finding(policy: str, table: Calibration) -> CalibrationFinding:
     return CalibrationFinding(
         policy=policy,
         place=f"{table.model} on {table.task}, {table.gen_length} positions, {blocks}, {prompts}",
-        agreement=table.labels == "agreement",
+        judged=table.judged,
         rows=[(row.speed, row.nfe, Interval(row.accuracy, row.low, row.high)) for row in table.rows],
         promises=promises(table),
     )

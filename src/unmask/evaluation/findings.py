@@ -85,14 +85,14 @@ class CalibrationFinding:
     Attributes:
         policy: its name.
         place: dLLM, task, region and prompts, in words.
-        agreement: accuracy is agreement with speed 0.
+        judged: what the accuracies are, in words.
         rows: speed, NFE and accuracy, from slow to fast.
         promises: a sentence for each of a few drops.
     """
 
     policy: str
     place: str
-    agreement: bool
+    judged: str
     rows: Sequence[tuple[float, float, Interval]]
     promises: Sequence[str]
 

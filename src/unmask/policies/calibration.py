@@ -25,7 +25,12 @@ from unmask.settings import Settings, explain
 
 FILE = "calibration.json"
 CONFIDENCE = 0.95
-Labels = Literal["verifier", "agreement"]
+Labels = Literal["verifier", "agreement", "slow_decode"]
+JUDGED: dict[Labels, str] = {
+    "verifier": "accuracy",
+    "agreement": "agreement with speed 0",
+    "slow_decode": "agreement with the slow decode",
+}
 
 
 class Measured(Settings):
@@ -64,7 +69,7 @@ class Calibration(Settings):
         stop_at_eos: NFE counts to the end of the text.
         prompts: how many were decoded, n.
         seed: of the draws.
-        labels: what an answer was judged by.
+        labels: what an answer was judged by: the verifier, the text of speed 0, or the dLLM's slow decode.
         weights: digest of the policy's.
         rows: by rising speed.
     """
@@ -80,6 +85,11 @@ class Calibration(Settings):
     labels: Labels
     weights: str
     rows: Annotated[tuple[Measured, ...], Field(min_length=2)]
+
+    @property
+    def judged(self) -> str:
+        """What the accuracies are, in words."""
+        return JUDGED[self.labels]
 
     @property
     def place(self) -> tuple[str, str, int, int | str, bool]:

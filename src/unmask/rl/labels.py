@@ -4,33 +4,44 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig
 from unmask.decoding.source import encode_example
+from unmask.journal import Journal
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.top_k_confidence import TopKConfidence
 from unmask.rl.start import expert_block
 from unmask.tasks.base import Example, Task
 from unmask.tasks.dataset import DataSet
 
+FILE = "slow_answers.jsonl"
+
 
 class SlowAnswers(Task):
     """A task whose right answers are those of the dLLM's slow decode; only tests of programs still decide as they do.
 
     One position is revealed a pass, the most confident first, in the task's blocks as far as they divide the policy's.
-    Where the task has a verifier, it compares the two texts; else they must be equal.
+    A prompt is decoded so when its first answer is judged. Where the task has a verifier, it compares the two texts;
+    else they must be equal.
 
     Args:
         task: whose prompts are taken.
         config: how the policy decodes.
         longest: tokens of a prompt at most; of longer ones the end is decoded.
+        kept: a file of slow answers, to which new ones are added; of other settings they are left alone.
     """
 
     verifiable = True
 
     def __init__(
-        self, task: Task, model: MaskedDiffusionModel, config: DecodeConfig, longest: int | None = None
+        self,
+        task: Task,
+        model: MaskedDiffusionModel,
+        config: DecodeConfig,
+        longest: int | None = None,
+        kept: Path | None = None,
     ) -> None:
         self.task, self.model = task, model
         self.name, self.gen_length = task.name, task.gen_length
@@ -40,16 +51,15 @@ class SlowAnswers(Task):
         self.config = config.of(task, model).model_copy(update={**plain, "block_length": block_length})
         room = None if model.max_length is None else model.max_length - self.config.region()
         self.longest = min((n for n in (longest, room) if n is not None), default=None)
+        self._kept = None if kept is None else Journal(kept)
+        self._of = f"{model.name}: {self.config.model_dump_json(exclude={'batch_size'})}"
+        self._known: dict[tuple[int, ...], str] = {}
+        if self._kept is not None:
+            self._kept.mend()
+            self._known = {tuple(row["prompt"]): row["text"] for row in self._kept.rows() if row["of"] == self._of}
 
     def examples(self, split: str | None = None, n: int | None = None, seed: int = 0) -> list[Example]:
-        """The task's, with the dLLM's slow texts in place of the gold answers."""
-        found = self.task.examples(split, n, seed)
-        prompts = [encode_example(self.model, example)[-(self.longest or 0) :] for example in found]
-        out = decode(self.model, TopKConfidence(1), prompts, self.config)
-        texts = out.texts
-        if isinstance(self.task, DataSet):  # a base model goes on with another question
-            texts = [self.task.cut(example, text) for example, text in zip(found, texts, strict=True)]
-        return [replace(example, answer=text) for example, text in zip(found, texts, strict=True)]
+        return self.task.examples(split, n, seed)
 
     def prepare(self) -> None:
         self.task.prepare()
@@ -58,6 +68,23 @@ class SlowAnswers(Task):
         return self.verify_all([example], [text])[0]
 
     def verify_all(self, examples: Sequence[Example], texts: Sequence[str]) -> list[bool]:
-        if self.task.verifiable:
-            return self.task.verify_all(examples, texts)
-        return [example.answer.strip() == text.strip() for example, text in zip(examples, texts, strict=True)]
+        slow = self.answers(examples)
+        if not self.task.verifiable:
+            return [answer.strip() == text.strip() for answer, text in zip(slow, texts, strict=True)]
+        labelled = [replace(example, answer=answer) for example, answer in zip(examples, slow, strict=True)]
+        return self.task.verify_all(labelled, texts)
+
+    def answers(self, examples: Sequence[Example]) -> list[str]:
+        """The slow decode of each prompt."""
+        prompts = [tuple(encode_example(self.model, example)[-(self.longest or 0) :]) for example in examples]
+        missing = list(dict.fromkeys(prompt for prompt in prompts if prompt not in self._known))
+        if missing:
+            out = decode(self.model, TopKConfidence(1), missing, self.config)
+            fresh = dict(zip(missing, out.texts, strict=True))
+            self._known |= fresh
+            if self._kept is not None and self._kept.path.parent.is_dir():
+                self._kept.append({"of": self._of, "prompt": prompt, "text": text} for prompt, text in fresh.items())
+        texts = [self._known[prompt] for prompt in prompts]
+        if isinstance(self.task, DataSet):  # a base model goes on with another question
+            return [self.task.cut(example, text) for example, text in zip(examples, texts, strict=True)]
+        return texts
