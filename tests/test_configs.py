@@ -116,3 +116,16 @@ def test_the_runs_of_the_benchmark_are_ones_that_train_takes(capsys, tmp_path):
         main(["train", "--dry-run", *options(given)])
         told = capsys.readouterr().out
         assert f'"block_length": {BLOCKS["block-length"] if "block-length" in flags else "null"}' in told, name
+
+
+def test_the_flags_of_the_studies_of_tuning_are_ones_that_tune_takes(capsys):
+    from benchmarks.tuning import PLACES, STUDIES, words_of
+
+    together: dict = {}
+    for place, flags in STUDIES.values():
+        together |= PLACES[place] | flags
+    alone = {key: together.pop(key) for key in ("algorithm.alpha", "config")}  # in place of beta, and of the task
+    for flags in (together, {"algorithm.alpha": alone["algorithm.alpha"]}):
+        main(["tune", "--dry-run", *words_of(flags)])
+        assert ('"reward": "scale_free"' in capsys.readouterr().out) == (flags is together)
+    assert Path(alone["config"]).name in {path.name for path in FILES}
