@@ -286,6 +286,8 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
         f"{p.most_passes // 4:,} at a quarter of them; validations {p.validation_passes:,} at most. One pass of a row "
         f"spans prompt + {gen_length} positions."
     )
+    if p.label_passes:
+        say(f"Slow answers, which say what is right: {p.label_passes:,} more forward passes at most.")
     if count is None:
         weights = f"the dLLM's weights (the config.json of {model} cannot be read here, so their size is not known)"
     else:

@@ -87,7 +87,8 @@ def tune(
     if dry_run:
         describe_costs(asked, 1)
         gen_length = asked.decode.gen_length or asked.task.load_task().gen_length
-        passes = (calibration_prompts * KNOBS + held_out_prompts * len(SPEEDS)) * gen_length
+        slow = int(asked.task.labels == "agreement")
+        passes = (calibration_prompts * (KNOBS + slow) + held_out_prompts * (len(SPEEDS) + slow)) * gen_length
         console.print(
             f"Calibration and comparison: {passes:,} forward passes at most, and those of the best rules.",
             highlight=False,

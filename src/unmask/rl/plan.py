@@ -27,6 +27,7 @@ class Plan:
         updates: optimiser steps.
         most_passes: dLLM forward passes of training roll-outs if every one spends its whole budget.
         validation_passes: as many for the validations.
+        label_passes: of the slow decode of each prompt, where that says what is right.
         policy_parameters: of the policy.
         recorded_bytes: steps recorded in an iteration if every roll-out spends its budget, in one process.
         update_bytes: about what the policy's backward pass keeps.
@@ -39,6 +40,7 @@ class Plan:
     updates: int
     most_passes: int
     validation_passes: int
+    label_passes: int
     policy_parameters: int
     recorded_bytes: int
     update_bytes: int
@@ -55,7 +57,12 @@ def plan(config: TrainConfig, gen_length: int, processes: int, hidden_size: int 
     if config.clones and config.clone.rule is not None:
         longest = config.decode.block_length or gen_length
         cells = demonstrations(config.clone.rule, config.clone.block_length, longest, longest)
-        clone_rows = config.clone.examples + (len(cells) * config.clone.search_prompts if len(cells) > 1 else 0)
+        searches = len(cells) > 1 and config.clone.sweep is None
+        speeds = settings.speeds if policy.needs.speed else 1
+        taught = min(speeds, len(cells)) + (config.clone.best_of * speeds if config.clone.best_of > 1 else 0)
+        clone_rows = config.clone.examples * taught + (len(cells) * config.clone.search_prompts if searches else 0)
+    labelled = min(limits.train_examples, run.iterations * settings.prompts) + limits.validation_prompts
+    labelled += config.clone.examples if config.clones else 0
     validations = math.ceil(run.iterations / run.validate_every) + 1
     validations *= settings.speeds if policy.needs.speed else 1
     return Plan(
@@ -66,6 +73,7 @@ def plan(config: TrainConfig, gen_length: int, processes: int, hidden_size: int 
         updates=run.iterations * settings.inner_iterations,
         most_passes=(run.iterations * settings.prompts * members + clone_rows) * gen_length,
         validation_passes=validations * limits.validation_prompts * gen_length,
+        label_passes=0 if limits.labels == "verifier" else labelled * gen_length,
         policy_parameters=sum(p.numel() for p in policy.parameters()),
         recorded_bytes=prompts_here * members * gen_length * step_bytes(gen_length, policy.needs, hidden_size or 1),
         update_bytes=settings.update_batch_size * gen_length * activations(policy) * FLOAT_BYTES,
