@@ -5,7 +5,7 @@ import pytest
 from tests.one_speed import HOUSE_FULL
 from tests.policies.test_speed import conditioned
 from unmask.errors import UnmaskError
-from unmask.evaluation.calibrate import calibration_entries, table_of
+from unmask.evaluation.calibrate import calibration_entries, in_markdown, promises, table_of
 from unmask.evaluation.entries import decoding
 from unmask.policies import load_policy
 
@@ -39,6 +39,24 @@ def test_agreement_is_with_the_slowest():
     policy, found = measured([(8, "abcd"), (4, "abcx"), (2, "axcx")])
     _, table = table_of(policy, found, labels="agreement")
     assert [(row.accuracy, row.lost, row.gained) for row in table.rows] == [(1.0, 0, 0), (0.75, 1, 0), (0.5, 2, 0)]
+
+
+def test_slow_answers_judge_as_a_verifier_does():
+    policy, found = measured([(8, "rrrw"), (4, "rrwr")])
+    _, table = table_of(policy, found, labels="slow_decode")
+    assert [(row.accuracy, row.lost, row.gained) for row in table.rows] == [(0.75, 0, 0), (0.75, 1, 1)]
+    assert "agreement with the slow decode %" in in_markdown(table)
+
+
+def test_where_nothing_can_be_promised_it_says_why():
+    policy, found = measured([(8, "r" * 40), (4, "r" * 20 + "w" * 20)])
+    (told,) = promises(table_of(policy, found, labels="verifier")[1])
+    assert told.endswith(
+        "with 40 prompts: the next one was measured to lose 50.0; allow a larger drop, or use speed 0."
+    )
+    _, found = measured([(8, "r" * 40), (4, "r" * 40)])
+    (told,) = promises(table_of(policy, found, labels="verifier")[1])
+    assert "with 40 prompts: it would take about" in told
 
 
 def test_an_axis_is_kept_and_what_is_slower_left_out():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from tests.policies.test_speed import conditioned
 from unmask.errors import UnmaskError
+from unmask.hub import weights_digest
 from unmask.policies import load_policy
 from unmask.policies.calibration import (
     Calibration,
@@ -135,11 +136,12 @@ def test_interpolation_stays_inside():
 def test_a_folder_keeps_a_table_per_dllm_and_task(tmp_path):
     policy = conditioned()
     policy.save(tmp_path / "p")
-    with pytest.raises(UnmaskError, match="This policy has no calibration, which says how fast each speed is: run"):
+    with pytest.raises(UnmaskError, match="This policy has no calibration, or one of other weights"):
         load_policy(tmp_path / "p").speed_for(target_nfe=4)
-    write_calibration(tmp_path / "p", STEPS)
-    write_calibration(tmp_path / "p", STEPS.model_copy(update={"task": "other"}))
-    write_calibration(tmp_path / "p", STEPS.model_copy(update={"prompts": 7}))
+    steps = STEPS.model_copy(update={"weights": weights_digest(policy.weights())})
+    write_calibration(tmp_path / "p", steps)
+    write_calibration(tmp_path / "p", steps.model_copy(update={"task": "other"}))
+    write_calibration(tmp_path / "p", steps.model_copy(update={"prompts": 7}))
     found = read_calibrations(tmp_path / "p")
     assert [(one.task, one.prompts) for one in found] == [("other", 1000), ("t", 7)]
     again = load_policy(tmp_path / "p")
@@ -150,6 +152,7 @@ def test_a_folder_keeps_a_table_per_dllm_and_task(tmp_path):
         again.speed_for()
     write_calibration(tmp_path / "p", STEPS, keep=False)
     assert read_calibrations(tmp_path / "p") == (STEPS,)
+    assert load_policy(tmp_path / "p").calibrations == (), "a table of other weights says nothing of these"
 
 
 def test_the_nearest_table_is_chosen_and_told_apart():

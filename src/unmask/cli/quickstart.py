@@ -48,18 +48,28 @@ def quickstart(
         return
     own = {"folder": str(folder), "seed": resolved.seed, "iterations": resolved.iterations}
     asked = tuning(None, {"run": own})
-    made = run_tuning(asked, resolved.prompts, resolved.prompts, resume=False)
+    try:
+        made = run_tuning(asked, resolved.prompts, resolved.prompts, resume=False)
+    except KeyboardInterrupt:
+        go_on(resolved, folder)
+        raise
     if made is None:
-        console.print(
-            f"Stopped. To go on: unmask tune --run {folder} --seed {resolved.seed} --iterations {resolved.iterations} "
-            f"--calibration-prompts {resolved.prompts} --held-out-prompts {resolved.prompts} --resume",
-            highlight=False,
-            soft_wrap=True,
-        )
+        go_on(resolved, folder)
         return
     console.rule("4. See it decode", align="left")
     show_example(made, model, task)
     closing(made, asked)
+
+
+def go_on(settings: QuickstartConfig, folder: Path) -> None:
+    """Say how a stopped quick start goes on."""
+    prompts = settings.prompts
+    console.print(
+        f"The quick start goes on as: unmask tune --run {folder} --seed {settings.seed} --iterations "
+        f"{settings.iterations} --calibration-prompts {prompts} --held-out-prompts {prompts} --resume",
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def fresh_folder(folder: Path) -> Path:

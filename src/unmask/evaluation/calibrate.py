@@ -118,17 +118,18 @@ def _right(row: ResultRow, slowest: ResultRow, labels: Labels) -> bool:
 
 def promises(table: Calibration) -> list[str]:
     """The fastest speed for each of a few drops."""
-    told = []
+    told, refusal = [], ""
     for drop in DROPS:
         try:
             speed = table.for_drop(drop)
-        except UnmaskError:
+        except UnmaskError as e:
+            refusal = str(e)
             continue
         told.append(
             f"--max-drop {100 * drop:g}%: speed {speed:.2f}, about {table.nfe_at(speed):.1f} forward passes per prompt "
             f"({100 * CONFIDENCE:g}% confidence)"
         )
-    return told or ["No drop up to 5% can be promised with so few prompts: calibrate with more."]
+    return told or [refusal]
 
 
 def in_markdown(table: Calibration) -> str:

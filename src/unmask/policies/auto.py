@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import UnmaskError, nearest
-from unmask.hub import find_policy_folder, read_config, read_weights
+from unmask.hub import find_policy_folder, read_config, read_weights, weights_digest
 from unmask.policies.base import LearnedPolicy, Policy
 from unmask.policies.calibration import read_calibrations
 from unmask.policies.registry import make_policy, policy_types
@@ -55,7 +55,8 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None) -> P
     if policy.weights() is not None or weights.exists():
         policy.load_weights(read_weights(weights), str(weights))
     if isinstance(policy, LearnedPolicy):
-        policy.calibrations = read_calibrations(folder)
+        own = weights_digest(policy.weights())
+        policy.calibrations = tuple(table for table in read_calibrations(folder) if table.weights == own)
     return policy
 
 

@@ -136,7 +136,7 @@ class LearnedPolicy(StochasticPolicy, nn.Module):
 
     Attributes:
         settings: what makes the network again, weights aside; an instance of `Config`.
-        calibrations: what it was measured to do, from its folder; of a policy with a speed.
+        calibrations: what it was measured to do with these weights, from its folder; of a policy with a speed.
     """
 
     Config: ClassVar[type[PolicySettings]]

@@ -247,8 +247,8 @@ def choose(tables: Sequence[Calibration], **place: Any) -> tuple[Calibration, li
     """
     if not tables:
         raise UnmaskError(
-            "This policy has no calibration, which says how fast each speed is: run `unmask calibrate` on it, or give "
-            "a speed."
+            "This policy has no calibration, or one of other weights, and that says how fast each speed is: run "
+            "`unmask calibrate` on it, or give a speed."
         )
 
     def differences(table: Calibration) -> list[str]:
