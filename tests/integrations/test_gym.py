@@ -9,6 +9,7 @@ gymnasium = pytest.importorskip("gymnasium")
 from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
+from tests.rl.tasks import Easy
 from unmask.errors import UnmaskError
 from unmask.integrations.gym import DecodeVectorEnv
 
@@ -42,6 +43,24 @@ def test_a_batch_resets_where_an_episode_ends(tiny):
     assert info["final_obs"][0]["step_fraction"].tolist() == [0.25]
     assert info["final_info"]["nfe"][0] == 2
     assert isinstance(info["final_info"]["text"][0], str)
+
+
+def test_a_range_of_weights_gives_each_episode_a_speed(tiny):
+    envs = DecodeVectorEnv(4, beta=(0.01, 3.0), **options(tiny))
+    seen, _ = envs.reset(seed=0)
+    assert envs.observation_space.contains(seen)
+    first = seen["speed"][:, 0]
+    assert len(set(first.tolist())) == 4
+    seen, _, _, _, _ = envs.step(np.ones((4, 8), dtype=np.int8))
+    assert (seen["speed"][:, 0] == first).all()
+    envs.env.task = Easy()
+    seen, reward, terminated, _, _ = envs.step(np.ones((4, 8), dtype=np.int8))
+    assert terminated.all()
+    assert reward == pytest.approx(2.0 ** -(0.01 * 300.0**first)), "right in two passes: NFE ** -beta"
+    assert (seen["speed"][:, 0] != first).all()
+    check_env(gymnasium.make("unmask/Decode-v0", beta=(0.01, 3.0), **options(tiny)).unwrapped, skip_render_check=True)
+    plain, _ = DecodeVectorEnv(1, beta=0.5, **options(tiny)).reset(seed=0)
+    assert "speed" not in plain
 
 
 def test_a_spent_budget_truncates(tiny):

@@ -5,7 +5,9 @@
     envs = gymnasium.make_vec("unmask/Decode-v0", num_envs=16, task="house", block_length=8)
 
 An observation holds what the paper's policy sees: ``confidence`` (l, k), ``masked`` and ``selectable`` (l,), and
-``step_fraction`` (1,). An action is multi-binary (l,): the positions to reveal; those not selectable are ignored.
+``step_fraction`` (1,). Where the weight of speed in the reward is a range, as in ``beta=(0.01, 3.0)``, each episode
+draws its speed between 0 and 1, and the observation holds it: ``speed`` (1,). An action is multi-binary (l,): the
+positions to reveal; those not selectable are ignored.
 `info` holds ``nfe`` and, when an episode ends, ``correct`` and ``text`` (in ``final_info`` of a batch).
 """
 
@@ -26,7 +28,7 @@ from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
 from unmask.observation import Needs, Observation
 from unmask.rl.env import DecodingEnv
-from unmask.rl.rewards import load_reward
+from unmask.rl.rewards import Ends, load_reward
 from unmask.settings import check_seed
 from unmask.tasks.auto import load_task
 from unmask.tasks.base import Example, Task
@@ -39,15 +41,18 @@ def _make(
     task: Task | str | None,
     verifier: str | None,
     top_k: int,
-    reward: str,
-    alpha: float,
+    reward: str | None,
+    alpha: Ends,
+    beta: Ends | None,
     **options: Any,
 ) -> DecodingEnv:
+    given = reward or ("multiplicative" if beta is None else "scale_free")
+    ranges = isinstance(beta if given == "scale_free" else alpha, tuple)
     return DecodingEnv(
         load_model(model) if model is None or isinstance(model, str) else model,
         load_task(task, verifier) if task is None or isinstance(task, str) else task,
-        needs=Needs(top_k=top_k, positions="region"),
-        reward=load_reward(reward, alpha),
+        needs=Needs(top_k=top_k, positions="region", speed=ranges),
+        reward=load_reward(given, alpha, 1.0 if beta is None else beta),
         **options,
     )
 
@@ -60,16 +65,21 @@ def _spaces(env: DecodingEnv) -> tuple[spaces.Dict, spaces.MultiBinary]:
         "selectable": spaces.MultiBinary(length),
         "step_fraction": spaces.Box(0.0, max(1.0, env.max_steps / length), (1,), np.float32),
     }
+    if env.needs.speed:
+        seen["speed"] = spaces.Box(0.0, 1.0, (1,), np.float32)
     return spaces.Dict(seen), spaces.MultiBinary(length)
 
 
 def _arrays(seen: Observation) -> Arrays:
-    return {
+    arrays = {
         "confidence": seen.confidence.float().clamp(0, 1).cpu().numpy(),
         "masked": seen.masked.to(torch.int8).cpu().numpy(),
         "selectable": seen.selectable.to(torch.int8).cpu().numpy(),
         "step_fraction": seen.step_fraction[:, None].cpu().numpy(),
     }
+    if seen.speed is not None:
+        arrays["speed"] = seen.speed[:, None].cpu().numpy()
+    return arrays
 
 
 def _one_seed(seed: Any) -> int | None:
@@ -96,8 +106,9 @@ class DecodeVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
         verifier: of a task that is a JSONL file.
         examples: training prompts to draw from.
         top_k: confidences a position.
-        reward: as in `unmask.rl.rewards`.
-        alpha: as in `unmask.rl.rewards`.
+        reward: as in `unmask.rl.rewards`; by default ``multiplicative``, or ``scale_free`` where beta is given.
+        alpha: weight of speed in the paper's rewards: a number, or those at speed 0 and 1.
+        beta: weight of speed in ``scale_free``, likewise.
         options: those of `unmask.rl.env.DecodingEnv`: block_length, gen_length, max_steps.
     """
 
@@ -112,14 +123,15 @@ class DecodeVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
         verifier: str | None = None,
         examples: int = 2000,
         top_k: int = 1,
-        reward: str = "multiplicative",
-        alpha: float = 1.0,
+        reward: str | None = None,
+        alpha: Ends = 1.0,
+        beta: Ends | None = None,
         **options: Any,
     ) -> None:
         for name, value in (("num_envs", num_envs), ("examples", examples)):
             if value < 1:
                 raise UnmaskError(f"{name} is {value}: give at least 1.")
-        self.env = _make(model, task, verifier, top_k, reward, alpha, **options)
+        self.env = _make(model, task, verifier, top_k, reward, alpha, beta, **options)
         self.num_envs = num_envs
         self.single_observation_space, self.single_action_space = _spaces(self.env)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -128,7 +140,8 @@ class DecodeVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Arrays, dict[str, Any]]:
         super().reset(seed=_one_seed(seed))
-        seen = self.env.reset(list(self._draw(self.num_envs)), seed=int(self.np_random.integers(2**31)))
+        drawn, speeds = list(self._draw(self.num_envs)), self._speeds(self.num_envs)
+        seen = self.env.reset(drawn, seed=int(self.np_random.integers(2**31)), speeds=speeds)
         return _arrays(seen), {}
 
     def step(self, actions: np.ndarray) -> tuple[Arrays, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
@@ -144,7 +157,7 @@ class DecodeVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
             final = {"nfe": self.env.nfe.numpy().copy(), "correct": correct, "text": texts}
             final |= {f"_{key}": over.numpy().copy() for key in list(final)}
             info = {"final_obs": last, "_final_obs": over.numpy(), "final_info": final, "_final_info": over.numpy()}
-            self.env.begin(rows, list(self._draw(len(rows))))
+            self.env.begin(rows, list(self._draw(len(rows))), self._speeds(len(rows)))
         info |= {"nfe": self.env.nfe.numpy().copy(), "_nfe": np.ones(self.num_envs, dtype=bool)}
         return (
             _arrays(self.env.observe()),
@@ -156,6 +169,9 @@ class DecodeVectorEnv(VectorEnv[Arrays, np.ndarray, np.ndarray]):
 
     def _draw(self, n: int) -> Iterator[Example]:
         return (self._pool[i] for i in self.np_random.integers(len(self._pool), size=n))
+
+    def _speeds(self, n: int) -> list[float] | None:
+        return self.np_random.random(n).tolist() if self.env.needs.speed else None
 
 
 class DecodeEnv(gymnasium.Env[Arrays, np.ndarray]):

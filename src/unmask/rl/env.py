@@ -145,6 +145,7 @@ class DecodingEnv:
         self.nfe = torch.zeros(n, dtype=torch.long)
         self.correct = torch.zeros(n, dtype=torch.bool)
         self.texts = [""] * n
+        self._speeds = [0.0] * n
 
     def _read(
         self, examples: Sequence[Example], speeds: Sequence[float] | None
@@ -161,8 +162,8 @@ class DecodingEnv:
         prompts: Sequence[Sequence[int]],
         speeds: Sequence[float] | None,
     ) -> None:
-        for row, example in zip(rows, examples, strict=True):
-            self._examples[row] = example
+        for row, example, speed in zip(rows, examples, speeds or [0.0] * len(rows), strict=True):
+            self._examples[row], self._speeds[row] = example, speed
             self.live[row], self.nfe[row] = True, 0
         keys = row_keys(self._seed, torch.arange(self._episodes, self._episodes + len(rows)))
         self._episodes += len(rows)
@@ -268,7 +269,8 @@ class DecodingEnv:
     def _judge(self, ended: Ended, rows: Int[Tensor, " r"], complete: Bool[Tensor, " r"]) -> Outcome:
         examples = [self._examples[row] for row in rows.tolist()]
         texts = [self.model.text(row) for row in ended.tokens.tolist()]
-        outcome = judge(self.task, examples, texts, ended.nfe.cpu(), complete, self.gen_length)
+        speeds = [self._speeds[row] for row in rows.tolist()] if self.needs.speed else None
+        outcome = judge(self.task, examples, texts, ended.nfe.cpu(), complete, self.gen_length, speeds)
         for row, text in zip(rows.tolist(), texts, strict=True):
             self.texts[row] = text
         self.correct[rows] = outcome.correct
