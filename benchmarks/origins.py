@@ -81,10 +81,13 @@ def domains(args: argparse.Namespace) -> None:
     print("| policy | on | speed | accuracy % @ NFE | difference to the native one at this NFE, points |")
     print("|---|---|---|---|---|")
     for study, place in (("house", "ledger"), ("ledger", "house"), ("both", "house"), ("both", "ledger"), *LONGER):
+        runs = [folder(args.out, one, seed) for one in (study, place) for seed in args.seeds]
+        if not all((run / "tuned.json").exists() for run in runs):
+            print(f"| {study} | {place} | not trained | | |")
+            continue
         for seed in args.seeds:
-            target = folder(args.out, study, seed) / "held-out" / place
-            if not (target / "rows.jsonl").exists():
-                decode(args, folder(args.out, study, seed), place, target)
+            run = folder(args.out, study, seed)
+            decode(args, run, place, run / "held-out" / place)
         seeds, native = curves(args, study, place), curves(args, place, place)
         for i, nfe in enumerate(passes(seeds)):
             reached, gap = against(seeds, native, nfe, hull=False)
