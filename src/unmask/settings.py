@@ -188,7 +188,7 @@ def _ends(value: Any) -> Any:
 
 
 Ends = Annotated[float | tuple[float, float], BeforeValidator(_ends), OneWord()]
-"""A number, or two: at speed 0 and at speed 1, with a geometric mean in between. ``0.03,3`` in one word."""
+"""A number, or two: at speed 0 and at speed 1, with a geometric mean in between. ``0.01,3`` in one word."""
 
 
 QUOTED = r'"(?:[^"\\]|\\.)*"'

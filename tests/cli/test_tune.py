@@ -181,7 +181,7 @@ def test_calibration_prompts_did_not_choose_the_checkpoint_and_held_out_ones_are
 def test_defaults_that_an_algorithm_or_a_start_has_no_place_for_are_left_out(tuned):
     config = tuning(None, {"algorithm": {"name": "rloo", "inner_iterations": 1}})
     assert config.algorithm.name == "rloo"
-    assert config.algorithm.settings.beta == (0.03, 3.0)
+    assert config.algorithm.settings.beta == (0.01, 3.0)
     config = tuning(None, {"policy": {"init": str(tuned), "use_speed": True}})
     assert config.policy.network.model_fields_set == {"use_speed"}
     assert config.clone.rule == "none" or not config.clones

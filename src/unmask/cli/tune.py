@@ -43,7 +43,7 @@ SPEEDS = tuple(i / 7 for i in range(8))
 DEFAULTS: dict[str, dict[str, Any]] = {
     "policy": {"use_speed": True, "use_entropy": True, "top_k": 2},
     "clone": {"rule": "best:*", "updates": 200, "batch_size": 64},
-    "algorithm": {"beta": (0.03, 3.0), "prompts": 40, "lr": 1.5e-4, "entropy_weight": 0.001, "other_speeds": 1},
+    "algorithm": {"beta": (0.01, 3.0), "prompts": 40, "lr": 1.5e-4, "entropy_weight": 0.001, "other_speeds": 1},
     "run": {"folder": "runs/tuned", "iterations": 200, "validate_every": 20},
 }
 """Where tuning differs from `TrainConfig`, by measurement (docs/training.md)."""

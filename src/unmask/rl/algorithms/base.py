@@ -58,7 +58,7 @@ class AlgorithmSettings(Settings):
     alpha: Annotated[Ends, Field(description="Weight of speed in the reward (of a policy with a speed: two).")] = 1.0
     beta: Annotated[
         Ends, Field(description="Weight of speed in the scale_free reward: accuracy given up for passes, in percent.")
-    ] = (0.03, 3.0)
+    ] = (0.01, 3.0)
     speeds: Annotated[
         int, Ge(2), Field(description="Parts of [0, 1] that an iteration's speeds come from, equally (with a speed).")
     ] = 8
@@ -120,7 +120,7 @@ def check_weight(settings: AlgorithmSettings, has_speed: bool) -> None:
     """
     weight, name = settings.weight, "beta" if settings.reward == "scale_free" else "alpha"
     if weight is not None and has_speed and not isinstance(weight, tuple):
-        example = [0.03, 3.0] if name == "beta" else [0.1, 30.0]
+        example = [0.01, 3.0] if name == "beta" else [0.1, 30.0]
         raise UnmaskError(
             f"algorithm.{name} is {weight:g}, and a policy with a speed learns at a range of them: give {name} at "
             f"speed 0 and at speed 1, such as {name} = {example}."
