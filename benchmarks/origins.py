@@ -28,6 +28,7 @@ from benchmarks.tuning import (
     area,
     curves,
     decode,
+    evaluated,
     folder,
     homes,
     main,
@@ -37,7 +38,6 @@ from benchmarks.tuning import (
     spread,
     told,
     unmask,
-    words_of,
 )
 
 from unmask.evaluation.differences import Difference, Outcomes, paired_difference
@@ -132,7 +132,7 @@ def envelope(args: argparse.Namespace) -> None:
         share = "never" if covered is None else f"{covered:,} passes, {100 * covered / spent:.0f}% of {spent:,}"
         least = 100 * min(short for _, short, _ in reached)
         print(
-            f"seed {seed}: covers all five after {share} (at its best {least:+.1f} points below the farthest); 99% of"
+            f"seed {seed}: covers all five after {share} (the farthest is {least:+.1f} points above its curve); 99% of"
         )
         print(f"its own area after {near:,} passes, {100 * near / passes:.0f}% of its run", flush=True)
         together, best = curve_volume(rivals, 32), max(curve_volume([one], 32) for one in rivals)
@@ -162,7 +162,7 @@ def controls(args: argparse.Namespace) -> None:
             again = ["--resume"] if (target / "config.json").exists() else []
             speeds = [f"--speeds={i / (SPEEDS - 1)}" for i in range(SPEEDS)]
             words = ["--policies", run, "--prompts", 200, "--seeds", DRAWS, "--trajectories", 0, "--output", target]
-            unmask("eval", *words_of(PLACES[place]), *speeds, *words, *again)
+            unmask("eval", *evaluated(place), *speeds, *words, *again)
             found = [(entry, rows) for entry, rows in results(target) if entry.kind == "policy"]
             found.sort(key=lambda one: one[0].decode.speed or 0.0)
             for i, (entry, rows) in enumerate(found):

@@ -38,7 +38,7 @@ from unmask.hub import ASSETS
 from unmask.pareto import Point, accuracy_at, curve_volume
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
-from unmask.policies.calibration import bound
+from unmask.policies.calibration import bound, interpolate
 from unmask.rl.run import read_metrics
 
 SEEDS = (0, 1, 2)
@@ -123,7 +123,12 @@ def decode(args: argparse.Namespace, run: Path, place: str, target: Path) -> Non
     again = ["--resume"] if (target / "config.json").exists() else []
     speeds = [f"--speeds={i / (SPEEDS - 1)}" for i in range(SPEEDS)]
     words = ["--policies", run, "--prompts", args.prompts, "--seeds", 1, "--output", target, *again]
-    unmask("eval", *words_of(PLACES[place]), *speeds, *words)
+    unmask("eval", *evaluated(place), *speeds, *words)
+
+
+def evaluated(place: str) -> list[str]:
+    """Its flags as `unmask eval` has them."""
+    return words_of({key.replace("block-length", "block-lengths"): value for key, value in PLACES[place].items()})
 
 
 def bundle(args: argparse.Namespace) -> None:
@@ -245,12 +250,14 @@ def show(args: argparse.Namespace) -> None:
                 speed = f"{i / (SPEEDS - 1):.2f}" if i < SPEEDS else ""
                 print(f"| {speed} | {reached} | {told(*gap)} | {alone} |", flush=True)
             alone = [paired_bootstrap(one, cells, hull=True) for seed in seeds for one in seed]
-            least = min((one for one in alone if not math.isnan(one.mean)), key=lambda one: one.mean)
-            print(f"least difference of a seed alone at a speed: {told(least.mean, least.low, least.high)}")
+            alone = [one for one in alone if not math.isnan(one.mean)]
+            least, low = min(one.mean for one in alone), min(one.low for one in alone)
+            print(f"a seed alone at a speed: {100 * least:+.1f} at least; its intervals reach down to {100 * low:+.1f}")
             length = int(PLACES[place].get("gen-length", 32))
             print(f"area under the curve over log NFE: {spread([area(one, length) for one in seeds])}", end="")
             print(f", all rules' frontier {100 * area(cells, length):.1f}")
-        print(f"at least 99.5% from {spread([lossless(one) for one in seeds], 1)} passes on")
+        reached = ", ".join(f"{lossless(one):.2f}" for one in seeds)
+        print(f"the fewest passes of a speed with at least 99.5%, by seed: {reached}")
         falls = [[one.nfe.mean().item() for one in seed] for seed in seeds]
         rises = [max(b - a for a, b in pairwise(one)) for one in falls]
         print(f"NFE falls with speed in {sum(rise < 0 for rise in rises)} of {len(falls)} seeds", end="")
@@ -269,8 +276,14 @@ def passes(seeds: Sequence[Sequence[Outcomes]]) -> list[float]:
     The same speed stands for another NFE in each seed, so that curves are compared at these.
     """
     points = [points_of(seed) for seed in seeds]
-    begins = max(min(one.nfe for one in seed) for seed in points) + 1e-6
+    begins = max(min(map(safely, seed)) for seed in seeds)
     return [max(sum(seed[i].nfe for seed in points) / len(points), begins) for i in range(SPEEDS)]
+
+
+def safely(one: Outcomes) -> float:
+    """An NFE that it does not exceed on other draws of the prompts, either."""
+    nfe = one.nfe.double().mean(dim=0)
+    return (nfe.mean() + 2 * nfe.std() / math.sqrt(len(nfe))).item() + 1e-6
 
 
 def points_of(speeds: Sequence[Outcomes]) -> list[Point]:
@@ -283,7 +296,8 @@ def against(
 ) -> tuple[str, tuple[float, float, float]]:
     """What was reached at an NFE over seeds, and by how much each seed's curve is above its rival's there."""
     gaps = [paired_curves(seed, cells, nfe, hull=hull) for seed, cells in zip(seeds, rivals, strict=True)]
-    accuracy = sum(accuracy_at(points_of(one), nfe) for one in seeds) / len(seeds)
+    at = [interpolate(sorted((point.nfe, point.accuracy) for point in points_of(one)), nfe) for one in seeds]
+    accuracy = sum(at) / len(at)
     return f"{100 * accuracy:.1f} @ {nfe:.2f}", over_seeds(gaps)
 
 
@@ -319,7 +333,7 @@ def between(found: Sequence[tuple[Entry, Sequence[ResultRow]]]) -> Difference:
 
 
 def over_seeds(gaps: Sequence[Difference]) -> tuple[float, float, float]:
-    """The mean over training seeds of differences, each at its own NFE, with a 95% interval over prompts and seeds.
+    """The mean over training seeds of differences, with a 95% interval over prompts and seeds.
 
     All seeds decode the same prompts: what prompts add is taken as the same for all, and does not shrink with seeds.
     """
@@ -346,7 +360,7 @@ def told(mean: float, low: float, high: float, none: str = "no rule is as fast")
 def promise(args: argparse.Namespace) -> None:
     """Calibrations on 400 of the held-out prompts, drawn anew; on the others the promise is kept or broken."""
     print("| study | seed | drop | promises made | broken, share (95% interval) |\n|---|---|---|---|---|")
-    for study, place in ((study, home) for study in args.studies for home in homes(study)):
+    for study, place in [(one, home) for one in args.studies for home in homes(one)]:
         for seed in args.seeds:
             run = folder(args.out, study, seed)
             policy = load_policy(run)

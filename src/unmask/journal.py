@@ -39,11 +39,14 @@ class Journal:
         """Write the whole file anew, or leave it as it is."""
         write_text(self.path, jsonl(rows))
 
-    def rows(self) -> list[Any]:
+    def rows(self, columns: Collection[str] = ()) -> list[Any]:
         """What is there, without a last line that a kill cut short; nothing if there is no file.
 
+        Args:
+            columns: that every row must have.
+
         Raises:
-            UnmaskError: another line is broken.
+            UnmaskError: another line is broken, or a row has not all columns.
         """
         found = []
         for line in read_jsonl(self.path) if self.path.exists() else ():
@@ -51,6 +54,10 @@ class Journal:
                 raise UnmaskError(f"{self.path}, line {line.number}, {line.problem}: delete the line.")
             if not line.problem:
                 found.append(line.value)
+        for row in found if columns else ():
+            missing = sorted(set(columns) - row.keys()) if isinstance(row, Mapping) else ["an object"]
+            if missing:
+                raise UnmaskError(f"{self.path} has a row without {missing[0]!r}: delete the file, or give another.")
         return found
 
     def mend(self) -> None:

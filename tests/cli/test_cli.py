@@ -70,7 +70,7 @@ def test_help_explains_every_flag(capsys, command):
         (["train", "--config", "none.toml"], "No config file at none.toml"),
         (["train", "--model", "no/such/model"], "Cannot load the dLLM 'no/such/model'"),
         (["train", "--algorithm.group-size", "1"], "group_size = '1' (input should be greater than or equal to 2"),
-        (["train", "--alpha", "-1"], "Bad value in [algorithm]: alpha must be a number from 0."),
+        (["train", "--alpha", "-1"], "Bad value in [algorithm]: alpha is -1.0: give a finite number from 0."),
         (["train", "--algorithm.reward", "my.reward"], "Cannot import the reward 'my.reward'"),
         (["train", "--policy.width", "30"], "width 30 must be a multiple of 2 * heads = 4"),
         (["train", "--algorithm.experts", "confidence_threshold @ x"], "block_length 'x'"),

@@ -1,6 +1,7 @@
 """`unmask tune` from nothing to a policy that decodes at a speed; what it leaves, how it goes on, what is refused."""
 
 import json
+import shutil
 
 import pytest
 
@@ -11,7 +12,10 @@ from tests.policies.test_calibration import STEPS
 from tests.policies.test_speed import conditioned
 from unmask.cli.tune import DEFAULTS, finalists, tuning
 from unmask.errors import UnmaskError
+from unmask.hub import weights_digest
 from unmask.policies.calibration import read_calibrations, write_calibration
+from unmask.rl.config import PolicyConfig
+from unmask.rl.start import starting_policy
 
 SMALL = ["--iterations", 1, "--clone-from", "best:factor", "--clone.examples", 16, "--clone.updates", 40]
 SMALL += ["--clone.batch-size", 64, "--algorithm.prompts", 8, "--algorithm.group-size", 2, "--validation-prompts", 8]
@@ -55,7 +59,8 @@ def test_a_tuned_run_decodes_at_a_speed_for_a_number_of_passes(capsys, tuned):
     code, out, err = run(capsys, "decode", "hall: red blue?", "--policy", tuned, "--target-nfe", target)
     assert code == 0
     assert "forward passes)" in out
-    assert f"Speed 0.50: about {target:.1f} forward passes per prompt (calibrated on 24 prompts of house)." in err
+    told = f"Speed 0.50: about {target:.1f} forward passes per prompt to the last position (calibrated on 24 prompts of"
+    assert told in " ".join(err.split())
     assert "carry over" not in err
     code, _, err = run(capsys, "decode", "hall: red?", "--policy", tuned, "--target-nfe", target, "--block-length", 8)
     assert code == 0
@@ -113,11 +118,18 @@ def test_view_shows_a_rule_beside_a_policy_at_a_speed(capsys, tuned):
 
 def test_another_dllm_is_told_that_the_promise_does_not_carry_over(capsys, tmp_path, tiny_folder):
     conditioned().save(tmp_path / "p")
-    write_calibration(tmp_path / "p", STEPS)
+    steps = STEPS.model_copy(update={"weights": weights_digest(conditioned().weights())})
+    write_calibration(tmp_path / "p", steps)
+    write_calibration(tmp_path / "p", steps.model_copy(update={"task": "other"}))
     argv = ["decode", "hall: red?", "--policy", tmp_path / "p", "--model", tiny_folder, "--gen-length", 8]
     code, _, err = run(capsys, *argv, "--max-drop", "1%")
     assert code == 0
     assert "The promise does not carry over: the calibration is of model m, not" in " ".join(err.split())
+    more = ["--calibrated-on", "other", "--temperature", 0.5, "--max-steps", 3]
+    code, _, err = run(capsys, *argv, "--target-nfe", 4, *more)
+    assert code == 0
+    assert "prompts of other). It may take others here" in (said := " ".join(err.split()))
+    assert "of the likeliest tokens, not temperature 0.5; of no budget, not one of 3 steps" in said
     code, _, err = run(capsys, *argv, "--max-drop", "5%", "--speed", 0.5)
     assert code == 2
     assert "Give one of --speed, --target-nfe and --max-drop." in err
@@ -133,8 +145,10 @@ def test_another_dllm_is_told_that_the_promise_does_not_carry_over(capsys, tmp_p
 def test_calibrating_elsewhere_keeps_the_axis_and_both_tables(capsys, tmp_path, tiny_folder):
     conditioned(speed_axis=((0.0, 0.0), (1.0, 1.0))).save(tmp_path / "p")
     argv = ["calibrate", "--policy", tmp_path / "p", "--model", tiny_folder, "--gen-length", 8]
-    code, out, err = run(capsys, *argv, "--prompts", 6, "--labels", "agreement", "--output", tmp_path / "rows")
+    code, out, err = run(capsys, *argv, "--prompts", 6, "--labels", "agreement")
     assert code == 0, err
+    (rows,) = (path.name for path in (tmp_path / "p").iterdir() if path.is_dir())
+    assert rows.endswith("-house-8-8"), "each place has its own"
     assert "agreement with speed 0, %" in " ".join(out.split())
     (table,) = read_calibrations(tmp_path / "p")
     assert table.labels == "agreement"
@@ -143,6 +157,9 @@ def test_calibrating_elsewhere_keeps_the_axis_and_both_tables(capsys, tmp_path, 
     code, _, err = run(capsys, "calibrate", "--policy", HOUSE_BLOCK8)
     assert code == 2
     assert "has no speed to calibrate: unmask tune trains one that has" in " ".join(err.split())
+    code, _, err = run(capsys, "calibrate", "--policy", "house-base-full", "--prompts", 4)
+    assert code == 2
+    assert "house-base-full is no folder of yours: save it into one first" in " ".join(err.split())
     code, _, err = run(capsys, "calibrate")
     assert code == 2
     assert "Nothing to calibrate: give --policy" in err
@@ -156,6 +173,15 @@ def test_the_users_settings_win(tmp_path):
     assert found.algorithm.settings.beta == tuple(DEFAULTS["algorithm"]["beta"])
     paper = tuning(None, {"algorithm": {"alpha": [0.1, 30.0]}})
     assert paper.algorithm.settings.reward == "multiplicative"
+    (tmp_path / "both.toml").write_text("[algorithm]\nalpha = [0.1, 3.0]\nbeta = [0.1, 3.0]\n")
+    with pytest.raises(UnmaskError, match="give one of them"):
+        tuning(tmp_path / "both.toml", {})
+    with pytest.raises(UnmaskError, match="beta has no part in the reward multiplicative: leave it out"):
+        tuning(None, {"algorithm": {"reward": "multiplicative", "beta": [0.1, 3.0]}})
+    with pytest.raises(UnmaskError, match="two above 0, the smaller first"):
+        tuning(None, {"algorithm": {"beta": [3.0, 0.1]}})
+    with pytest.raises(UnmaskError, match="decode.temperature is 1.0, and tuning decodes the likeliest tokens"):
+        tuning(None, {"decode": {"temperature": 1.0}})
     with pytest.raises(UnmaskError, match="Tuning makes a policy with a speed: leave policy.use_speed on"):
         tuning(None, {"policy": {"use_speed": False}, "algorithm": {"beta": 0.5}})
 
@@ -163,7 +189,7 @@ def test_the_users_settings_win(tmp_path):
 def test_a_dry_run_says_what_it_costs(capsys, tmp_path):
     code, out, _ = run(capsys, "tune", "--dry-run", "--gen-length", 32, "--run", tmp_path / "none")
     assert code == 0
-    assert "Calibration and comparison: 320,000 forward passes at most, and those of the" in out
+    assert "Calibration and comparison: 422,400 forward passes at most, and those of the" in out
     assert not (tmp_path / "none").exists()
 
 
@@ -178,10 +204,43 @@ def test_calibration_prompts_did_not_choose_the_checkpoint_and_held_out_ones_are
     assert {row["split"] for row in comparison} == {"test"}
 
 
+def test_prompts_are_counted_before_the_training(capsys, tmp_path):
+    lines = [json.dumps({"prompt": f"hall: red blue? {'green ' * i}", "answer": "hall"}) for i in range(60)]
+    (tmp_path / "few.jsonl").write_text("\n".join(lines))
+    argv = ["tune", "--dry-run", "--task", tmp_path / "few.jsonl", "--verifier", "exact", "--gen-length", 8]
+    code, _, err = run(capsys, *argv)
+    assert code == 2
+    assert "validation prompts, and --validation-prompts takes 256 to choose the checkpoint: lower it" in err
+    code, _, err = run(capsys, *argv, "--validation-prompts", 2)
+    assert (code, "The calibration has " in err) == (0, True)
+    code, _, err = run(capsys, "tune", "--dry-run", "--calibration-prompts", 1)
+    assert code == 2
+    assert "1 calibration and 400 held-out prompts: give at least 2 of each." in err
+
+
+def test_a_finished_run_keeps_its_tables(capsys, tuned, tmp_path):
+    shutil.copytree(tuned, tmp_path / "mine")
+    (table,) = read_calibrations(tmp_path / "mine" / "best")
+    write_calibration(tmp_path / "mine" / "best", table.model_copy(update={"task": "other"}))
+    before = json.loads((tmp_path / "mine" / "tuned.json").read_text())
+    changed = {**before, "seconds": {**before["seconds"], "train": 1e6}}
+    (tmp_path / "mine" / "tuned.json").write_text(json.dumps(changed))
+    assert run(capsys, "tune", "--run", tmp_path / "mine", *SMALL, "--resume")[0] == 0
+    assert [one.task for one in read_calibrations(tmp_path / "mine" / "best")] == ["house", "other"]
+    assert json.loads((tmp_path / "mine" / "tuned.json").read_text())["seconds"]["train"] == 1e6
+
+
+def test_a_policy_to_start_from_loses_its_table(tuned, tiny):
+    house = unmask.load_model()
+    started = starting_policy(PolicyConfig.model_validate({"init": str(tuned)}), house)
+    assert started.settings.speed_axis == ()
+    assert started.calibrations == ()
+
+
 def test_defaults_that_an_algorithm_or_a_start_has_no_place_for_are_left_out(tuned):
     config = tuning(None, {"algorithm": {"name": "rloo", "inner_iterations": 1}})
     assert config.algorithm.name == "rloo"
     assert config.algorithm.settings.beta == (0.01, 3.0)
-    config = tuning(None, {"policy": {"init": str(tuned), "use_speed": True}})
-    assert config.policy.network.model_fields_set == {"use_speed"}
+    config = tuning(None, {"policy": {"init": str(tuned)}})
+    assert config.policy.network.model_fields_set == set()
     assert config.clone.rule == "none" or not config.clones

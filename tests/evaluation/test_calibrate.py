@@ -24,11 +24,10 @@ def measured(cells):
 def test_speed_0_is_the_slowest_of_the_most_accurate():
     policy, found = measured([(8, "rrw."), (6, "rrr."), (6, "rrr."), (3, "rrww"), (1.5, "rwwr")])
     axis, table = table_of(policy, found, labels="verifier")
-    # Knob 0.25 is the slowest of the best; 0.5 is no faster. From 6 to 1.5 are two halvings, 3 is the first.
+    # Knob 0.25 is the slowest of the best; 0.5 is no faster, and left out. From 6 to 1.5 are two halvings.
     assert axis == ((0.0, 0.25), (pytest.approx(0.5), 0.75), (pytest.approx(1.0), 1.0))
     assert [(row.knob, row.nfe, row.accuracy, row.lost, row.gained) for row in table.rows] == [
         (0.25, 6, 0.75, 0, 0),
-        (0.5, 6, 0.75, 0, 0),
         (0.75, 3, 0.5, 1, 0),
         (1.0, 1.5, 0.5, 2, 1),
     ]
@@ -66,9 +65,18 @@ def test_an_axis_is_kept_and_what_is_slower_left_out():
     assert [(row.speed, row.nfe) for row in table.rows] == [(0.0, 6), (1.0, 3)]
 
 
+def test_speed_0_is_slower_than_all_that_follows():
+    policy, found = measured([(7.4, "rrrr"), (7.6, "rrrr"), (7.5, "rrrw"), (5, "rrww"), (6, "rwww")])
+    axis, table = table_of(policy, found, labels="verifier")
+    assert [knob for _, knob in axis] == [0.25, 0.5, 0.75]
+    assert [(row.knob, row.nfe) for row in table.rows] == [(0.25, 7.6), (0.5, 7.5), (0.75, 5)]
+    _, kept = table_of(policy, found, labels="verifier", axis=((0.0, 0.25), (1.0, 0.75)))
+    assert [row.speed for row in kept.rows] == [0.0, 0.5, 1.0], "what lies past the end of an axis has no speed"
+
+
 def test_a_policy_of_one_pace_is_refused():
     policy, found = measured([(4, "rrrr"), (4, "rrrr"), (5, "rrrr")])
-    with pytest.raises(UnmaskError, match="takes 4.00 forward passes per prompt where it is most accurate and 4.00 at"):
+    with pytest.raises(UnmaskError, match="takes 5.00 forward passes per prompt where it is most accurate and 4.00 at"):
         table_of(policy, found, labels="verifier")
     with pytest.raises(UnmaskError, match="The policy p has no speed to calibrate"):
         calibration_entries("p", load_policy(HOUSE_FULL), decoding(8))

@@ -69,6 +69,9 @@ def test_curves_at_one_nfe_by_hand():
     assert paired_curves(speeds, cells, 6.0).mean == pytest.approx(0.4)
     assert paired_curves(speeds, cells, 20.0).mean == pytest.approx(0.1)  # past the slowest, its accuracy stays
     assert math.isnan(paired_curves(speeds, cells, 3.9).mean)
+    worse = [*speeds, outcomes([[0.1] * 50], [[6] * 50])]  # a speed that is no good is part of the curve all the same
+    assert paired_curves(worse, cells, 6.0).mean == pytest.approx(0.1 - 0.3)
+    assert paired_curves(worse, cells, 5.0).mean == pytest.approx(0.3 - 0.25)
     with pytest.raises(UnmaskError, match="needs cells"):
         paired_curves([], cells, 6.0)
 

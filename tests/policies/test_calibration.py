@@ -1,6 +1,7 @@
 """The table in a policy's folder: numbers by hand, promises by simulation, and what is refused."""
 
 import itertools
+import json
 import math
 import random
 
@@ -54,6 +55,33 @@ def test_a_speed_that_is_no_faster_is_passed_over():
     bumpy = table([(0.0, 8.0, 0, 0), (0.2, 8.5, 0, 0), (0.5, 4.0, 0, 0), (1.0, 2.0, 0, 0)])
     assert bumpy.for_nfe(8.2) == 0.0
     assert bumpy.for_nfe(math.sqrt(32)) == pytest.approx(0.25)
+
+
+def test_a_promise_passes_over_what_is_no_faster():
+    bumpy = table([(0.0, 8.0, 0, 0), (0.2, 8.5, 0, 0), (0.5, 8.2, 0, 0), (0.6, 4.0, 0, 0), (1.0, 2.0, 900, 0)])
+    assert bumpy.for_drop(0.01) == 0.6
+    slow = table([(0.0, 8.0, 0, 0), (0.2, 8.5, 0, 0), (1.0, 2.0, 900, 0)])
+    with pytest.raises(UnmaskError, match=r"the next one was measured to lose 90.0"):
+        slow.for_drop(0.01)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"nfe": 0.0}, "greater than 0"),
+        ({"speed": 2.0}, "less than or equal to 1"),
+        ({"accuracy": 90.0}, "less than or equal to 1"),
+        ({"lost": 2000}, "more answers are lost and gained than there are prompts"),
+        ({"speed": 0.9}, "the rows are not in order of their speeds"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused(tmp_path, change, message):
+    conditioned().save(tmp_path / "p")
+    values = STEPS.model_dump(mode="json")
+    values["rows"][1 if change.get("speed") != 0.9 else 0].update(change)
+    (tmp_path / "p" / "calibration.json").write_text(json.dumps({"tables": [values]}))
+    with pytest.raises(UnmaskError, match=message):
+        read_calibrations(tmp_path / "p")
 
 
 def test_bounds_are_exact():
@@ -141,15 +169,20 @@ def test_a_folder_keeps_a_table_per_dllm_and_task(tmp_path):
     steps = STEPS.model_copy(update={"weights": weights_digest(policy.weights())})
     write_calibration(tmp_path / "p", steps)
     write_calibration(tmp_path / "p", steps.model_copy(update={"task": "other"}))
-    write_calibration(tmp_path / "p", steps.model_copy(update={"prompts": 7}))
+    write_calibration(tmp_path / "p", steps.model_copy(update={"prompts": 700}))
     found = read_calibrations(tmp_path / "p")
-    assert [(one.task, one.prompts) for one in found] == [("other", 1000), ("t", 7)]
+    assert [(one.task, one.prompts) for one in found] == [("t", 700), ("other", 1000)]
     again = load_policy(tmp_path / "p")
     assert again.speed_for(target_nfe=4.0) == pytest.approx(0.5)
     again.save(tmp_path / "copy")
     assert load_policy(tmp_path / "copy").calibrations == found
     with pytest.raises(UnmaskError, match="Give either target_nfe or max_drop"):
         again.speed_for()
+    with pytest.raises(UnmaskError, match="target_nfe is '6': give a number"):
+        again.speed_for(target_nfe="6")
+    assert again.speed_for(max_drop=0.05, task="other") == again.speed_for(max_drop=0.05)
+    with pytest.raises(UnmaskError, match="The calibration is of task t, not math"):
+        again.speed_for(target_nfe=6, task="math")
     write_calibration(tmp_path / "p", STEPS, keep=False)
     assert read_calibrations(tmp_path / "p") == (STEPS,)
     assert load_policy(tmp_path / "p").calibrations == (), "a table of other weights says nothing of these"

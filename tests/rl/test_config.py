@@ -68,7 +68,7 @@ def test_what_a_run_writes_down_is_read_back(algorithm):
         ("alpha = 3", r"The key 'alpha' of .*x.toml belongs into a table: put it under \[algorithm\]."),
         ("lr = 0.1", r"The key 'lr' of .*x.toml belongs into a table: put it under \[clone\] or \[algorithm\]."),
         ("width = 64", r"The key 'width' of .*x.toml belongs into a table: put it under \[policy\]."),
-        ("[algorithm]\nalpha = -1", r"Bad value in \[algorithm\]: alpha must be a number from 0\."),
+        ("[algorithm]\nalpha = -1", r"Bad value in \[algorithm\]: alpha is -1.0: give a finite number from 0\."),
         ("[policy]\nwidth = 30", r"width 30 must be a multiple of 2 \* heads = 4"),
     ],
 )

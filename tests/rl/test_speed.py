@@ -168,8 +168,8 @@ def test_a_policy_with_a_speed_is_judged_by_its_curve(tiny, tmp_path):
         ({"beta": (0.1, 3.0)}, r"algorithm.beta is \[0.1, 3.0\], a range for a policy with a speed"),
         ({**SPEED, "alpha": 1.0}, "algorithm.alpha is 1, and a policy with a speed learns at a range of them: give"),
         ({"alpha": 1.0, "beta": 0.1}, "alpha weighs speed in the paper's rewards and beta in scale_free: give one"),
-        ({**SPEED, "beta": (0.0, 3.0)}, "beta at both ends must be above 0"),
-        ({"beta": -1.0}, "beta must be a number from 0"),
+        ({**SPEED, "beta": (0.0, 3.0)}, "give one number, or two above 0, the smaller first"),
+        ({"beta": -1.0}, "beta is -1.0: give a finite number from 0"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(tmp_path, changes, message):

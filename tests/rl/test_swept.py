@@ -97,7 +97,8 @@ def test_a_run_clones_the_best_of_it_at_each_speed(tiny, tmp_path):
         ([row(THRESHOLD, 4, 1, True, task="house")], "best:*", "is of task 'house', not 'short'"),
         ([row(THRESHOLD, 4, 1, True, gen_length=16)], "best:*", "is of gen_length 16, not 8"),
         ([row(THRESHOLD, 4, 1, True, config={"task": "short+easy"})], "best:*", "is of task 'short+easy', not 'short'"),
-        ([{"prompt": "p", "text": "t"}], "best:*", "has a row without 'block_length': give the output of unmask sweep"),
+        ([{"prompt": "p"}], "best:*", "has a row without 'block_length': delete the file, or give another"),
+        ([[1]], "best:*", "has a row without 'an object'"),
     ],
 )
 def test_another_sweep_is_refused(tiny, tmp_path, rows, rule, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,10 +16,12 @@ from rich.table import Table
 from unmask.cli.common import ConfigFile
 from unmask.cli.comparison import ComparisonConfig, compare
 from unmask.cli.console import console
+from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
 from unmask.evaluation.calibrate import calibration_entries, promises, table_of
 from unmask.files import write_text
 from unmask.hub import find_policy_folder
+from unmask.models.auto import DEFAULT_MODEL
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
@@ -33,7 +36,7 @@ class CalibrateConfig(ComparisonConfig):
     policies: Annotated[tuple[str, ...], Parameter(parse=False)] = ()
     policy: Annotated[str | None, Field(description="Folder of the policy, or of the run that trained it.")] = None
     output: Annotated[
-        str | None, Field(description="Folder for the rows (default: calibration/ beside the policy's folder).")
+        str | None, Field(description="Folder for the rows (default: calibration-... beside a run's best/, by place).")
     ] = None  # type: ignore[assignment]
     split: Annotated[
         Literal["train", "validation", "test"] | None,
@@ -68,6 +71,11 @@ def calibrate(
     if resolved.policy is None:
         raise UnmaskError("Nothing to calibrate: give --policy, the folder of a policy with a speed.")
     folder = find_policy_folder(resolved.policy)
+    if not Path(resolved.policy).exists():
+        raise UnmaskError(
+            f"The table is written into the policy's folder, and {resolved.policy} is no folder of yours: save it into "
+            "one first (unmask.load_policy(...).save('runs/mine'))."
+        )
     policy = load_policy(folder)
     if not isinstance(policy, LearnedPolicy) or not policy.needs.speed:
         raise UnmaskError(f"The policy {resolved.policy} has no speed to calibrate: unmask tune trains one that has.")
@@ -110,7 +118,7 @@ def measure(
     split = config.split or (None if config.from_file else "validation")
     own = {"output", "policies", "split", "prompts", "seeds", "trajectories"}
     shared = config.model_dump(include=set(ComparisonConfig.model_fields) - own, exclude_unset=True)
-    output = config.output or str(folder.parent / "calibration")
+    output = config.output or str(_rows_folder(folder, config, task.name, decode))
     how = {"split": split, "prompts": config.prompts, "seeds": 1, "trajectories": 0, "output": output}
     comparison = ComparisonConfig(**shared, **how)
     found = compare(comparison, task, gen_length, entries, resume=resume, model=model)
@@ -120,8 +128,16 @@ def measure(
     made, table = table_of(policy, found.results, labels=labels, axis=axis)
     if axis is None:
         set_axis(folder, made)
-    write_calibration(folder, table, keep=axis is not None)
+    write_calibration(folder, table, keep=made == policy.settings.speed_axis)
     return table
+
+
+def _rows_folder(policy: Path, config: CalibrateConfig, task: str, decode: DecodeConfig) -> Path:
+    """Of the rows of a place, so that each has its own."""
+    model = Path(config.model or DEFAULT_MODEL).name
+    blocks = decode.model_dump(mode="json")["block_length"]
+    name = re.sub(r"[^\w.+-]+", "_", f"calibration-{model}-{task}-{decode.region()}-{blocks}")
+    return (policy.parent if policy.name == "best" else policy) / name
 
 
 def set_axis(folder: Path, axis: Sequence[tuple[float, float]]) -> None:

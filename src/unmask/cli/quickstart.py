@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from rich.text import Text
 from unmask.cli.common import ConfigFile, DryRun, watch
 from unmask.cli.console import console
 from unmask.cli.tune import Tuned, closing, run_tuning, tuning
+from unmask.errors import Stopped
 from unmask.evaluation.entries import Entry
 from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
@@ -50,12 +52,9 @@ def quickstart(
     asked = tuning(None, {"run": own})
     try:
         made = run_tuning(asked, resolved.prompts, resolved.prompts, resume=False)
-    except KeyboardInterrupt:
+    except (Stopped, KeyboardInterrupt):
         go_on(resolved, folder)
-        raise
-    if made is None:
-        go_on(resolved, folder)
-        return
+        sys.exit(130)
     console.rule("4. See it decode", align="left")
     show_example(made, model, task)
     closing(made, asked)

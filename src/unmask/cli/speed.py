@@ -41,6 +41,9 @@ class SpeedFlags(Settings):
         Field(description="Fastest speed promised to lose at most so much accuracy against speed 0, such as 1%."),
     ] = None
     confidence: Annotated[float, Gt(0), Lt(1), Field(description="Of that promise.")] = CONFIDENCE
+    calibrated_on: Annotated[
+        str | None, Field(description="Task whose calibration to use, if the policy has several (default: the first).")
+    ] = None
 
 
 def at_speed(
@@ -48,12 +51,8 @@ def at_speed(
     flags: SpeedFlags | None,
     policy: Policy,
     model: MaskedDiffusionModel,
-    task: str | None = None,
 ) -> DecodeConfig:
     """The configuration with the speed that was asked for, and a line on what to expect of it.
-
-    Args:
-        task: whose prompts are decoded, where that is known.
 
     Raises:
         UnmaskError: two ways at once; no calibration; nothing that fast, or so safe.
@@ -67,14 +66,20 @@ def at_speed(
         raise UnmaskError("This policy has no speed to choose: leave out --target-nfe and --max-drop, or tune one.")
     length = config.region(model=model)
     blocks = config.model_dump(mode="json")["block_length"] or length
-    table, differs = choose(policy.calibrations, model=model.name, task=task, gen_length=length, block_length=blocks)
+    place = {"model": model.name, "task": wanted.calibrated_on, "gen_length": length, "block_length": blocks}
+    table, differs = choose(policy.calibrations, **place, suppress_eos=config.suppress_eos)
+    if config.temperature:
+        differs.append(f"the likeliest tokens, not temperature {config.temperature:g}")
+    if config.max_steps is not None:
+        differs.append(f"no budget, not one of {config.max_steps} steps")
     speed = (
         table.for_nfe(wanted.target_nfe)
         if wanted.target_nfe is not None
         else table.for_drop(wanted.max_drop or 0.0, wanted.confidence)
     )
+    to_the_end = " to the last position" if config.stop_at_eos and not table.stop_at_eos else ""
     errors.print(
-        f"Speed {speed:.2f}: about {table.nfe_at(speed):.1f} forward passes per prompt "
+        f"Speed {speed:.2f}: about {table.nfe_at(speed):.1f} forward passes per prompt{to_the_end} "
         f"(calibrated on {table.prompts} prompts of {table.task}).",
         highlight=False,
         soft_wrap=True,

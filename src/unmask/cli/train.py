@@ -18,7 +18,7 @@ from unmask.cli.common import ConfigFile, DryRun, Resume
 from unmask.cli.console import Stop, Ticker, console, errors, ticking
 from unmask.cli.flags import SECOND, flags_of, given
 from unmask.decoding.blocks import AdaptiveBlocks, check_block_length
-from unmask.errors import Stopped, UnmaskError
+from unmask.errors import UnmaskError
 from unmask.files import write_text
 from unmask.models.auto import dtype_of, parameter_count
 from unmask.models.base import MaskedDiffusionModel
@@ -133,11 +133,11 @@ def _run(config: TrainConfig, resume: bool, allow_changes: bool, dry_run: bool) 
     train_policy(config, resume=resume, allow_changes=allow_changes)
 
 
-def train_policy(config: TrainConfig, *, resume: bool, allow_changes: bool = False) -> bool:
+def train_policy(config: TrainConfig, *, resume: bool, allow_changes: bool = False) -> None:
     """A run, with progress in the terminal, a card for its policy, and trackers.
 
-    Returns:
-        False if the user stopped it.
+    Raises:
+        Stopped: the user stopped it.
     """
     accelerator = Accelerator(log_with=list(_installed(config)) or None, project_dir=config.run.folder)
     if not accelerator.is_main_process:
@@ -164,11 +164,7 @@ def train_policy(config: TrainConfig, *, resume: bool, allow_changes: bool = Fal
             track(metrics)
 
         trainer = Trainer(config, model, task, validate, log, processes, tick.stage)
-        try:
-            trainer.run(resume=resume, allow_changes=allow_changes, stop=stop)
-        except Stopped as e:
-            console.print(str(e), highlight=False)
-            return False
+        trainer.run(resume=resume, allow_changes=allow_changes, stop=stop)
     if processes.main:
         text = card(config, model.name, task.name, gen_length)
         write_text(trainer.keeper.folder.path / "best" / "README.md", text)
@@ -176,7 +172,6 @@ def train_policy(config: TrainConfig, *, resume: bool, allow_changes: bool = Fal
         f"The best policy is in {config.run.folder}/best (validation reward {trainer.keeper.progress.best:.3f}).",
         highlight=False,
     )
-    return True
 
 
 def judged(task: Task, model: MaskedDiffusionModel, config: TrainConfig, rank: int = 0) -> Task:

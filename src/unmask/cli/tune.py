@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from unmask.cli.calibrate import CalibrateConfig, measure, show
 from unmask.cli.common import ConfigFile, DryRun, Resume, draw
 from unmask.cli.comparison import ComparisonConfig, compare
-from unmask.cli.console import console, duration
+from unmask.cli.console import console, duration, errors
 from unmask.cli.flags import flags_of, given
 from unmask.cli.train import FLAT, START, describe_costs, judged, tables, train_policy
 from unmask.cli.train import SHORT as TRAIN_SHORT
@@ -79,25 +79,24 @@ def tune(
     resume: Annotated[Resume, START] = False,
     dry_run: Annotated[DryRun, START] = False,
 ) -> None:
-    """Train one policy for every speed, calibrate it, and compare it with every rule at its best.
+    """Train one policy for every speed, calibrate it, and compare it with the best of all rules.
 
     Example: unmask tune --model GSAI-ML/LLaDA-8B-Instruct --task gsm8k --block-length 32 --run runs/mine
     """
     asked = tuning(config, given(settings))
+    check_prompts(asked, calibration_prompts, held_out_prompts)
     if dry_run:
         describe_costs(asked, 1)
         gen_length = asked.decode.gen_length or asked.task.load_task().gen_length
         slow = int(asked.task.labels == "agreement")
-        passes = (calibration_prompts * (KNOBS + slow) + held_out_prompts * (len(SPEEDS) + slow)) * gen_length
+        # Beside the policy at each speed, a replay of its pace.
+        passes = (calibration_prompts * (KNOBS + slow) + held_out_prompts * (2 * len(SPEEDS) + slow)) * gen_length
         console.print(
             f"Calibration and comparison: {passes:,} forward passes at most, and those of the best rules.",
             highlight=False,
         )
         return
-    made = run_tuning(asked, calibration_prompts, held_out_prompts, resume=resume)
-    if made is None:
-        return
-    closing(made, asked)
+    closing(run_tuning(asked, calibration_prompts, held_out_prompts, resume=resume), asked)
 
 
 SHORT = {key: flag for key, flag in TRAIN_SHORT.items() if key != "algorithm.alpha"} | {"algorithm.beta": "--beta"}
@@ -106,35 +105,75 @@ tune.__annotations__["settings"] = Annotated[TuneFlags | None, Parameter(name="*
 
 
 def tuning(config: str | Path | None, overrides: dict[str, dict[str, Any]]) -> TrainConfig:
-    """The settings of a tuning run: `DEFAULTS`, over them the user's file, over that the flags."""
-    values = laid_over(DEFAULTS, read_toml(config)) if config is not None else DEFAULTS
-    values = _fitting(values, overrides)
-    if "alpha" in {**values["algorithm"], **overrides.get("algorithm", {})}:
-        values = {**values, "algorithm": {k: v for k, v in values["algorithm"].items() if k != "beta"}}
-    asked = load_settings(TrainConfig, None, laid_over(values, overrides))
-    if not asked.policy.network.has_speed:
+    """The settings of a tuning run: `DEFAULTS`, over them the user's file, over that the flags.
+
+    Raises:
+        UnmaskError: settings that do not fit each other, or that only training has.
+    """
+    own = laid_over(read_toml(config) if config is not None else {}, overrides)
+    values = _fitting(laid_over(DEFAULTS, own), own)
+    asked = load_settings(TrainConfig, None, values)
+    if asked.policy.init is None and not asked.policy.network.has_speed:
         raise UnmaskError("Tuning makes a policy with a speed: leave policy.use_speed on, or use unmask train.")
+    for name, plain in (("temperature", 0), ("max_steps", None), ("speed", None)):
+        if getattr(asked.decode, name) != plain:
+            raise UnmaskError(
+                f"decode.{name} is {getattr(asked.decode, name)}, and tuning decodes the likeliest tokens without a "
+                "budget at every speed: leave it out, or use unmask train."
+            )
     return asked
 
 
-def _fitting(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the defaults that another algorithm, or a policy to start from, has no place for."""
-    name = {**values["algorithm"], **overrides.get("algorithm", {})}.get("name", DEFAULT_ALGORITHM)
-    known = load_algorithm(name).Settings.model_fields
-    own = DEFAULTS["algorithm"]
-    kept = {key: value for key, value in values["algorithm"].items() if key in known or value != own.get(key)}
-    fitting = {**values, "algorithm": kept}
-    if {**values["policy"], **overrides.get("policy", {})}.get("init") is not None:
+def check_prompts(config: TrainConfig, calibration: int, held_out: int) -> None:
+    """See before the training that the task has prompts for what comes after it, and say if they are fewer than asked.
+
+    Raises:
+        UnmaskError: too few to measure anything.
+    """
+    if min(calibration, held_out) < 2:
+        raise UnmaskError(
+            f"{calibration} calibration prompts and {held_out} held-out prompts: give at least 2 of each."
+        )
+    task, first = config.task.load_task(), config.task.validation_prompts
+    left = len(task.examples("validation", first + calibration)) - first
+    if left < 2:
+        raise UnmaskError(
+            f"The task {task.name!r} has {first + left} validation prompts, and --validation-prompts takes {first} to "
+            "choose the checkpoint: lower it, so that some are left for the calibration."
+        )
+    if left < calibration:
+        errors.print(
+            f"The calibration has {left} prompts, not {calibration}: the task has no more validation prompts beside "
+            f"the {first} that choose the checkpoint.",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
+
+
+def _fitting(values: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the defaults that another algorithm or reward, or a policy to start from, has no place for.
+
+    Args:
+        own: what the user gave.
+    """
+    algorithm, asked = values["algorithm"], own.get("algorithm", {})
+    known = load_algorithm(algorithm.get("name", DEFAULT_ALGORITHM)).Settings.model_fields
+    unfit = {key for key in algorithm if key not in known}
+    if "alpha" in asked or asked.get("reward", "scale_free") != "scale_free":
+        unfit.add("beta")
+    fitting = {**values, "algorithm": {key: algorithm[key] for key in algorithm if key in asked or key not in unfit}}
+    if values["policy"].get("init") is not None:
         for table in ("policy", "clone"):
-            fitting[table] = {key: value for key, value in values[table].items() if value != DEFAULTS[table].get(key)}
+            fitting[table] = dict(own.get(table, {}))
     return fitting
 
 
-def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: int, *, resume: bool) -> Tuned | None:
+def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: int, *, resume: bool) -> Tuned:
     """All stages; those that are done are not done again.
 
-    Returns:
-        None if the user stopped it.
+    Raises:
+        Stopped: the user stopped it.
     """
     folder, seconds, clock = Path(config.run.folder), dict[str, float](), time.perf_counter
 
@@ -143,8 +182,7 @@ def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: 
         return clock()
 
     started = stage("Find the best rules, clone them, and train at every speed", 1)
-    if not train_policy(config, resume=resume and (folder / "config.json").exists()):
-        return None
+    train_policy(config, resume=resume and (folder / "config.json").exists())
     seconds["train"] = clock() - started
     started = stage("Calibrate: forward passes and accuracy at each speed", 2)
     comparison = _comparison(config, folder, held_out_prompts)
@@ -160,6 +198,9 @@ def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: 
     assert found is not None  # tuning has one process
     summaries = [summarise(entry, rows) for entry, rows in found.results]
     seconds["compare"] = clock() - started
+    if (folder / "tuned.json").exists():  # what was there was not made again
+        before = json.loads((folder / "tuned.json").read_text(encoding="utf-8"))["seconds"]
+        seconds = {name: max(value, before.get(name, 0.0)) for name, value in seconds.items()}
     made = Tuned(folder, table, summaries, found, seconds)
     write_text(folder / "tuned.json", json.dumps({"seconds": seconds, "verdict": verdict(made)}, indent=2) + "\n")
     console.print(draw(summaries, folder / "curve", found.title, curve), highlight=False, soft_wrap=True)
@@ -181,6 +222,7 @@ def _calibrate(
         block_length=None if blocks is None else str(blocks),
         new_axis=True,
         split="validation",
+        output=str(folder / "calibration"),
         skip=config.task.validation_prompts,  # which chose the checkpoint
     )
     again = resume and (folder / "calibration" / "config.json").exists()
@@ -240,8 +282,11 @@ def verdict(made: Tuned) -> list[str]:
         reached = (
             f"speed {entry.decode.speed or 0:.2f}: {100 * s.accuracy.mean:.1f}% at {s.nfe.mean:.2f} forward passes"
         )
-        gap = paired_bootstrap(outcomes(rows), rules, hull=True) if rules else None
-        if gap is None or math.isnan(gap.mean):
+        if not rules:
+            told.append(f"{reached}.")
+            continue
+        gap = paired_bootstrap(outcomes(rows), rules, hull=True)
+        if math.isnan(gap.mean):
             told.append(f"{reached}; no rule is as fast.")
             continue
         inconclusive = ", inconclusive" if gap.low <= 0 <= gap.high else ""
@@ -258,7 +303,8 @@ def _card(made: Tuned) -> None:
     text = path.read_text(encoding="utf-8").split(section)[0].rstrip()
     told = "\n".join(f"- {sentence[0].upper()}{sentence[1:]}" for sentence in verdict(made))
     prompts = made.summaries[0].prompts
-    rules = f"On {prompts} held-out prompts, against the best rules of {made.found.title}:"
+    against = "against the best rules of" if any(s.entry.kind == "rule" for s in made.summaries) else "on"
+    rules = f"On {prompts} held-out prompts, {against} {made.found.title}:"
     write_text(path, f"{text}\n\n{section}\n\n{in_markdown(made.calibration)}\n\n{rules}\n\n{told}\n")
 
 
@@ -282,11 +328,14 @@ def closing(made: Tuned, config: TrainConfig) -> None:
         console.print(f"- {sentence}", highlight=False)
     parts = ", ".join(f"{duration(value)} to {name}" for name, value in made.seconds.items())
     model = "" if config.model.model is None else f'"{config.model.model}"'
+    table = made.calibration
+    blocks = "" if table.block_length == table.gen_length else f", block_length={table.block_length!r}"
+    nfe = table.nfe_at(0.5)
     console.rule("Use it", align="left")
     console.print(
         f"model, policy = unmask.load_model({model}), unmask.load_policy('{made.folder}')\n"
-        "speed = policy.speed_for(max_drop=0.01)  # or target_nfe=6, or any number from 0 to 1\n"
-        "out = unmask.generate(model, policy, prompts, speed=speed)",
+        f"speed = policy.speed_for(target_nfe={nfe:.1f})  # or max_drop=0.02, or any number from 0 to 1\n"
+        f"out = unmask.generate(model, policy, prompts, gen_length={table.gen_length}{blocks}, speed=speed)",
         highlight=False,
         soft_wrap=True,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Annotated, Any
 
 from annotated_types import Ge, Le
@@ -138,7 +139,10 @@ def speeds_of(needs: Needs, asked: float | None, each: Sequence[float] | None, n
                 "(unmask tune)."
             )
         return None
-    speeds = [asked or 0.0] * n if each is None else [float(speed) for speed in each]
+    given = [asked or 0.0] * n if each is None else each
+    if not all(isinstance(speed, Real) for speed in given):
+        raise UnmaskError(f"speed is {given!r}: give one number, or one per prompt.")
+    speeds = [float(speed) for speed in given]
     if len(speeds) != n:
         raise UnmaskError(f"There are {len(speeds)} speeds for {n} prompts: give one number, or one per prompt.")
     for i, speed in enumerate(speeds):

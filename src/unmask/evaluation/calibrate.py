@@ -44,7 +44,8 @@ def table_of(
 ) -> tuple[Axis, Calibration]:
     """The axis of speeds and the table, from the rows of `calibration_entries`, one seed.
 
-    Speed 0 is the slowest of those with the highest accuracy: what is slower and less accurate has no place there.
+    Speed 0 is the slowest of those with the highest accuracy, and each of the others is faster than all before it: what
+    is both slower and less accurate has no place on an axis that is made here.
 
     Args:
         labels: judge by what the rows say, or (``agreement``) by whether the text is that of the slowest speed.
@@ -53,19 +54,24 @@ def table_of(
     Raises:
         UnmaskError: the policy takes as many forward passes at every speed.
     """
+    if axis is not None:
+        inside = (axis[0][1] - 1e-9, axis[-1][1] + 1e-9)
+        results = [one for one in results if inside[0] <= (one[0].decode.speed or 0.0) <= inside[1]]
     right = [
         [_right(row, first, labels) for row, first in zip(rows, results[0][1], strict=True)] for _, rows in results
     ]
-    start = max(range(len(right)), key=lambda i: (sum(right[i]), -i))
-    if axis is not None:
-        start = next(i for i, (entry, _) in enumerate(results) if (entry.decode.speed or 0.0) >= axis[0][1] - 1e-9)
-    results, right = results[start:], right[start:]
-    knobs = [entry.decode.speed or 0.0 for entry, _ in results]
     nfe = [sum(row["nfe"] for row in rows) / len(rows) for _, rows in results]
-    made = axis or even_axis(list(zip(knobs, nfe, strict=True)))
+    knobs = [entry.decode.speed or 0.0 for entry, _ in results]
+    made, fastest = axis, min(nfe)
+    if made is None:
+        start = max(range(len(right)), key=lambda i: (sum(right[i]), nfe[i])) if labels != "agreement" else 0
+        made = even_axis(list(zip(knobs, nfe, strict=True))[start:])
+        on_it = [i for i, knob in enumerate(knobs) if knob in {knob for _, knob in made}] or [start]
+        results, right = [results[i] for i in on_it], [right[i] for i in on_it]
+        nfe, knobs = [nfe[i] for i in on_it], [knobs[i] for i in on_it]
     if not made or len(results) < 2:
         raise UnmaskError(
-            f"The policy takes {nfe[0]:.2f} forward passes per prompt where it is most accurate and {min(nfe):.2f} at "
+            f"The policy takes {nfe[0]:.2f} forward passes per prompt where it is most accurate and {fastest:.2f} at "
             "its fastest: there is no speed to calibrate; train it for longer, or on a wider range of beta."
         )
     by_knob = [(knob, speed) for speed, knob in made]
@@ -83,6 +89,7 @@ def table_of(
         gen_length=columns["gen_length"],
         block_length=columns["block_length"],
         stop_at_eos=columns["stop_at_eos"],
+        suppress_eos=columns["suppress_eos"],
         prompts=len(first_rows),
         seed=row["seed"],
         labels=labels,

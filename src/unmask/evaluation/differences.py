@@ -118,9 +118,10 @@ def paired_curves(
 ) -> Difference:
     """Accuracy of one policy with a speed minus that of a rule, or of another such policy, at a given NFE.
 
-    As `paired_bootstrap`, but both are read off their curves: the policy on the line between two of its speeds, which
-    prompts that take turns at the two reach. So policies of several training seeds are compared at one NFE, though
-    the same speed stands for another NFE in each.
+    As `paired_bootstrap`, but both are read off their curves: the policy on the line between the two speeds whose NFE
+    are next to it, which prompts that take turns at the two reach. No speed is left out, so that none is chosen for its
+    luck on these prompts. So policies of several training seeds are compared at one NFE, though the same speed stands
+    for another NFE in each.
 
     Args:
         speeds: of the policy, all on the same prompts in the same order.
@@ -136,9 +137,21 @@ def paired_curves(
 
     def gap(counts: Float[Tensor, "d p"]) -> Float[Tensor, " d"]:
         at = torch.full((len(counts),), nfe, dtype=torch.float64)
-        return accuracies_at(*_over(counts, own), at, False) - accuracies_at(*_over(counts, rule), at, hull)
+        return _between(*_over(counts, own), nfe) - accuracies_at(*_over(counts, rule), at, hull)
 
     return _bootstrapped(gap, prompts, draws, seed)
+
+
+def _between(speeds: Float[Tensor, "d c"], accuracy: Float[Tensor, "d c"], nfe: float) -> Float[Tensor, " d"]:
+    """On the line between the neighbours in NFE; beyond the slowest its own accuracy, NaN below the fastest."""
+    speeds, order = speeds.sort(dim=1)
+    accuracy = accuracy.gather(1, order)
+    right = (speeds <= nfe).sum(dim=1, keepdim=True)
+    left = (right - 1).clamp(min=0)
+    a, b = accuracy.gather(1, left), accuracy.gather(1, right.clamp(max=speeds.shape[1] - 1))
+    x, y = speeds.gather(1, left), speeds.gather(1, right.clamp(max=speeds.shape[1] - 1))
+    line = torch.where(y > x, a + (b - a) * (nfe - x) / (y - x).clamp(min=1e-12), a)
+    return line.masked_fill(right == 0, math.nan)[:, 0]
 
 
 Means = tuple[Float[Tensor, "p c"], Float[Tensor, "p c"]]  # NFE and accuracy of each prompt in each of c cells

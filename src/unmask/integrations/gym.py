@@ -28,8 +28,8 @@ from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
 from unmask.observation import Needs, Observation
 from unmask.rl.env import DecodingEnv
-from unmask.rl.rewards import Ends, load_reward
-from unmask.settings import check_seed
+from unmask.rl.rewards import load_reward
+from unmask.settings import Ends, check_seed
 from unmask.tasks.auto import load_task
 from unmask.tasks.base import Example, Task
 
@@ -46,6 +46,8 @@ def _make(
     beta: Ends | None,
     **options: Any,
 ) -> DecodingEnv:
+    alpha = tuple(alpha) if isinstance(alpha, list) else alpha
+    beta = tuple(beta) if isinstance(beta, list) else beta
     given = reward or ("multiplicative" if beta is None else "scale_free")
     ranges = isinstance(beta if given == "scale_free" else alpha, tuple)
     return DecodingEnv(

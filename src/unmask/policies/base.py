@@ -6,13 +6,14 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
 
 import pydantic
 import torch
 from jaxtyping import Bool, Float
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 from torch import Tensor, nn
 
 from unmask.errors import UnmaskError
@@ -121,6 +122,18 @@ class PolicySettings(Settings):
 
     speed_axis: tuple[tuple[float, float], ...] = ()
 
+    @field_validator("speed_axis")
+    @classmethod
+    def _rises_from_0_to_1(cls, axis: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
+        if not axis:
+            return axis
+        speeds, knobs = zip(*axis, strict=True)
+        if (speeds[0], speeds[-1]) != (0, 1) or not all(0 <= knob <= 1 for knob in knobs):
+            raise ValueError("speed_axis goes from speed 0 to speed 1, with numbers from 0 to 1: calibrate anew")
+        if any(b <= a for values in (speeds, knobs) for a, b in pairwise(values)):
+            raise ValueError("speed_axis does not rise: calibrate anew")
+        return axis
+
     @property
     def has_speed(self) -> bool:
         """The network is conditioned on the speed asked for."""
@@ -144,23 +157,34 @@ class LearnedPolicy(StochasticPolicy, nn.Module):
     calibrations: tuple[Calibration, ...] = ()
 
     def speed_for(
-        self, *, target_nfe: float | None = None, max_drop: float | None = None, confidence: float = CONFIDENCE
+        self,
+        *,
+        target_nfe: float | None = None,
+        max_drop: float | None = None,
+        confidence: float = CONFIDENCE,
+        task: str | None = None,
     ) -> float:
         """The speed for a number of forward passes per prompt, or the fastest that keeps a promise.
 
-        By the first of `calibrations`; `unmask.policies.calibration.choose` finds the one of another dLLM or task.
+        By the first of `calibrations`; `unmask.policies.calibration.choose` finds the one of another dLLM.
 
         Args:
             target_nfe: forward passes per prompt, on average.
             max_drop: accuracy that may be lost against speed 0, as a share.
             confidence: of the promise.
+            task: whose calibration to use, where there are several.
 
         Raises:
             UnmaskError: neither or both are given, there is no calibration, no speed is that fast or can be promised.
         """
         if (target_nfe is None) == (max_drop is None):
             raise UnmaskError("Give either target_nfe or max_drop.")
-        table, _ = choose(self.calibrations)
+        for name, value in (("target_nfe", target_nfe), ("max_drop", max_drop), ("confidence", confidence)):
+            if value is not None and not isinstance(value, int | float):
+                raise UnmaskError(f"{name} is {value!r}: give a number.")
+        table, differs = choose(self.calibrations, task=task)
+        if differs:
+            raise UnmaskError(f"The calibration is of {differs[0]}: run `unmask calibrate` on it.")
         return table.for_nfe(target_nfe) if target_nfe is not None else table.for_drop(max_drop or 0.0, confidence)
 
     def config(self) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from annotated_types import Ge
-from pydantic import Field, ValidationError
+from annotated_types import Ge, Gt, Le
+from pydantic import Field, ValidationError, model_validator
 
 from unmask.errors import UnmaskError
 from unmask.files import write_text
@@ -31,6 +31,9 @@ JUDGED: dict[Labels, str] = {
     "agreement": "agreement with speed 0",
     "slow_decode": "agreement with the slow decode",
 }
+
+
+Share = Annotated[float, Ge(0), Le(1)]
 
 
 class Measured(Settings):
@@ -47,12 +50,12 @@ class Measured(Settings):
         gained: prompts that are wrong at the slowest speed and right at this one.
     """
 
-    knob: float
-    speed: float
-    nfe: float
-    accuracy: float
-    low: float
-    high: float
+    knob: Share
+    speed: Share
+    nfe: Annotated[float, Gt(0)]
+    accuracy: Share
+    low: Share
+    high: Share
     lost: Annotated[int, Ge(0)]
     gained: Annotated[int, Ge(0)]
 
@@ -67,6 +70,7 @@ class Calibration(Settings):
         gen_length: region length.
         block_length: of its blocks, as a configuration has it.
         stop_at_eos: NFE counts to the end of the text.
+        suppress_eos: EOS is never revealed.
         prompts: how many were decoded, n.
         seed: of the draws.
         labels: what an answer was judged by: the verifier, the text of speed 0, or the dLLM's slow decode.
@@ -80,11 +84,21 @@ class Calibration(Settings):
     gen_length: int
     block_length: int | str
     stop_at_eos: bool
+    suppress_eos: bool = False
     prompts: Annotated[int, Ge(1)]
     seed: int
     labels: Labels
     weights: str
     rows: Annotated[tuple[Measured, ...], Field(min_length=2)]
+
+    @model_validator(mode="after")
+    def _counts_and_speeds_fit(self) -> Calibration:
+        speeds = [row.speed for row in self.rows]
+        if speeds != sorted(speeds):
+            raise ValueError("the rows are not in order of their speeds")
+        if any(row.lost + row.gained > self.prompts for row in self.rows):
+            raise ValueError("more answers are lost and gained than there are prompts")
+        return self
 
     @property
     def judged(self) -> str:
@@ -92,9 +106,10 @@ class Calibration(Settings):
         return JUDGED[self.labels]
 
     @property
-    def place(self) -> tuple[str, str, int, int | str, bool]:
+    def place(self) -> tuple[str, str, int, int | str, bool, bool]:
         """What a table is of; a policy has one for each."""
-        return self.model, self.task, self.gen_length, self.block_length, self.stop_at_eos
+        where = self.model, self.task, self.gen_length, self.block_length
+        return *where, self.stop_at_eos, self.suppress_eos
 
     def nfe_at(self, speed: float) -> float:
         """Forward passes per prompt to expect at a speed: on the line in log NFE between its neighbours."""
@@ -133,8 +148,8 @@ class Calibration(Settings):
         """
         if not 0 < drop < 1 or not 0 < confidence < 1:
             raise UnmaskError(f"A drop of {drop:g} at confidence {confidence:g} is no promise: give shares below 1.")
-        kept = self.rows[0]
-        for row in self.rows[1:]:
+        kept, *faster = self._falling
+        for row in faster:
             if self.most_lost(row, confidence) > drop:
                 break
             kept = row
@@ -153,7 +168,7 @@ class Calibration(Settings):
         return lost if self.labels == "agreement" else lost - bound(row.gained, self.prompts, alpha, "greater")
 
     def _too_few(self, drop: float, confidence: float) -> str:
-        first = self.rows[1]
+        first = self._falling[1] if len(self._falling) > 1 else self.rows[1]
         told = f"No speed above 0 can be promised to lose at most {100 * drop:g} points at {100 * confidence:g}% "
         told += f"confidence with {self.prompts} prompts"
         measured = (first.lost - first.gained) / self.prompts
@@ -162,14 +177,16 @@ class Calibration(Settings):
                 f"{told}: the next one was measured to lose {100 * measured:.1f}; allow a larger drop, or use speed 0."
             )
         needed = self.prompts
-        while needed < 1_000_000:
+        while True:
             needed = math.ceil(needed * 1.1)
+            if needed > 1_000_000:
+                return f"{told}, nor with a million: allow a larger drop."
             more = needed / self.prompts
             counts = {"lost": math.ceil(first.lost * more), "gained": math.floor(first.gained * more)}
             grown = self.model_copy(update={"prompts": needed})
             if grown.most_lost(first.model_copy(update=counts), confidence) <= drop:
                 break
-        return f"{told}: it would take about {needed} (unmask calibrate --prompts {needed}), or a larger drop."
+        return f"{told}: it would take about {needed} (unmask calibrate with --prompts {needed}), or a larger drop."
 
 
 def bound(count: int, n: int, alpha: float, alternative: Literal["less", "greater"]) -> float:
@@ -230,14 +247,14 @@ def write_calibration(folder: str | Path, table: Calibration, *, keep: bool = Tr
     Args:
         keep: the other tables; False where the axis of speeds has changed.
     """
-    before = read_calibrations(folder) if keep else ()
-    others = [one for one in before if one.place != table.place and one.weights == table.weights]
-    tables: list[Mapping[str, Any]] = [one.model_dump(mode="json") for one in [*others, table]]
+    before = {one.place: one for one in (read_calibrations(folder) if keep else ()) if one.weights == table.weights}
+    kept = {**before, table.place: table}  # one that was there keeps its rank: of equals the first is chosen
+    tables: list[Mapping[str, Any]] = [one.model_dump(mode="json") for one in kept.values()]
     write_text(Path(folder) / FILE, json.dumps({"tables": tables}, indent=1) + "\n")
 
 
 def choose(tables: Sequence[Calibration], **place: Any) -> tuple[Calibration, list[str]]:
-    """The table that fits best, and in what it differs from what is wanted, in words.
+    """The table that fits best, of equals the first, and in what it differs from what is wanted, in words.
 
     Args:
         place: model, task, gen_length, block_length, stop_at_eos of what is to be decoded; None where it is not known.

@@ -20,11 +20,11 @@ FILE = "slow_answers.jsonl"
 
 
 class SlowAnswers(Task):
-    """A task whose right answers are those of the dLLM's slow decode; only tests of programs still decide as they do.
+    """A task whose right answers are those of the dLLM's slow decode; a program is right, too, if it passes its tests.
 
     One position is revealed a pass, the most confident first, in the task's blocks as far as they divide the policy's.
-    A prompt is decoded so when its first answer is judged. Where the task has a verifier, it compares the two texts;
-    else they must be equal.
+    A prompt is decoded so when its first answer is judged. Equal texts agree; where the task has a verifier, so do two
+    texts that it finds to be the same answer.
 
     Args:
         task: whose prompts are taken.
@@ -56,7 +56,8 @@ class SlowAnswers(Task):
         self._known: dict[tuple[int, ...], str] = {}
         if self._kept is not None:
             self._kept.mend()
-            self._known = {tuple(row["prompt"]): row["text"] for row in self._kept.rows() if row["of"] == self._of}
+            rows = self._kept.rows(("of", "prompt", "text"))
+            self._known = {tuple(row["prompt"]): row["text"] for row in rows if row["of"] == self._of}
 
     def examples(self, split: str | None = None, n: int | None = None, seed: int = 0) -> list[Example]:
         return self.task.examples(split, n, seed)
@@ -69,10 +70,12 @@ class SlowAnswers(Task):
 
     def verify_all(self, examples: Sequence[Example], texts: Sequence[str]) -> list[bool]:
         slow = self.answers(examples)
+        same = [answer.strip() == text.strip() for answer, text in zip(slow, texts, strict=True)]
         if not self.task.verifiable:
-            return [answer.strip() == text.strip() for answer, text in zip(slow, texts, strict=True)]
+            return same
         labelled = [replace(example, answer=answer) for example, answer in zip(examples, slow, strict=True)]
-        return self.task.verify_all(labelled, texts)
+        agree = self.task.verify_all(labelled, texts)  # which may find no answer in either of two equal texts
+        return [a or b for a, b in zip(same, agree, strict=True)]
 
     def answers(self, examples: Sequence[Example]) -> list[str]:
         """The slow decode of each prompt."""

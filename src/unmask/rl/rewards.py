@@ -143,6 +143,18 @@ def weight_at(ends: Ends, speed: Float[Tensor, " r"] | None) -> float | Float[Te
     return slow * (fast / slow) ** speed
 
 
+def check_ends(name: str, weight: Any) -> None:
+    """
+    Raises:
+        UnmaskError: neither a finite number from 0 nor two rising ones above it.
+    """
+    ends = weight if isinstance(weight, tuple) else (weight,)
+    if not all(isinstance(end, int | float) and 0 <= end < math.inf for end in ends):
+        raise UnmaskError(f"{name} is {weight!r}: give a finite number from 0.")
+    if isinstance(weight, tuple) and (len(ends) != 2 or not 0 < ends[0] < ends[1]):
+        raise UnmaskError(f"{name} is {weight!r}: give one number, or two above 0, the smaller first (at speed 0).")
+
+
 PAPER = {f.__name__: f for f in (multiplicative, additive, correctness)}  # weighed by alpha
 REWARDS = {**PAPER, scale_free.__name__: scale_free}
 
@@ -158,8 +170,7 @@ def load_reward(name: str, alpha: Ends = 1.0, beta: Ends = 1.0) -> Reward:
         UnmaskError: no such reward, or a weight that is none.
     """
     for what, weight in (("alpha", alpha), ("beta", beta)):
-        if not all(0 <= end < math.inf for end in (weight if isinstance(weight, tuple) else (weight,))):
-            raise UnmaskError(f"{what} is {weight}: give a finite number from 0.")
+        check_ends(what, weight)
     if name in REWARDS:
         known, ends = REWARDS[name], alpha if name in PAPER else beta
         return lambda outcome: known(outcome.correct, outcome.nfe, outcome.gen_length, weight_at(ends, outcome.speed))

@@ -13,6 +13,7 @@ in the data follow from the seed and the iteration.
 
 from __future__ import annotations
 
+import filecmp
 import json
 import shutil
 from collections.abc import Mapping
@@ -177,9 +178,15 @@ class RunFolder:
             raise UnmaskError(f"The checkpoint {last} is damaged ({told}): start another --run{rest}.") from None
 
     def restore_best(self) -> None:
-        """Put the checkpoint's best policy back: the one outside may be newer, or lost."""
-        kept = self._checkpoints()[-1] / "best"
-        if kept.exists():
+        """Put the checkpoint's best policy back: the one outside may be newer, or lost.
+
+        One of the same weights stays, with what it was measured to do.
+        """
+        kept, outside = self._checkpoints()[-1] / "best", self.path / "best"
+        weights = [folder / "model.safetensors" for folder in (kept, outside)]
+        if kept.exists() and not (
+            all(map(Path.exists, weights)) and filecmp.cmp(weights[0], weights[1], shallow=False)
+        ):
             with written_whole(self.path / "best") as draft:
                 shutil.copytree(kept, draft, dirs_exist_ok=True)
 

@@ -197,7 +197,7 @@ class Search:
         if self.processes.main:
             Journal(self.journal).mend()
         self.processes.wait()
-        for row in Journal(self.journal).rows():
+        for row in Journal(self.journal).rows(("cell", "index", "text", "correct", "nfe")):
             fresh = list(zip(row["index"], row["text"], row["correct"], row["nfe"], strict=True))
             found[row["cell"]] = self._joined(found.get(row["cell"]), fresh, prompts)
         return found

@@ -88,6 +88,7 @@ def starting_policy(config: PolicyConfig, model: MaskedDiffusionModel) -> Learne
                 "leave out the policy's settings, or start from fresh weights."
             )
         found.settings = found.settings.model_copy(update={"speed_axis": ()})  # it learns at the network's own speeds
+        found.calibrations = ()  # which were measured on the axis
         policy = found
     policy.place(model.device)
     return policy

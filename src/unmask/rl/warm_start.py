@@ -117,9 +117,9 @@ class WarmStart:
                 found, spent = self.best_of(policy, speed, prompts)
                 each_best.append((found or rolled_out[cell.key], speed))
                 passes += spent
-            lessons = together(each_best, self.seed)
+            theirs = together(each_best, self.seed)
             again = partial(self.report, "cloning the best")
-            losses += clone(policy, lessons, self.settings, self.seed, self.processes, again, self.stop)
+            losses += clone(policy, theirs, self.settings, self.seed, self.processes, again, self.stop)
         whole = time.perf_counter() - started
         cell = best[0]
         length = cell.block_length

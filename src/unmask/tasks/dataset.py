@@ -123,7 +123,7 @@ class DataSet(Task):
             columns=column_names(format.columns, columns),
             question=format.question,
             split_of=format.split_of,
-            check=lambda row: (format.question(row), format.answer(row), format.details(row)),
+            check=lambda row: (format.question(row), self._gold(row), format.details(row)),
         )
 
     def examples(self, split: str | None = None, n: int | None = None, seed: int = 0) -> list[Example]:
@@ -137,6 +137,10 @@ class DataSet(Task):
         split = "test" if split is None else split
         check_split(split)
         return [self._example(row, split) for row in self._rows(split)[:n]]
+
+    def _gold(self, row: Row) -> str:
+        """The gold answer; where nothing verifies by it, a row may do without."""
+        return self.format.answer(row) if self.verifiable else str(row.get("answer") or "")
 
     def prepare(self) -> None:
         if self._verifier is not None:
@@ -193,5 +197,5 @@ class DataSet(Task):
     def _example(self, row: Row, split: str) -> Example:
         prompts = self.format.prompts
         prompt, prefix = prompts.message(row, split, self.shots) if self.chat else (self.shots + prompts.plain(row), "")
-        answer, details = self.format.answer(row), self.format.details(row)
+        answer, details = self._gold(row), self.format.details(row)
         return Example(prompt, answer, details, chat=self.chat, prefix=prefix)

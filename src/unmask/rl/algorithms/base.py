@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from unmask.decoding.blocks import BlockLength
 from unmask.errors import UnmaskError
 from unmask.observation import Observation
 from unmask.rl.processes import Processes
-from unmask.rl.rewards import Reward, load_reward
+from unmask.rl.rewards import PAPER, Reward, check_ends, load_reward
 from unmask.rl.rollout import Steps
 from unmask.settings import Ends, Settings
 
@@ -89,16 +88,20 @@ class AlgorithmSettings(Settings):
         alpha, beta, reward = "alpha" in values, "beta" in values, values.get("reward")
         if alpha and beta and reward is None:
             raise ValueError("alpha weighs speed in the paper's rewards and beta in scale_free: give one of them")
+        for given, name, unfit in ((alpha, "alpha", reward == "scale_free"), (beta, "beta", reward in PAPER)):
+            own = values.get(name)
+            own = tuple(own) if isinstance(own, list) else own
+            if given and unfit and own != cls.model_fields[name].default:  # a stored config has all of them
+                raise ValueError(f"{name} has no part in the reward {reward}: leave it out")
         return {**values, "reward": "scale_free"} if beta and reward is None else values
 
     @model_validator(mode="after")
     def _positive(self) -> AlgorithmSettings:
         for name in ("alpha", "beta"):
-            ends = getattr(self, name)
-            if isinstance(ends, tuple) and min(ends) <= 0:
-                raise ValueError(f"{name} at both ends must be above 0, as what lies between is spaced by ratio")
-            if not isinstance(ends, tuple) and not 0 <= ends < math.inf:
-                raise ValueError(f"{name} must be a number from 0")
+            try:
+                check_ends(name, getattr(self, name))
+            except UnmaskError as e:
+                raise ValueError(str(e).removesuffix(".")) from None
         return self
 
     @property
