@@ -192,6 +192,7 @@ def rules(args: argparse.Namespace) -> None:
 
 
 TRIED, MARGIN = 200, 0.06
+SLOWEST = 1.5  # times the NFE of the fastest of the most accurate: what is slower still gains nothing
 
 
 def _sweep(target: Path, *words: Any) -> None:
@@ -203,7 +204,9 @@ def near_the_best(found: Sequence[tuple[Entry, Sequence[ResultRow]]]) -> list[En
     """The cells that may be part of the best mixture of two on other prompts."""
     cells = [(entry, outcomes(rows)) for entry, rows in found]
     points = [Point(one.nfe.mean().item(), one.correct.mean().item(), entry) for entry, one in cells]
-    return [one.cell for one in points if one.accuracy >= accuracy_at(points, one.nfe, hull=True) - MARGIN]
+    slowest = SLOWEST * min(one.nfe for one in points if one.accuracy == max(each.accuracy for each in points))
+    near = (one for one in points if one.accuracy >= accuracy_at(points, one.nfe, hull=True) - MARGIN)
+    return [one.cell for one in near if one.nfe <= slowest]
 
 
 def grid_of(entry: Entry) -> str:
