@@ -46,7 +46,7 @@ DEFAULTS: dict[str, dict[str, Any]] = {
     "algorithm": {"beta": (0.01, 3.0), "prompts": 40, "lr": 1.5e-4, "entropy_weight": 0.001, "other_speeds": 1},
     "run": {"folder": "runs/tuned", "iterations": 200, "validate_every": 20},
 }
-"""Where tuning differs from `TrainConfig`, by measurement (docs/training.md)."""
+"""Where tuning differs from `TrainConfig`, by measurement (LOG.md)."""
 
 
 @dataclass(frozen=True)
