@@ -230,6 +230,16 @@ def test_a_finished_run_keeps_its_tables(capsys, tuned, tmp_path):
     assert json.loads((tmp_path / "mine" / "tuned.json").read_text())["seconds"]["train"] == 1e6
 
 
+def test_calibrating_a_run_anew_leaves_out_the_prompts_that_chose_the_checkpoint(capsys, tuned, tmp_path):
+    shutil.copytree(tuned, tmp_path / "mine")
+    argv = ["calibrate", "--policy", tmp_path / "mine", "--prompts", 3, "--output", tmp_path / "rows"]
+    code, _, err = run(capsys, *argv)
+    assert code == 0, err
+    rows = [json.loads(line) for line in (tmp_path / "rows" / "rows.jsonl").read_text().splitlines()]
+    whole = [example.prompt for example in unmask.load_task("house").examples("validation", 8 + 3)]
+    assert {row["prompt"] for row in rows} == set(whole[8:])
+
+
 def test_a_policy_to_start_from_loses_its_table(tuned, tiny):
     house = unmask.load_model()
     started = starting_policy(PolicyConfig.model_validate({"init": str(tuned)}), house)

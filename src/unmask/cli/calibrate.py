@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -19,13 +20,14 @@ from unmask.cli.console import console
 from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
 from unmask.evaluation.calibrate import calibration_entries, promises, table_of
-from unmask.files import write_text
+from unmask.files import read_object, write_text
 from unmask.hub import find_policy_folder
 from unmask.models.auto import DEFAULT_MODEL
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import Calibration, Labels, write_calibration
+from unmask.rl.config import TrainTaskConfig
 from unmask.settings import load_settings
 from unmask.tasks.base import Task
 
@@ -120,6 +122,8 @@ def measure(
     shared = config.model_dump(include=set(ComparisonConfig.model_fields) - own, exclude_unset=True)
     output = config.output or str(_rows_folder(folder, config, task.name, decode))
     how = {"split": split, "prompts": config.prompts, "seeds": 1, "trajectories": 0, "output": output}
+    if split == "validation" and "skip" not in config.model_fields_set:
+        how["skip"] = _chose_the_checkpoint(folder, task.name)
     comparison = ComparisonConfig(**shared, **how)
     found = compare(comparison, task, gen_length, entries, resume=resume, model=model)
     if found is None:
@@ -138,6 +142,17 @@ def _rows_folder(policy: Path, config: CalibrateConfig, task: str, decode: Decod
     blocks = decode.model_dump(mode="json")["block_length"]
     name = re.sub(r"[^\w.+-]+", "_", f"calibration-{model}-{task}-{decode.region()}-{blocks}")
     return (policy.parent if policy.name == "best" else policy) / name
+
+
+def _chose_the_checkpoint(policy: Path, task: str) -> int:
+    """Validation prompts that chose this checkpoint of a run, which measure it too well."""
+    run = policy.parent / "config.json"
+    if policy.name != "best" or not run.exists():
+        return 0
+    asked = TrainTaskConfig.model_validate(read_object(run, "calibrate a saved copy of the policy").get("task", {}))
+    with suppress(UnmaskError):  # its data may have moved
+        return asked.validation_prompts if asked.load_task().name == task else 0
+    return 0
 
 
 def set_axis(folder: Path, axis: Sequence[tuple[float, float]]) -> None:
