@@ -10,7 +10,7 @@ from tests.cli.test_cli import run
 from tests.one_speed import HOUSE_BLOCK8
 from tests.policies.test_calibration import STEPS
 from tests.policies.test_speed import conditioned
-from unmask.cli.tune import DEFAULTS, finalists, tuning
+from unmask.cli.tune import DEFAULTS, check_prompts, finalists, tuning
 from unmask.errors import UnmaskError
 from unmask.hub import weights_digest
 from unmask.policies.calibration import read_calibrations, write_calibration
@@ -207,12 +207,14 @@ def test_calibration_prompts_did_not_choose_the_checkpoint_and_held_out_ones_are
 def test_prompts_are_counted_before_the_training(capsys, tmp_path):
     lines = [json.dumps({"prompt": f"hall: red blue? {'green ' * i}", "answer": "hall"}) for i in range(60)]
     (tmp_path / "few.jsonl").write_text("\n".join(lines))
-    argv = ["tune", "--dry-run", "--task", tmp_path / "few.jsonl", "--verifier", "exact", "--gen-length", 8]
+    argv = ["tune", "--task", tmp_path / "few.jsonl", "--verifier", "exact", "--run", tmp_path / "none"]
     code, _, err = run(capsys, *argv)
     assert code == 2
     assert "validation prompts, and --validation-prompts takes 256 to choose the checkpoint: lower it" in err
-    code, _, err = run(capsys, *argv, "--validation-prompts", 2)
-    assert (code, "The calibration has " in err) == (0, True)
+    assert not (tmp_path / "none").exists()
+    task = {"task": str(tmp_path / "few.jsonl"), "verifier": "exact", "validation_prompts": 2}
+    check_prompts(tuning(None, {"task": task}), 24)
+    assert "The calibration has " in capsys.readouterr().err
     code, _, err = run(capsys, "tune", "--dry-run", "--calibration-prompts", 1)
     assert code == 2
     assert "1 calibration and 400 held-out prompts: give at least 2 of each." in err

@@ -84,7 +84,10 @@ def tune(
     Example: unmask tune --model GSAI-ML/LLaDA-8B-Instruct --task gsm8k --block-length 32 --run runs/mine
     """
     asked = tuning(config, given(settings))
-    check_prompts(asked, calibration_prompts, held_out_prompts)
+    if min(calibration_prompts, held_out_prompts) < 2:
+        raise UnmaskError(
+            f"{calibration_prompts} calibration and {held_out_prompts} held-out prompts: give at least 2 of each."
+        )
     if dry_run:
         describe_costs(asked, 1)
         gen_length = asked.decode.gen_length or asked.task.load_task().gen_length
@@ -124,7 +127,7 @@ def tuning(config: str | Path | None, overrides: dict[str, dict[str, Any]]) -> T
     return asked
 
 
-def check_prompts(config: TrainConfig, calibration: int, held_out: int) -> None:
+def check_prompts(config: TrainConfig, calibration: int) -> None:
     """See before the training that the task has prompts for what comes after it, and say if they are fewer than asked.
 
     Raises:
@@ -171,8 +174,10 @@ def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: 
     """All stages; those that are done are not done again.
 
     Raises:
+        UnmaskError: too few prompts; as training.
         Stopped: the user stopped it.
     """
+    check_prompts(config, calibration_prompts)
     folder, seconds, clock = Path(config.run.folder), dict[str, float](), time.perf_counter
 
     def stage(name: str, number: int) -> float:
