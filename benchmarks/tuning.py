@@ -58,6 +58,7 @@ STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs fro
     "house, one rule cloned": ("house", {"clone-from": "confidence_threshold:threshold=0.9"}),
     "house, batch scaling": ("house", {"algorithm.scale-advantages": "batch"}),
     "house, the paper's reward": ("house", {"algorithm.alpha": "0.1,30"}),
+    "both, 400 iterations": ("both", {"iterations": 400}),
     "house, beta from 0.03": ("house", {"beta": "0.03,3.0"}),
     "house, 400 updates of cloning": ("house", {"clone.updates": 400}),
     "house, no verifier": ("house", {"labels": "agreement"}),
