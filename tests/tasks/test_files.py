@@ -121,7 +121,14 @@ def test_parquet(tmp_path):
 def test_bad_files_are_refused(tmp_path, text, message):
     (tmp_path / "t.jsonl").write_text(text)
     with pytest.raises(UnmaskError, match=message):
-        FileTask(tmp_path / "t.jsonl")
+        FileTask(tmp_path / "t.jsonl", "exact")
+
+
+def test_a_file_that_nothing_verifies_needs_no_answers(tmp_path):
+    (tmp_path / "t.jsonl").write_text('{"prompt": "a"}\n{"prompt": "b", "answer": "c"}')
+    task = FileTask(tmp_path / "t.jsonl")
+    assert not task.verifiable
+    assert [(one.prompt, one.answer) for one in task.examples()] == [("a", ""), ("b", "c")]
 
 
 def test_files_that_cannot_be_read_are_refused(tmp_path):
