@@ -202,7 +202,7 @@ def test_killed_and_stopped_runs_end_as_an_uninterrupted_one(tiny_folder, tmp_pa
         wait_for(cut, at, process)
         process.send_signal(number)
         _, err = process.communicate(timeout=60)
-        assert process.returncode == (-9 if number == signal.SIGKILL else 0), err
+        assert process.returncode == (-9 if number == signal.SIGKILL else 130), err
         process = subprocess.Popen(
             command(cut, tiny_folder, "--resume"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
         )
