@@ -32,8 +32,8 @@ from benchmarks.tuning import (
     folder,
     homes,
     main,
+    nfe_of,
     over_seeds,
-    passes,
     results,
     spread,
     told,
@@ -51,7 +51,7 @@ def ablations(args: argparse.Namespace) -> None:
     """Trainings that differ in one thing, against the one as it is: at the NFE of three of its speeds, and in area."""
     for place in args.studies:
         seeds = curves(args, place, place)
-        at = [passes(seeds)[i] for i in PARTS]
+        at = [nfe_of(seeds)[i] for i in PARTS]
         print(f"\n| {place} | area | difference | " + " | ".join(f"at {nfe:.1f} passes" for nfe in at))
         print("|---|---|---|" + "---|" * len(at))
         length = int(PLACES[place].get("gen-length", 32))
@@ -80,7 +80,8 @@ def domains(args: argparse.Namespace) -> None:
     """Each policy on the task of the other, and that of both tasks on each, against the policy trained there."""
     print("| policy | on | speed | accuracy % @ NFE | difference to the native one at this NFE, points |")
     print("|---|---|---|---|---|")
-    for study, place in (("house", "ledger"), ("ledger", "house"), ("both", "house"), ("both", "ledger"), *LONGER):
+    mixtures = [(study, place) for study, (of, _) in STUDIES.items() if of == "both" for place in homes(study)]
+    for study, place in (("house", "ledger"), ("ledger", "house"), *mixtures, *LONGER):
         runs = [folder(args.out, one, seed) for one in (study, place) for seed in args.seeds]
         if not all((run / "tuned.json").exists() for run in runs):
             print(f"| {study} | {place} | not trained | | |")
@@ -89,7 +90,7 @@ def domains(args: argparse.Namespace) -> None:
             run = folder(args.out, study, seed)
             decode(args, run, place, run / "held-out" / place)
         seeds, native = curves(args, study, place), curves(args, place, place)
-        for i, nfe in enumerate(passes(seeds)):
+        for i, nfe in enumerate(nfe_of(seeds)):
             reached, gap = against(seeds, native, nfe, hull=False)
             difference = told(*gap, none="the native one is never as fast")
             print(f"| {study} | {place} | {i / (SPEEDS - 1):.2f} | {reached} | {difference} |", flush=True)
@@ -131,10 +132,8 @@ def envelope(args: argparse.Namespace) -> None:
         near = next(count for count, _, area in reached if area >= 0.99 * final)
         share = "never" if covered is None else f"{covered:,} passes, {100 * covered / spent:.0f}% of {spent:,}"
         least = 100 * min(short for _, short, _ in reached)
-        print(
-            f"seed {seed}: covers all five after {share} (the farthest is {least:+.1f} points above its curve); 99% of"
-        )
-        print(f"its own area after {near:,} passes, {100 * near / passes:.0f}% of its run", flush=True)
+        print(f"seed {seed}: covers all five after {share} (the farthest is {least:+.1f} points above its curve)")
+        print(f"99% of its own area after {near:,} passes, {100 * near / passes:.0f}% of its run", flush=True)
         together, best = curve_volume(rivals, 32), max(curve_volume([one], 32) for one in rivals)
         print(
             f"area: {100 * final:.1f}, of the five together {100 * together:.1f}, of the best of them {100 * best:.1f}"

@@ -35,7 +35,7 @@ from unmask.evaluation.intervals import t95
 from unmask.evaluation.rows import ResultRow
 from unmask.evaluation.summaries import outcomes, summarise
 from unmask.hub import ASSETS
-from unmask.pareto import Point, accuracy_at, curve_volume
+from unmask.pareto import Point, accuracy_at, curve_volume, frontier
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import bound, interpolate
@@ -242,13 +242,12 @@ def show(args: argparse.Namespace) -> None:
         seeds = curves(args, study, place)
         on = "" if study == place else f" on {place}"
         for ground in dict.fromkeys((place, RULES_OF.get(place, place))):
-            found = results(args.out / "rules" / ground)
-            cells = [outcomes(rows) for entry, rows in found if entry.kind == "rule"]
+            cells = rivals(args, ground)
             blocks = "in blocks of 8" if ground == "house-blocks" else "in any blocks"
             print(f"\n{study}{on}: {len(seeds)} training seeds, {cells[0].correct.shape[1]} prompts", end="")
             print(f", {len(cells)} cells of rules {blocks}, chosen on {TRIED} other prompts")
             print("| speed | accuracy % @ NFE | difference at this NFE, points | each seed |\n|---|---|---|---|")
-            for i, nfe in enumerate((*passes(seeds), *args.at)):
+            for i, nfe in enumerate((*nfe_of(seeds), *args.at)):
                 reached, gap = against(seeds, [cells] * len(seeds), nfe, hull=True)
                 alone = ", ".join(map(point, (one[i] for one in seeds))) if i < SPEEDS else ""
                 speed = f"{i / (SPEEDS - 1):.2f}" if i < SPEEDS else ""
@@ -260,6 +259,8 @@ def show(args: argparse.Namespace) -> None:
             length = int(PLACES[place].get("gen-length", 32))
             print(f"area under the curve over log NFE: {spread([area(one, length) for one in seeds])}", end="")
             print(f", all rules' frontier {100 * area(cells, length):.1f}")
+            best = (f"{100 * one.accuracy:.1f} @ {one.nfe:.2f}" for one in frontier(points_of(cells)))
+            print(f"the rules' frontier: {', '.join(best)}")
         reached = ", ".join(f"{lossless(one):.2f}" for one in seeds)
         print(f"the fewest passes of a speed with at least 99.5%, by seed: {reached}")
         falls = [[one.nfe.mean().item() for one in seed] for seed in seeds]
@@ -271,10 +272,17 @@ def show(args: argparse.Namespace) -> None:
             print(f"every second of 17 speeds, minus the line between its neighbours: {told(*over_seeds(gaps))} points")
 
 
+def rivals(args: argparse.Namespace, place: str) -> list[Outcomes]:
+    """The rules near the best on other prompts, on the held-out ones."""
+    kept = {entry.key for entry in near_the_best(results(args.out / "rules" / f"{place}-tried"))}
+    found = results(args.out / "rules" / place)
+    return [outcomes(rows) for entry, rows in found if entry.kind == "rule" and entry.key in kept]
+
+
 RULES_OF = {"house-blocks": "house"}  # beside those in its own blocks: the rules that choose theirs
 
 
-def passes(seeds: Sequence[Sequence[Outcomes]]) -> list[float]:
+def nfe_of(seeds: Sequence[Sequence[Outcomes]]) -> list[float]:
     """NFE of each speed, mean over seeds; at the fast end, where the slowest seed's curve begins.
 
     The same speed stands for another NFE in each seed, so that curves are compared at these.

@@ -55,8 +55,9 @@ class Journal:
             if not line.problem:
                 found.append(line.value)
         for row in found if columns else ():
-            missing = sorted(set(columns) - row.keys()) if isinstance(row, Mapping) else ["an object"]
-            if missing:
+            if not isinstance(row, Mapping):
+                raise UnmaskError(f"{self.path} has a row that is no object: delete the file, or give another.")
+            if missing := sorted(set(columns) - row.keys()):
                 raise UnmaskError(f"{self.path} has a row without {missing[0]!r}: delete the file, or give another.")
         return found
 

@@ -98,7 +98,7 @@ def test_a_run_clones_the_best_of_it_at_each_speed(tiny, tmp_path):
         ([row(THRESHOLD, 4, 1, True, gen_length=16)], "best:*", "is of gen_length 16, not 8"),
         ([row(THRESHOLD, 4, 1, True, config={"task": "short+easy"})], "best:*", "is of task 'short+easy', not 'short'"),
         ([{"prompt": "p"}], "best:*", "has a row without 'block_length': delete the file, or give another"),
-        ([[1]], "best:*", "has a row without 'an object'"),
+        ([[1]], "best:*", "has a row that is no object"),
     ],
 )
 def test_another_sweep_is_refused(tiny, tmp_path, rows, rule, message):
@@ -122,6 +122,11 @@ def test_a_sweep_that_does_not_fit_leaves_no_folder(tiny, tmp_path):
     with pytest.raises(UnmaskError, match=r"holds no rows.jsonl"):
         trainer(tiny, tmp_path / "a", **changes).run()
     assert not (tmp_path / "a").exists()
+    (folder := written(tmp_path / "s")).mkdir(exist_ok=True)
+    begun = {**changes, "clone_sweep": str(folder), "gen_length": 8, "clone_keep": "all", "iterations": 0}
+    trainer(tiny, tmp_path / "b", **begun).run()
+    (folder / "rows.jsonl").unlink()
+    trainer(tiny, tmp_path / "b", **begun).run(resume=True)  # which has cloned, and needs it no more
     with pytest.raises(UnmaskError, match="judged by gold answers, and task.labels is agreement: leave one out"):
         load_settings(TrainConfig, None, {"clone": {"sweep": "s"}, "task": {"labels": "agreement"}})
 

@@ -28,6 +28,7 @@ from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import Calibration, Labels, write_calibration
 from unmask.rl.config import TrainTaskConfig
+from unmask.rl.labels import SlowAnswers
 from unmask.settings import load_settings
 from unmask.tasks.base import Task
 
@@ -102,16 +103,15 @@ def measure(
     """Decode at every speed, and write the table and, if it has none, the axis of speeds into the policy's folder.
 
     Args:
-        task: judged by the dLLM's slow decode, in place of the one that the settings name.
+        task: in place of the one that the settings name.
         model: the dLLM if it is loaded already.
 
     Returns:
         None in all processes but the first.
     """
-    labels: Labels = "slow_decode" if task is not None else config.labels or "verifier"
     task = task or config.load_task()
-    if config.labels is None and not task.verifiable:
-        labels = "agreement"
+    verified: Labels = "slow_decode" if isinstance(task, SlowAnswers) else "verifier"
+    labels: Labels = config.labels or (verified if task.verifiable else "agreement")
     if labels == "verifier" and not task.verifiable:
         raise UnmaskError(f"The task {task.name!r} has no verifier: pass --verifier, or --labels agreement.")
     gen_length = config.gen_length or task.gen_length

@@ -36,6 +36,7 @@ from unmask.policies.calibration import Calibration
 from unmask.rl.algorithms.auto import load_algorithm
 from unmask.rl.config import DEFAULT_ALGORITHM, TrainConfig
 from unmask.rl.run import read_metrics
+from unmask.rl.search import COLUMNS
 from unmask.settings import laid_over, load_settings, read_toml
 from unmask.tasks.base import Task
 
@@ -262,7 +263,7 @@ def _candidates(config: TrainConfig, folder: Path, gen_length: int) -> list[Cand
 def finalists(folder: Path) -> list[tuple[str, int | str | None]]:
     """The rules that the search tried on most prompts, with their block lengths; without a search those cloned."""
     tried: dict[tuple[str, int | str | None], int] = {}
-    for row in Journal(folder / "search.jsonl").rows():
+    for row in Journal(folder / "search.jsonl").rows(COLUMNS):
         cell = (row["policy"], row["block_length"])
         tried[cell] = tried.get(cell, 0) + len(row["index"])
     if not tried:

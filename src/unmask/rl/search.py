@@ -31,6 +31,7 @@ from unmask.tasks.base import Task
 
 BEST, EVERY = "best:", "*"
 FIRST = 16  # prompts that every cell tries
+COLUMNS = ("cell", "policy", "block_length", "index", "text", "correct", "nfe")  # of the journal
 KEPT = (8, 5, 3)  # cells that stay after each round, at each speed
 Report = Callable[[str, int, int], None]  # a label, what is done, what there is to do
 
@@ -197,7 +198,7 @@ class Search:
         if self.processes.main:
             Journal(self.journal).mend()
         self.processes.wait()
-        for row in Journal(self.journal).rows(("cell", "index", "text", "correct", "nfe")):
+        for row in Journal(self.journal).rows(COLUMNS):
             fresh = list(zip(row["index"], row["text"], row["correct"], row["nfe"], strict=True))
             found[row["cell"]] = self._joined(found.get(row["cell"]), fresh, prompts)
         return found

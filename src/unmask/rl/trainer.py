@@ -34,7 +34,7 @@ from unmask.rl.prompts import draw_prompts, training_prompts
 from unmask.rl.run import Metrics
 from unmask.rl.search import Report, demonstrations
 from unmask.rl.start import deterministic, expert_block, starting_policy
-from unmask.rl.swept import swept
+from unmask.rl.swept import Tried, swept
 from unmask.rl.validation import Validate
 from unmask.rl.warm_start import WarmStart, silent
 from unmask.tasks.base import Task
@@ -97,12 +97,7 @@ class Trainer:
         )
         block = expert_block(config.clone.block_length, task, config.decode, "clone.block_length")
         if config.clones and config.clone.rule is not None:
-            # What cannot be cloned is refused before the run begins.
-            demonstrations(config.clone.rule, block, block, block)
-            if config.clone.sweep is not None:
-                longest = config.decode.block_length or config.decode.region(task, model)
-                own = config.clone.block_length
-                swept(config.clone.sweep, config.clone.rule, model, task, config.decode, longest, own)
+            demonstrations(config.clone.rule, block, block, block)  # a misspelt rule is refused before the run begins
         self.optimiser = Optimiser(self.policy, self.algorithm, actor.actions, self.team, model.device)
         self.keeper = Keeper(config, self.policy, self.team, log)
         fewest = options.blocks.fewest(options.gen_length)
@@ -129,17 +124,19 @@ class Trainer:
         self.prompts, note = training_prompts(
             self.model, self.task, self.config, self.config.task.train_examples, seed=0, processes=self.team.size
         )
+        begun, tried = False, None
         if resume:
             begun = self.keeper.resume(self.optimiser, allow_changes)
-        else:
-            begun = False
+        if not begun:
+            tried = self._swept()  # a sweep that does not fit is refused before the run begins
+        if not resume:
             self.keeper.begin()
         if begun:
             self._go_on(allow_changes)
         else:
             if note:
                 self.keeper.write("note", {"message": f"Training: {note}"})
-            self._warm_start(stop)
+            self._warm_start(stop, tried)
         if settings.kl_weight:
             self.optimiser.reference = self.keeper.start(self.model.device)
         self._iterations(stop)
@@ -158,7 +155,15 @@ class Trainer:
             self.collapse = "This run has collapsed before: to go on, resume it with another setting (--allow-changes)."
             self.keeper.write("note", {"message": self.collapse})
 
-    def _warm_start(self, stop: Stop) -> None:
+    def _swept(self) -> Tried | None:
+        """What the rules of a sweep did that is given in place of a search."""
+        config, clones = self.config, self.config.clone
+        if not config.clones or clones.sweep is None or clones.rule is None:
+            return None
+        longest = config.decode.block_length or config.decode.region(self.task, self.model)
+        return swept(clones.sweep, clones.rule, self.model, self.task, config.decode, longest, clones.block_length)
+
+    def _warm_start(self, stop: Stop, tried: Tried | None) -> None:
         """Clone, validate, save. If stopped, nothing is kept of it, and a resumed run starts over."""
         config, keeper = self.config, self.keeper
         if config.clones:
@@ -177,6 +182,7 @@ class Trainer:
                 stop,
                 config.algorithm.settings.speeds,
                 keeper.folder.path / "search.jsonl",
+                tried,
             )
             metrics = warm.run(self.policy, prompts)
             keeper.progress.passes += metrics["passes"]

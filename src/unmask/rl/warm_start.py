@@ -31,7 +31,7 @@ from unmask.rl.rewards import Reward
 from unmask.rl.rollout import Steps, roll_out
 from unmask.rl.search import Demonstration, Report, Search, demonstrations
 from unmask.rl.start import Block, expert_block
-from unmask.rl.swept import swept
+from unmask.rl.swept import Tried
 from unmask.tasks.base import Task
 
 
@@ -50,6 +50,7 @@ class WarmStart:
         stop: asked often.
         parts: evenly spaced speeds, for a policy with a speed: at each, the rule that earns most is cloned.
         journal: where the search for the best rules is kept.
+        tried: what rules did before, in place of a search.
     """
 
     model: MaskedDiffusionModel
@@ -63,6 +64,7 @@ class WarmStart:
     stop: Stop = never
     parts: int = 8
     journal: Path | None = None
+    tried: Tried | None = None
 
     def search(self, speeds: Sequence[float | None]) -> Search:
         """Where the rule to clone is found, at each speed."""
@@ -96,13 +98,11 @@ class WarmStart:
         if policy.needs.speed:
             speeds = [part / (self.parts - 1) for part in range(self.parts)]
         search = self.search(speeds)
-        if self.settings.sweep is None:
+        if self.tried is None:
             cells = demonstrations(rule, self.settings.block_length, default, self._longest)
             best, passes = search.best(cells, prompts[: self.settings.search_prompts])
         else:
-            own = self.settings.block_length
-            tried = swept(self.settings.sweep, rule, self.model, self.task, self.config, self._longest, own)
-            best, passes = search.known(tried), 0
+            best, passes = search.known(self.tried), 0
         each = {cell.key: cell for cell in best}
         rolled_out = {key: self.lessons(cell, policy, prompts) for key, cell in each.items()}
         passes += sum(lessons.passes for lessons in rolled_out.values())
