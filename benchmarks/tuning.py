@@ -35,7 +35,7 @@ from unmask.evaluation.intervals import t95
 from unmask.evaluation.rows import ResultRow
 from unmask.evaluation.summaries import outcomes, summarise
 from unmask.hub import ASSETS
-from unmask.pareto import Point, accuracy_at, curve_volume, frontier
+from unmask.pareto import Point, curve_volume, frontier, near_frontier
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import bound, interpolate
@@ -60,6 +60,7 @@ STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs fro
     "house, the paper's reward": ("house", {"algorithm.alpha": "0.1,30"}),
     "both, 400 iterations": ("both", {"iterations": 400}),
     "house, beta from 0.03": ("house", {"beta": "0.03,3.0"}),
+    "house, beta to 4": ("house", {"beta": "0.01,4.0"}),
     "house, 400 updates of cloning": ("house", {"clone.updates": 400}),
     "house, no verifier": ("house", {"labels": "agreement"}),
     "ledger, no verifier": ("ledger", {"labels": "agreement"}),
@@ -177,8 +178,8 @@ def picture(args: argparse.Namespace) -> None:
 def rules(args: argparse.Namespace) -> None:
     """Every rule over its whole grid in every block length; those near the best, on the held-out prompts.
 
-    Every cell decodes `TRIED` validation prompts. Cells more than `MARGIN` below the best mixture of two at their NFE
-    are left out: chosen on other prompts, the rest flatter no one.
+    Every cell decodes `TRIED` validation prompts; what `near_frontier` leaves out does not decode the held-out ones:
+    chosen on other prompts, the rest flatter no one.
     """
     for place in dict.fromkeys(home for study in args.studies for home in homes(study)):
         tried, target = args.out / "rules" / f"{place}-tried", args.out / "rules" / place
@@ -192,8 +193,7 @@ def rules(args: argparse.Namespace) -> None:
         _sweep(target, *words_of(flags), "--config", args.out / "rules" / f"{place}.toml", "--prompts", args.prompts)
 
 
-TRIED, MARGIN = 200, 0.06
-SLOWEST = 1.5  # times the NFE of the fastest of the most accurate: what is slower still gains nothing
+TRIED = 200
 
 
 def _sweep(target: Path, *words: Any) -> None:
@@ -205,9 +205,7 @@ def near_the_best(found: Sequence[tuple[Entry, Sequence[ResultRow]]]) -> list[En
     """The cells that may be part of the best mixture of two on other prompts."""
     cells = [(entry, outcomes(rows)) for entry, rows in found]
     points = [Point(one.nfe.mean().item(), one.correct.mean().item(), entry) for entry, one in cells]
-    slowest = SLOWEST * min(one.nfe for one in points if one.accuracy == max(each.accuracy for each in points))
-    near = (one for one in points if one.accuracy >= accuracy_at(points, one.nfe, hull=True) - MARGIN)
-    return [one.cell for one in near if one.nfe <= slowest]
+    return [one.cell for one in near_frontier(points)]
 
 
 def grid_of(entry: Entry) -> str:
@@ -251,7 +249,8 @@ def show(args: argparse.Namespace) -> None:
                 reached, gap = against(seeds, [cells] * len(seeds), nfe, hull=True)
                 alone = ", ".join(map(point, (one[i] for one in seeds))) if i < SPEEDS else ""
                 speed = f"{i / (SPEEDS - 1):.2f}" if i < SPEEDS else ""
-                print(f"| {speed} | {reached} | {told(*gap)} | {alone} |", flush=True)
+                difference = told(*gap, none="" if reached.startswith("not") else "no rule is as fast")
+                print(f"| {speed} | {reached} | {difference} | {alone} |", flush=True)
             alone = [paired_bootstrap(one, cells, hull=True) for seed in seeds for one in seed]
             alone = [one for one in alone if not math.isnan(one.mean)]
             least, low = min(one.mean for one in alone), min(one.low for one in alone)
@@ -309,8 +308,9 @@ def against(
     """What was reached at an NFE over seeds, and by how much each seed's curve is above its rival's there."""
     gaps = [paired_curves(seed, cells, nfe, hull=hull) for seed, cells in zip(seeds, rivals, strict=True)]
     at = [interpolate(sorted((point.nfe, point.accuracy) for point in points_of(one)), nfe) for one in seeds]
-    accuracy = sum(at) / len(at)
-    return f"{100 * accuracy:.1f} @ {nfe:.2f}", over_seeds(gaps)
+    if nfe < max(min(point.nfe for point in points_of(one)) for one in seeds):
+        return f"not every seed reaches {nfe:.2f}", over_seeds(gaps)
+    return f"{100 * sum(at) / len(at):.1f} @ {nfe:.2f}", over_seeds(gaps)
 
 
 def point(one: Outcomes) -> str:
@@ -361,7 +361,7 @@ def area(points: Sequence[Outcomes], length: int) -> float:
     return curve_volume(points_of(points), length)
 
 
-def told(mean: float, low: float, high: float, none: str = "no rule is as fast") -> str:
+def told(mean: float, low: float, high: float, none: str = "") -> str:
     """A difference in points with its interval and its verdict."""
     if math.isnan(mean):
         return none

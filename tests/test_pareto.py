@@ -16,6 +16,7 @@ from unmask.pareto import (
     dominated,
     frontier,
     hypervolume,
+    near_frontier,
     tpf,
 )
 
@@ -91,6 +92,13 @@ def test_a_dominated_point_changes_nothing(given_points, data, nfe):
 def test_accuracy_at_by_hand(nfe, line, hull):
     assert accuracy_at(STAIRS, nfe) == pytest.approx(line, nan_ok=True)
     assert accuracy_at(STAIRS, nfe, hull=True) == pytest.approx(hull, nan_ok=True)
+
+
+def test_near_the_frontier_by_hand():
+    cells = [Point(2, 0.2), Point(4, 0.6), Point(3, 0.33), Point(3, 0.35), Point(6, 0.6), Point(6.1, 0.6)]
+    assert near_frontier(cells) == [cells[0], cells[1], cells[3], cells[4]]  # 0.4 at 3 by the mixture of two
+    assert near_frontier(cells, margin=0.1, slowest=1) == cells[:4]
+    assert near_frontier([]) == []
 
 
 def test_no_points_reach_nothing():

@@ -59,6 +59,19 @@ def dominated(points: Sequence[Point]) -> list[tuple[Point, Point]]:
     return [(p, points[kept[bisect_right(speeds, p.nfe) - 1]]) for i, p in enumerate(points) if i not in kept]
 
 
+def near_frontier(points: Sequence[Point], margin: float = 0.06, slowest: float = 1.5) -> list[Point]:
+    """The points that may be part of the best mixture of two on other prompts than these.
+
+    Args:
+        margin: accuracy below the best mixture at the same NFE, at most.
+        slowest: times the NFE of the fastest of the most accurate points, at most: what is slower still gains nothing.
+    """
+    most = max((one.accuracy for one in points), default=0.0)
+    limit = slowest * min((one.nfe for one in points if one.accuracy == most), default=0.0)
+    kept = [one for one in points if one.nfe <= limit]
+    return [one for one in kept if one.accuracy >= accuracy_at(points, one.nfe, hull=True) - margin]
+
+
 def accuracy_at(points: Sequence[Point], nfe: float, hull: bool = False) -> float:
     """Accuracy that the points reach at an NFE.
 

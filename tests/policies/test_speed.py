@@ -6,7 +6,7 @@ import torch
 from unmask.errors import UnmaskError
 from unmask.observation import Needs, Observation
 from unmask.policies import ConfidenceThreshold, load_policy
-from unmask.policies.base import along
+from unmask.policies.speed_axis import along
 from unmask.policies.transformer import TransformerConfig, TransformerPolicy, speed_features
 from unmask.testing import check_policy
 

@@ -8,6 +8,7 @@ import pytest
 from tests.rl.runs import config, told, trainer
 from tests.rl.tasks import Short
 from unmask.cli.main import main
+from unmask.cli.tune import finalists_of_sweep
 from unmask.errors import UnmaskError
 from unmask.policies import load_policy
 from unmask.policies.grids import spelt
@@ -151,3 +152,10 @@ def test_a_real_sweep_is_read(tiny_folder, tmp_path, capsys):
     main([*map(str, run), "--run", str(tmp_path / "r")])
     (line,) = (one for one in told(tmp_path / "r") if one["stage"] == "clone")
     assert line["rule"].partition(":")[0] in ("factor", "klass")
+
+
+def test_tuning_compares_with_its_rules_near_the_frontier(tiny, tmp_path):
+    asked = config(tmp_path)
+    asked = asked.model_copy(update={"decode": asked.decode.model_copy(update={"gen_length": 8})})
+    found = finalists_of_sweep(asked, str(written(tmp_path / "s")), tiny, Short())
+    assert found == [("confidence_threshold:threshold=0.5", 4), ("top_k_confidence:k=4", 8)]

@@ -13,7 +13,8 @@ from rich.text import Text
 
 from unmask.cli.common import ConfigFile, DryRun, watch
 from unmask.cli.console import console
-from unmask.cli.tune import Tuned, closing, run_tuning, tuning
+from unmask.cli.tune import run_tuning, tuning
+from unmask.cli.tuned import Tuned, closing
 from unmask.errors import Stopped
 from unmask.evaluation.entries import Entry
 from unmask.models.auto import load_model

@@ -9,18 +9,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 from accelerate import Accelerator
 from cyclopts import Parameter
 from pydantic.fields import FieldInfo
 
 from unmask.cli.common import ConfigFile, DryRun, Resume
 from unmask.cli.console import Stop, Ticker, console, errors, ticking
+from unmask.cli.costs import describe_costs
 from unmask.cli.flags import SECOND, flags_of, given
-from unmask.decoding.blocks import AdaptiveBlocks, check_block_length
 from unmask.errors import UnmaskError
 from unmask.files import write_text
-from unmask.models.auto import dtype_of, parameter_count
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.config import ModelConfig
 from unmask.policies.base import LearnedPolicy
@@ -37,7 +35,6 @@ from unmask.rl.config import (
     TrainTaskConfig,
 )
 from unmask.rl.labels import FILE, SlowAnswers
-from unmask.rl.plan import plan
 from unmask.rl.processes import Processes
 from unmask.rl.prompts import fitting
 from unmask.rl.run import Metrics, by_dots
@@ -148,6 +145,10 @@ def train_policy(config: TrainConfig, *, resume: bool, allow_changes: bool = Fal
     task.prepare()
     model = config.model.load(None if config.model.device_map else accelerator.device)
     console.print(model.summary(), highlight=False, soft_wrap=True)
+    if config.task.labels == "agreement":
+        console.print(
+            "Right is what the dLLM answers when it reveals one position a pass: each prompt is decoded so once."
+        )
     task = judged(task, model, config, processes.rank)
     examples = task.examples("validation", config.task.validation_prompts)
     validate = _validator(config, model, task, examples, processes)
@@ -178,7 +179,6 @@ def judged(task: Task, model: MaskedDiffusionModel, config: TrainConfig, rank: i
     """The task with the labels that training asks for; slow answers are kept in the run folder, by process."""
     if config.task.labels == "verifier":
         return task
-    console.print("Right is what the dLLM answers when it reveals one position a pass: each prompt is decoded so once.")
     kept = Path(config.run.folder) / (f"{rank}-{FILE}" if rank else FILE)
     return SlowAnswers(task, model, config.decode, config.task.max_prompt_length, kept)
 
@@ -248,58 +248,3 @@ def show(metrics: Metrics, tick: Ticker) -> None:
             f"correct {metrics['correct']:.1%}, NFE {metrics['nfe']:.1f}",
             highlight=False,
         )
-
-
-def describe_costs(config: TrainConfig, processes: int) -> None:
-    """The resolved config, the batch arithmetic, and what it will cost at most. Loads neither weights nor data."""
-    settings, decode, asked = config.algorithm.settings, config.decode, config.task
-    if decode.gen_length is None:
-        task = asked.load_task()
-        gen_length, task_name = task.gen_length, task.name
-    else:
-        gen_length, task_name = decode.gen_length, asked.task or "+".join(asked.tasks) or "the default task"
-    if not isinstance(decode.block_length, AdaptiveBlocks):
-        check_block_length(gen_length, decode.block_length)
-    model = config.model.model or "the default dLLM"
-    count, hidden_size = parameter_count(config.model.model)
-    p = plan(config, gen_length, processes, hidden_size)
-    console.print_json(config.model_dump_json())
-    say: Callable[[str], None] = lambda line: console.print(line, highlight=False, soft_wrap=True)  # noqa: E731
-    say(describe(config, model, task_name, gen_length))
-    algorithm = config.algorithm.make()
-    experts, others = len(algorithm.experts), algorithm.other_speeds
-    elsewhere = f" + {others} at another speed" if others else ""
-    group = f"{settings.group_size} roll-outs + {experts} experts{elsewhere}"
-    say(
-        f"Batch: {settings.prompts} prompts x ({group}) = {p.rows} rows per iteration "
-        f"({settings.group_size + experts + others} per group), on {processes} process(es) at most {p.rows_here} each, "
-        f"{p.active} active at once. {settings.inner_iterations} optimiser steps per batch, {p.updates} in all, scored "
-        f"{settings.update_batch_size} decoding steps at a time. Each prompt is used {p.epochs:.2f} times."
-    )
-    say(
-        f"dLLM forward passes (rows): {p.most_passes:,} if every roll-out spends its {gen_length} steps, "
-        f"{p.most_passes // 4:,} at a quarter of them; validations {p.validation_passes:,} at most. One pass of a row "
-        f"spans prompt + {gen_length} positions."
-    )
-    if p.label_passes:
-        say(f"Slow answers, which say what is right: {p.label_passes:,} more forward passes at most.")
-    if count is None:
-        weights = f"the dLLM's weights (the config.json of {model} cannot be read here, so their size is not known)"
-    else:
-        dtype = dtype_of(config.model.dtype)
-        dtypes = [torch.bfloat16, torch.float32] if isinstance(dtype, str) else [dtype]  # as saved: not known here
-        sizes = " or ".join(f"{_bytes(count * d.itemsize)} in {str(d).removeprefix('torch.')}" for d in dtypes)
-        weights = f"{sizes} for the dLLM's {count:,} weights"
-    say(
-        f"Memory of a process, about: {weights}; its activations for {p.active} rows; "
-        f"{_bytes(p.recorded_bytes)} at most for recorded steps; {_bytes(p.update_bytes)} for the policy's update "
-        f"({p.policy_parameters:,} weights)."
-    )
-
-
-def _bytes(n: float) -> str:
-    for unit in ("B", "KiB", "MiB"):
-        if n < 1024:
-            return f"{n:.0f} {unit}"
-        n /= 1024
-    return f"{n:.1f} GiB"

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,28 +13,29 @@ from cyclopts import Parameter
 from unmask.cli.calibrate import CalibrateConfig, measure, show
 from unmask.cli.common import ConfigFile, DryRun, Resume, draw
 from unmask.cli.comparison import ComparisonConfig, compare
-from unmask.cli.console import console, duration, errors
+from unmask.cli.console import console, errors
+from unmask.cli.costs import describe_costs
 from unmask.cli.flags import flags_of, given
-from unmask.cli.train import FLAT, START, describe_costs, judged, tables, train_policy
+from unmask.cli.train import FLAT, START, AllowChanges, judged, tables, train_policy
 from unmask.cli.train import SHORT as TRAIN_SHORT
+from unmask.cli.tuned import Tuned, closing, verdict, write_card, write_page
 from unmask.errors import UnmaskError
-from unmask.evaluation.calibrate import KNOBS, finding, in_markdown
-from unmask.evaluation.comparison import ComparisonResult
-from unmask.evaluation.differences import paired_bootstrap
+from unmask.evaluation.calibrate import KNOBS
 from unmask.evaluation.entries import Candidate, candidate, decoding
 from unmask.evaluation.figures import curve
-from unmask.evaluation.gather import findings
-from unmask.evaluation.summaries import Summary, outcomes, summarise
+from unmask.evaluation.summaries import summarise
 from unmask.files import write_text
 from unmask.journal import Journal
 from unmask.models.base import MaskedDiffusionModel
+from unmask.pareto import Point, near_frontier
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import Calibration
 from unmask.rl.algorithms.auto import load_algorithm
 from unmask.rl.config import DEFAULT_ALGORITHM, TrainConfig
 from unmask.rl.run import read_metrics
-from unmask.rl.search import COLUMNS
+from unmask.rl.search import BEST, COLUMNS, EVERY, plain
+from unmask.rl.swept import swept
 from unmask.settings import laid_over, load_settings, read_toml
 from unmask.tasks.base import Task
 
@@ -50,25 +49,6 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 """Where tuning differs from `TrainConfig`, by measurement (LOG.md)."""
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """What tuning made.
-
-    Attributes:
-        folder: of the run.
-        calibration: the table in the policy's folder.
-        summaries: of the policy at each of `SPEEDS`, then of the rules, on held-out prompts.
-        found: their rows.
-        seconds: of each stage.
-    """
-
-    folder: Path
-    calibration: Calibration
-    summaries: Sequence[Summary]
-    found: ComparisonResult
-    seconds: dict[str, float]
-
-
 def tune(
     *,
     settings: Annotated[Any, Parameter(name="*")] = None,
@@ -78,6 +58,7 @@ def tune(
     held_out_prompts: Annotated[int, START, Parameter(help="Test prompts for the comparison with the rules.")] = 400,
     config: Annotated[ConfigFile, START] = None,
     resume: Annotated[Resume, START] = False,
+    allow_changes: AllowChanges = False,
     dry_run: Annotated[DryRun, START] = False,
 ) -> None:
     """Train one policy for every speed, calibrate it, and compare it with the best of all rules.
@@ -100,7 +81,8 @@ def tune(
             highlight=False,
         )
         return
-    closing(run_tuning(asked, calibration_prompts, held_out_prompts, resume=resume), asked)
+    made = run_tuning(asked, calibration_prompts, held_out_prompts, resume=resume, allow_changes=allow_changes)
+    closing(made, asked)
 
 
 SHORT = {key: flag for key, flag in TRAIN_SHORT.items() if key != "algorithm.alpha"} | {"algorithm.beta": "--beta"}
@@ -119,8 +101,8 @@ def tuning(config: str | Path | None, overrides: dict[str, dict[str, Any]]) -> T
     asked = load_settings(TrainConfig, None, values)
     if asked.policy.init is None and not asked.policy.network.has_speed:
         raise UnmaskError("Tuning makes a policy with a speed: leave policy.use_speed on, or use unmask train.")
-    for name, plain in (("temperature", 0), ("max_steps", None), ("speed", None)):
-        if getattr(asked.decode, name) != plain:
+    for name, usual in (("temperature", 0), ("max_steps", None), ("speed", None)):
+        if getattr(asked.decode, name) != usual:
             raise UnmaskError(
                 f"decode.{name} is {getattr(asked.decode, name)}, and tuning decodes the likeliest tokens without a "
                 "budget at every speed: leave it out, or use unmask train."
@@ -169,7 +151,14 @@ def _fitting(values: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
     return fitting
 
 
-def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: int, *, resume: bool) -> Tuned:
+def run_tuning(
+    config: TrainConfig,
+    calibration_prompts: int,
+    held_out_prompts: int,
+    *,
+    resume: bool,
+    allow_changes: bool = False,
+) -> Tuned:
     """All stages; those that are done are not done again.
 
     Raises:
@@ -184,7 +173,7 @@ def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: 
         return clock()
 
     started = stage("Find the best rules, clone them, and train at every speed", 1)
-    train_policy(config, resume=resume and (folder / "config.json").exists())
+    train_policy(config, resume=resume and (folder / "config.json").exists(), allow_changes=allow_changes)
     seconds["train"] = clock() - started
     started = stage("Calibrate: forward passes and accuracy at each speed", 2)
     comparison = _comparison(config, folder, held_out_prompts)
@@ -194,7 +183,9 @@ def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: 
     seconds["calibrate"] = clock() - started
     started = stage("Compare with the rules on held-out prompts", 3)
     gen_length = config.decode.region(task)
-    candidates = _candidates(config, folder, gen_length)
+    sweep = config.clone.sweep
+    rules = finalists(folder) if sweep is None else finalists_of_sweep(config, sweep, model, task)
+    candidates = _candidates(config, folder, gen_length, rules)
     again = resume and (folder / "comparison" / "config.json").exists()
     found = compare(comparison, slow or task, gen_length, candidates, resume=again, controls=True, model=model)
     assert found is not None  # tuning has one process
@@ -206,8 +197,8 @@ def run_tuning(config: TrainConfig, calibration_prompts: int, held_out_prompts: 
     made = Tuned(folder, table, summaries, found, seconds)
     write_text(folder / "tuned.json", json.dumps({"seconds": seconds, "verdict": verdict(made)}, indent=2) + "\n")
     console.print(draw(summaries, folder / "curve", found.title, curve), highlight=False, soft_wrap=True)
-    _card(made)
-    _page(made)
+    write_card(made)
+    write_page(made)
     return made
 
 
@@ -248,97 +239,39 @@ def _comparison(config: TrainConfig, folder: Path, prompts: int) -> ComparisonCo
     )
 
 
-def _candidates(config: TrainConfig, folder: Path, gen_length: int) -> list[Candidate]:
-    """The policy at each speed, and every cell of a rule that the search kept to its last round."""
+def _candidates(config: TrainConfig, folder: Path, gen_length: int, rules: Sequence[Cell]) -> list[Candidate]:
+    """The policy at each speed, and the rules."""
     eos = {"suppress_eos": config.decode.suppress_eos, "stop_at_eos": config.decode.stop_at_eos}
     blocks = config.decode.model_dump(mode="json")["block_length"]
     own = decoding(gen_length, blocks, **eos)
     at = [own.model_copy(update={"speed": speed}) for speed in SPEEDS]
     found = [candidate(str(folder / "best"), decode) for decode in at]
-    for policy, length in finalists(folder):
+    for policy, length in rules:
         found.append(candidate(policy, decoding(gen_length, length, **eos)))
     return list({entry.key: (entry, policy) for entry, policy in found}.values())
 
 
-def finalists(folder: Path) -> list[tuple[str, int | str | None]]:
-    """The rules that the search tried on most prompts, with their block lengths; without a search those cloned."""
-    tried: dict[tuple[str, int | str | None], int] = {}
+Cell = tuple[str, int | str | None]
+"""A rule and its block length."""
+
+
+def finalists(folder: Path) -> list[Cell]:
+    """The rules that the search tried on most prompts; without a search those cloned."""
+    seen: dict[Cell, int] = {}
     for row in Journal(folder / "search.jsonl").rows(COLUMNS):
         cell = (row["policy"], row["block_length"])
-        tried[cell] = tried.get(cell, 0) + len(row["index"])
-    if not tried:
+        seen[cell] = seen.get(cell, 0) + len(row["index"])
+    if not seen:
         cloned = [line for line in read_metrics(folder / "metrics.jsonl") if line["stage"] == "clone"]
         cells = [cell for line in cloned for cell in line.get("cells", ())]
         return list(dict.fromkeys((cell["policy"], cell["block_length"]) for cell in cells))
-    most = max(tried.values(), default=0)
-    return [cell for cell, count in tried.items() if 2 * count >= most]
+    most = max(seen.values())
+    return [cell for cell, count in seen.items() if 2 * count >= most]
 
 
-def verdict(made: Tuned) -> list[str]:
-    """What the curve says at each speed, against the best mixture of two rules at equal NFE."""
-    rules = [outcomes(rows) for entry, rows in made.found.results if entry.kind == "rule"]
-    told = []
-    for (entry, rows), s in zip(made.found.results, made.summaries, strict=True):
-        if entry.kind != "policy":
-            continue
-        reached = (
-            f"speed {entry.decode.speed or 0:.2f}: {100 * s.accuracy.mean:.1f}% at {s.nfe.mean:.2f} forward passes"
-        )
-        if not rules:
-            told.append(f"{reached}.")
-            continue
-        gap = paired_bootstrap(outcomes(rows), rules, hull=True)
-        if math.isnan(gap.mean):
-            told.append(f"{reached}; no rule is as fast.")
-            continue
-        inconclusive = ", inconclusive" if gap.low <= 0 <= gap.high else ""
-        told.append(
-            f"{reached}; {100 * gap.mean:+.1f} points against the best mixture of two rules (95% interval "
-            f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}{inconclusive})."
-        )
-    return told
-
-
-def _card(made: Tuned) -> None:
-    """Say on the policy's card what each speed does, and what it is worth."""
-    path, section = made.folder / "best" / "README.md", "## Every speed"
-    text = path.read_text(encoding="utf-8").split(section)[0].rstrip()
-    told = "\n".join(f"- {sentence[0].upper()}{sentence[1:]}" for sentence in verdict(made))
-    prompts = made.summaries[0].prompts
-    against = "against the best rules of" if any(s.entry.kind == "rule" for s in made.summaries) else "on"
-    rules = f"On {prompts} held-out prompts, {against} {made.found.title}:"
-    write_text(path, f"{text}\n\n{section}\n\n{in_markdown(made.calibration)}\n\n{rules}\n\n{told}\n")
-
-
-def _page(made: Tuned) -> None:
-    path = made.folder / "report.html"
-    try:
-        from unmask.evaluation.page import render  # what it needs is an extra
-
-        shown = findings(made.found.results, made.summaries)
-        write_text(path, render(replace(shown, calibrations=[finding(made.folder.name, made.calibration)])))
-    except UnmaskError as e:
-        console.print(f"No page: {e}", highlight=False)
-        return
-    console.print(f"Page: {path}", highlight=False, soft_wrap=True)
-
-
-def closing(made: Tuned, config: TrainConfig) -> None:
-    """What the policy is worth, the three lines to use it, and what took how long."""
-    console.rule("What it is worth", align="left")
-    for sentence in verdict(made):
-        console.print(f"- {sentence}", highlight=False)
-    parts = ", ".join(f"{duration(value)} to {name}" for name, value in made.seconds.items())
-    model = "" if config.model.model is None else f'"{config.model.model}"'
-    table = made.calibration
-    blocks = "" if table.block_length == table.gen_length else f", block_length={table.block_length!r}"
-    nfe = table.nfe_at(0.5)
-    console.rule("Use it", align="left")
-    console.print(
-        f"model, policy = unmask.load_model({model}), unmask.load_policy('{made.folder}')\n"
-        f"speed = policy.speed_for(target_nfe={nfe:.1f})  # or max_drop=0.02, or any number from 0 to 1\n"
-        f"out = unmask.generate(model, policy, prompts, gen_length={table.gen_length}{blocks}, speed=speed)",
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(f"Took {parts}.", highlight=False)
+def finalists_of_sweep(config: TrainConfig, folder: str, model: MaskedDiffusionModel, task: Task) -> list[Cell]:
+    """The rules of a sweep that may be part of the best mixture of two."""
+    longest = config.decode.block_length or config.decode.region(task, model)
+    tried = swept(folder, BEST + EVERY, model, task, config.decode, longest)
+    points = [Point(one.nfe.double().mean().item(), one.correct.double().mean().item(), c) for c, one in tried.items()]
+    return [(one.cell.policy, plain(one.cell.block_length)) for one in near_frontier(points)]

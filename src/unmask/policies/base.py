@@ -5,15 +5,13 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
 
 import pydantic
 import torch
 from jaxtyping import Bool, Float
-from pydantic import ValidationError, field_validator
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from unmask.errors import UnmaskError
@@ -21,6 +19,7 @@ from unmask.hub import load_strictly, save_policy_folder
 from unmask.observation import Needs, Observation
 from unmask.policies.actions import Actions
 from unmask.policies.calibration import CONFIDENCE, Calibration, choose, write_calibration
+from unmask.policies.speed_axis import SpeedAxis, along, sides
 from unmask.settings import Settings, build, refusal, refuse_unknown
 
 
@@ -120,19 +119,7 @@ class PolicySettings(Settings):
             NFE; empty: the speed itself.
     """
 
-    speed_axis: tuple[tuple[float, float], ...] = ()
-
-    @field_validator("speed_axis")
-    @classmethod
-    def _rises_from_0_to_1(cls, axis: tuple[tuple[float, float], ...]) -> tuple[tuple[float, float], ...]:
-        if not axis:
-            return axis
-        speeds, knobs = zip(*axis, strict=True)
-        if (speeds[0], speeds[-1]) != (0, 1) or not all(0 <= knob <= 1 for knob in knobs):
-            raise ValueError("speed_axis goes from speed 0 to speed 1, with numbers from 0 to 1: calibrate anew")
-        if any(b <= a for values in (speeds, knobs) for a, b in pairwise(values)):
-            raise ValueError("speed_axis does not rise: calibrate anew")
-        return axis
+    speed_axis: SpeedAxis = ()
 
     @property
     def has_speed(self) -> bool:
@@ -218,7 +205,7 @@ class LearnedPolicy(StochasticPolicy, nn.Module):
     def place(self, device: torch.device) -> None:
         self.to(device)
         if self.settings.speed_axis:
-            _sides(self.settings.speed_axis, device)
+            sides(self.settings.speed_axis, device)
 
     def weights(self) -> dict[str, Tensor]:
         return {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
@@ -226,27 +213,6 @@ class LearnedPolicy(StochasticPolicy, nn.Module):
     def load_weights(self, weights: Mapping[str, Tensor], where: str) -> None:
         load_strictly(self, weights, where)
         self.eval()
-
-
-@lru_cache(maxsize=16)
-def _sides(axis: Sequence[tuple[float, float]], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Both columns of an axis on a device: they go there with the policy, not at each decoding step."""
-    at, values = (torch.tensor(side, device=device) for side in zip(*axis, strict=True))
-    return at, values
-
-
-def along(axis: Sequence[tuple[float, float]], speed: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
-    """The value at each speed of an axis of pairs, linear in between.
-
-    Args:
-        axis: rising, from speed 0 to 1; empty for the identity.
-    """
-    if not axis:
-        return speed
-    at, values = _sides(axis, speed.device)
-    right = torch.searchsorted(at, speed.contiguous()).clamp(1, len(axis) - 1)
-    share = (speed - at[right - 1]) / (at[right] - at[right - 1])
-    return values[right - 1] + (values[right] - values[right - 1]) * share
 
 
 Grid = Mapping[str, Sequence[Any]]

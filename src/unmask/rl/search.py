@@ -186,7 +186,7 @@ class Search:
     def _write(self, cell: Demonstration, fresh: Sequence[tuple[int, str, bool, int]]) -> None:
         if self.journal is None or not self.processes.main:
             return
-        row: dict[str, Any] = {"policy": cell.policy, "block_length": _plain(cell.block_length), "cell": cell.key}
+        row: dict[str, Any] = {"policy": cell.policy, "block_length": plain(cell.block_length), "cell": cell.key}
         names = ("index", "text", "correct", "nfe")
         Journal(self.journal).append([row | {name: [one[i] for one in fresh] for i, name in enumerate(names)}])
 
@@ -204,5 +204,6 @@ class Search:
         return found
 
 
-def _plain(block_length: Block) -> int | str | None:
+def plain(block_length: Block) -> int | str | None:
+    """As the journal and the command line spell it."""
     return str(block_length) if isinstance(block_length, AdaptiveBlocks) else block_length

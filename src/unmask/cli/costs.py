@@ -1,0 +1,69 @@
+"""What a training will cost, before it begins (`--dry-run`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from unmask.cli.console import console
+from unmask.decoding.blocks import AdaptiveBlocks, check_block_length
+from unmask.models.auto import dtype_of, parameter_count
+from unmask.rl.card import describe
+from unmask.rl.config import TrainConfig
+from unmask.rl.plan import plan
+
+
+def describe_costs(config: TrainConfig, processes: int) -> None:
+    """The resolved config, the batch arithmetic, and what it will cost at most. Loads neither weights nor data."""
+    settings, decode, asked = config.algorithm.settings, config.decode, config.task
+    if decode.gen_length is None:
+        task = asked.load_task()
+        gen_length, task_name = task.gen_length, task.name
+    else:
+        gen_length, task_name = decode.gen_length, asked.task or "+".join(asked.tasks) or "the default task"
+    if not isinstance(decode.block_length, AdaptiveBlocks):
+        check_block_length(gen_length, decode.block_length)
+    model = config.model.model or "the default dLLM"
+    count, hidden_size = parameter_count(config.model.model)
+    p = plan(config, gen_length, processes, hidden_size)
+    console.print_json(config.model_dump_json())
+    say: Callable[[str], None] = lambda line: console.print(line, highlight=False, soft_wrap=True)  # noqa: E731
+    say(describe(config, model, task_name, gen_length))
+    algorithm = config.algorithm.make()
+    experts, others = len(algorithm.experts), algorithm.other_speeds
+    elsewhere = f" + {others} at another speed" if others else ""
+    group = f"{settings.group_size} roll-outs + {experts} experts{elsewhere}"
+    say(
+        f"Batch: {settings.prompts} prompts x ({group}) = {p.rows} rows per iteration "
+        f"({settings.group_size + experts + others} per group), on {processes} process(es) at most {p.rows_here} each, "
+        f"{p.active} active at once. {settings.inner_iterations} optimiser steps per batch, {p.updates} in all, scored "
+        f"{settings.update_batch_size} decoding steps at a time. Each prompt is used {p.epochs:.2f} times."
+    )
+    say(
+        f"dLLM forward passes (rows): {p.most_passes:,} if every roll-out spends its {gen_length} steps, "
+        f"{p.most_passes // 4:,} at a quarter of them; validations {p.validation_passes:,} at most. One pass of a row "
+        f"spans prompt + {gen_length} positions."
+    )
+    if p.label_passes:
+        say(f"Slow answers, which say what is right: {p.label_passes:,} more forward passes at most.")
+    if count is None:
+        weights = f"the dLLM's weights (the config.json of {model} cannot be read here, so their size is not known)"
+    else:
+        dtype = dtype_of(config.model.dtype)
+        dtypes = [torch.bfloat16, torch.float32] if isinstance(dtype, str) else [dtype]  # as saved: not known here
+        sizes = " or ".join(f"{_bytes(count * d.itemsize)} in {str(d).removeprefix('torch.')}" for d in dtypes)
+        weights = f"{sizes} for the dLLM's {count:,} weights"
+    say(
+        f"Memory of a process, about: {weights}; its activations for {p.active} rows; "
+        f"{_bytes(p.recorded_bytes)} at most for recorded steps; {_bytes(p.update_bytes)} for the policy's update "
+        f"({p.policy_parameters:,} weights)."
+    )
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "KiB", "MiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}"
+        n /= 1024
+    return f"{n:.1f} GiB"
