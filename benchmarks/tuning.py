@@ -54,11 +54,11 @@ PLACES: dict[str, Flags] = {  # where a policy is tuned
 }
 STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs from the defaults of `unmask tune`
     **{place: (place, {}) for place in PLACES},
+    "both, clone alone": ("both", {"iterations": 0}),
     "house, no entropy": ("house", {"policy.use-entropy": "False"}),
     "house, one rule cloned": ("house", {"clone-from": "confidence_threshold:threshold=0.9"}),
     "house, batch scaling": ("house", {"algorithm.scale-advantages": "batch"}),
     "house, the paper's reward": ("house", {"algorithm.alpha": "0.1,30"}),
-    "both, 400 iterations": ("both", {"iterations": 400}),
     "house, beta from 0.03": ("house", {"beta": "0.03,3.0"}),
     "house, beta to 4": ("house", {"beta": "0.01,4.0"}),
     "house, 400 updates of cloning": ("house", {"clone.updates": 400}),
@@ -110,7 +110,8 @@ def train(args: argparse.Namespace) -> None:
         again = ["--resume"] if (run / "config.json").exists() else []
         prompts = ["--calibration-prompts", args.calibration_prompts, "--held-out-prompts", 200]
         if not (run / "tuned.json").exists():
-            unmask("tune", *words_of({**PLACES[place], **flags}), "--run", run, "--seed", seed, *prompts, *again)
+            words = words_of({**PLACES[place], **flags}) + taught_by(args, place, seed)
+            unmask("tune", *words, "--run", run, "--seed", seed, *prompts, *again)
         for home in homes(study):
             decode(args, run, home, run / "held-out" / home)
         print(f"{study}, seed {seed}: done", flush=True)
@@ -118,6 +119,11 @@ def train(args: argparse.Namespace) -> None:
     jobs = [(study, seed) for seed in args.seeds for study in args.studies]
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(one, jobs))
+
+
+def taught_by(args: argparse.Namespace, place: str, seed: int) -> list[str]:
+    """A mixture's policy is cloned from those of its tasks, of the same seed, and they are trained before."""
+    return [f"--clone.teachers={folder(args.out, home, seed)}" for home in homes(place) if place == "both"]
 
 
 def decode(args: argparse.Namespace, run: Path, place: str, target: Path) -> None:

@@ -13,12 +13,18 @@ from unmask.rl.run import read_metrics
 def describe(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
     """What a training run is about to do, in two lines."""
     settings, run = config.algorithm.settings, config.run
-    warm = f"From {config.policy.init or 'fresh weights'}" + (f", clone {config.clone.rule}" if config.clones else "")
+    warm = f"From {config.policy.init or 'fresh weights'}" + (f", clone {_cloned(config)}" if config.clones else "")
     then = f", then {run.iterations} iterations of {_learning(config)} each" if run.iterations else ""
     return (
         f"A policy for {model} on {task}: {_where(config)}, {gen_length} positions, "
         f"{_reward(settings)}.\n{warm}{then}; run folder {run.folder}."
     )
+
+
+def _cloned(config: TrainConfig, in_card: bool = False) -> str:
+    """The policies, or the rule."""
+    names = [f"`{name}`" if in_card else name for name in config.clone.teachers or [str(config.clone.rule)]]
+    return " and ".join(names) + (" in blocks" if in_card and not config.clone.teachers else "")
 
 
 def card(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
@@ -36,7 +42,7 @@ def card(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
     )
     speed = ", speed=0.5" if config.policy.network.has_speed else ""
     start = f"`{config.policy.init}`" if config.policy.init else "fresh weights"
-    start += f", fitted to `{config.clone.rule}` in blocks" if config.clones else ""
+    start += f", fitted to {_cloned(config, in_card=True)}" if config.clones else ""
     done = max(line["iteration"] for line in read_metrics(Path(config.run.folder) / "metrics.jsonl"))
     learnt = (
         f"""{done} iterations of {_learning(config)}

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -37,33 +39,61 @@ class Lessons:
     passes: int
 
 
-def together(taught: Sequence[tuple[Lessons, float | None]], seed: int) -> Lessons:
-    """The lessons of several speeds as those of one policy: each roll-out at a speed near the one it is best at.
+def kept(
+    steps: Steps,
+    numbers: Sequence[int],
+    nfe: Sequence[int],
+    right: Sequence[bool],
+    keep: Literal["correct", "all"],
+    team: Processes,
+) -> Lessons | None:
+    """Of roll-outs, those to clone, if there are any.
 
     Args:
-        taught: lessons, and the speed at which their rule earns most; None for a policy without a speed.
+        steps: numbered as `numbers`, which are this process's roll-outs among those of all.
     """
-    if len(taught) == 1 and taught[0][1] is None:
-        return taught[0][0]
-    half, parts, offset, index = 0.5 / (len(taught) - 1), [], 0, []
-    for lessons, speed in taught:
-        assert speed is not None
-        steps = lessons.steps
-        numbers = range(int(steps.rollout.max()) + 1 if len(steps) else 0)
-        near = [speed + random.Random(f"{seed}/{speed}/{i}").uniform(-half, half) for i in numbers]
-        speeds = torch.tensor(near, dtype=torch.float32, device=steps.rollout.device).clamp(0, 1)
-        parts.append(replace(steps, observation=replace(steps.observation, speed=speeds[steps.rollout])))
-        index.append(lessons.index + offset)
-        offset += lessons.total
-    count, all_ = len(taught), [lessons for lessons, _ in taught]
+    everywhere = sorted(team.gather(list(zip(numbers, nfe, right, strict=True))))
+    chosen = {i for i, _, correct in everywhere if correct or keep == "all"}
+    if not chosen:
+        return None
+    order = sorted((step, i) for i, count, _ in everywhere if i in chosen for step in range(count))
+    index = {key: at for at, key in enumerate(order)}
+    device = steps.rollout.device
+    steps = steps.numbered(torch.tensor(numbers, device=device))
+    steps = steps.take(torch.tensor([i in chosen for i in steps.rollout.tolist()], device=device))
+    length = steps.picks.shape[1]
+    at = (steps.observation.step_fraction * length).round().long().tolist()
     return Lessons(
-        joined(parts),
-        torch.cat(index),
-        offset,
-        sum(lessons.kept for lessons in all_) / count,
-        sum(lessons.correct for lessons in all_) / count,
-        sum(lessons.passes for lessons in all_),
+        steps,
+        torch.tensor([index[key] for key in zip(at, steps.rollout.tolist(), strict=True)]),
+        len(order),
+        len(chosen) / len(everywhere),
+        sum(correct for *_, correct in everywhere) / len(everywhere),
+        int(team.total(sum(nfe))[0]),
     )
+
+
+def together(lessons: Sequence[Lessons]) -> Lessons:
+    """Several lessons as one."""
+    offsets = list(accumulate((each.total for each in lessons), initial=0))
+    count = len(lessons)
+    return Lessons(
+        joined([each.steps for each in lessons]),
+        torch.cat([each.index + offset for each, offset in zip(lessons, offsets, strict=False)]),
+        offsets[-1],
+        sum(each.kept for each in lessons) / count,
+        sum(each.correct for each in lessons) / count,
+        sum(each.passes for each in lessons),
+    )
+
+
+def near(lessons: Lessons, speed: float, half: float, seed: int) -> Lessons:
+    """The lessons as those of a speed: each roll-out at one drawn at most `half` from it."""
+    steps = lessons.steps
+    numbers = range(int(steps.rollout.max()) + 1 if len(steps) else 0)
+    drawn = [speed + random.Random(f"{seed}/{speed}/{i}").uniform(-half, half) for i in numbers]
+    speeds = torch.tensor(drawn, dtype=torch.float32, device=steps.rollout.device).clamp(0, 1)
+    return replace(lessons, steps=replace(steps, observation=replace(steps.observation, speed=speeds[steps.rollout])))
 
 
 def clone(

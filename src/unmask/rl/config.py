@@ -133,6 +133,13 @@ class CloneConfig(Settings):
         str | None,
         Field(description="Folder of an unmask sweep of training prompts, whose rules are taken instead of a search."),
     ] = None
+    teachers: Annotated[
+        tuple[str, ...],
+        Field(
+            description="Trained policies to clone in place of a rule: one for each task of a mixture, in its order, "
+            "or one for all."
+        ),
+    ] = ()
     block_length: Annotated[BlockLength, Field(description="Its block length (default: the task's).")] = None
     keep: Annotated[Literal["correct", "all"], Field(description="Trajectories to clone.")] = "correct"
     examples: Annotated[int, Ge(1), Field(description="Prompts to clone from.")] = 256
@@ -250,7 +257,13 @@ class TrainConfig(Settings):
             check_weight(self.algorithm.settings, self.policy.network.has_speed)
         return self
 
+    @model_validator(mode="after")
+    def _teachers_are_cloned_as_they_are(self) -> TrainConfig:
+        if self.clone.teachers and self.clone.best_of > 1:
+            raise ValueError("clone.best_of goes with a rule, and clone.teachers are policies: leave one out")
+        return self
+
     @property
     def clones(self) -> bool:
-        """True if training starts by cloning a rule."""
-        return self.clone.rule not in (None, "", "none")
+        """True if training starts by cloning a rule, or policies."""
+        return bool(self.clone.teachers) or self.clone.rule not in (None, "", "none")

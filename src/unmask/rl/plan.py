@@ -54,7 +54,9 @@ def plan(config: TrainConfig, gen_length: int, processes: int, hidden_size: int 
     prompts_here = math.ceil(settings.prompts / processes)
     policy = config.policy.fresh(hidden_size or 1)
     clone_rows = 0
-    if config.clones and config.clone.rule is not None:
+    if config.clone.teachers:
+        clone_rows = config.clone.examples * (settings.speeds if policy.needs.speed else 1)
+    elif config.clones and config.clone.rule is not None:
         longest = config.decode.block_length or gen_length
         cells = demonstrations(config.clone.rule, config.clone.block_length, longest, longest)
         searches = len(cells) > 1 and config.clone.sweep is None

@@ -35,6 +35,7 @@ from unmask.rl.run import Metrics
 from unmask.rl.search import Report, demonstrations
 from unmask.rl.start import deterministic, expert_block, starting_policy
 from unmask.rl.swept import Tried, swept
+from unmask.rl.teachers import check_teachers
 from unmask.rl.validation import Validate
 from unmask.rl.warm_start import WarmStart, silent
 from unmask.tasks.base import Task
@@ -95,8 +96,9 @@ class Trainer:
             settings.speeds,
             self.algorithm.other_speeds,
         )
+        check_teachers(config.clone.teachers, self.policy, task)
         block = expert_block(config.clone.block_length, task, config.decode, "clone.block_length")
-        if config.clones and config.clone.rule is not None:
+        if config.clones and not config.clone.teachers and config.clone.rule is not None:
             demonstrations(config.clone.rule, block, block, block)  # a misspelt rule is refused before the run begins
         self.optimiser = Optimiser(self.policy, self.algorithm, actor.actions, self.team, model.device)
         self.keeper = Keeper(config, self.policy, self.team, log)
@@ -158,7 +160,7 @@ class Trainer:
     def _swept(self) -> Tried | None:
         """What the rules of a sweep did that is given in place of a search."""
         config, clones = self.config, self.config.clone
-        if not config.clones or clones.sweep is None or clones.rule is None:
+        if not config.clones or clones.teachers or clones.sweep is None or clones.rule is None:
             return None
         longest = config.decode.block_length or config.decode.region(self.task, self.model)
         return swept(clones.sweep, clones.rule, self.model, self.task, config.decode, longest, clones.block_length)

@@ -1,4 +1,4 @@
-"""Warm start: fit the policy to a rule's decisions before reinforcement learning (behaviour cloning).
+"""Warm start: fit the policy to a rule's or to other policies' decisions before reinforcement learning.
 
 From scratch, full diffusion starts with hardly a correct answer and so without signal. The rule decodes in blocks; the
 policy is asked, at every position it may select itself, whether the rule revealed it: it learns to hold back elsewhere.
@@ -15,23 +15,23 @@ from typing import Any
 
 import torch
 
-from unmask.decoding.blocks import AdaptiveBlocks
 from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.wrappers import Plain
-from unmask.rl.cloning import Lessons, clone, together
+from unmask.rl.cloning import Lessons, clone, kept, near, together
 from unmask.rl.config import CloneConfig
 from unmask.rl.experts import as_seen
 from unmask.rl.processes import Processes, Stop, never
 from unmask.rl.prompts import Prompt
 from unmask.rl.rewards import Reward
-from unmask.rl.rollout import Steps, roll_out
+from unmask.rl.rollout import roll_out
 from unmask.rl.search import Demonstration, Report, Search, demonstrations
 from unmask.rl.start import Block, expert_block
 from unmask.rl.swept import Tried
+from unmask.rl.teachers import Teachers
 from unmask.tasks.base import Task
 
 
@@ -91,22 +91,23 @@ class WarmStart:
             Stopped: the user asked for it; the policy is of no use then.
         """
         started = time.perf_counter()
-        rule = self.settings.rule
-        assert rule is not None
-        default = expert_block(None, self.task, self.config, "clone.block_length")
         speeds: list[float | None] = [None]
         if policy.needs.speed:
             speeds = [part / (self.parts - 1) for part in range(self.parts)]
-        search = self.search(speeds)
-        if self.tried is None:
-            cells = demonstrations(rule, self.settings.block_length, default, self._longest)
-            best, passes = search.best(cells, prompts[: self.settings.search_prompts])
+        best: Sequence[Demonstration] = ()
+        passes = 0
+        if self.settings.teachers:
+            names, keep = self.settings.teachers, self.settings.keep
+            teachers = Teachers(names, self.model, self.task, self.config, self.parts, keep, self.processes)
+            taught = teachers.lessons(policy, prompts, self.seed, partial(self.report, "rolling out"))
+            lessons = together(list(taught.values()))
         else:
-            best, passes = search.known(self.tried), 0
-        each = {cell.key: cell for cell in best}
-        rolled_out = {key: self.lessons(cell, policy, prompts) for key, cell in each.items()}
-        passes += sum(lessons.passes for lessons in rolled_out.values())
-        lessons = together([(rolled_out[cell.key], speed) for cell, speed in zip(best, speeds, strict=True)], self.seed)
+            best, passes = self._best(speeds, prompts)
+            taught = {cell.key: self.lessons(cell, policy, prompts) for cell in {c.key: c for c in best}.values()}
+            lessons = together(
+                [_at(taught[cell.key], speed, speeds, self.seed) for cell, speed in zip(best, speeds, strict=True)]
+            )
+        passes += sum(each.passes for each in taught.values())
         rolled = time.perf_counter() - started
         losses = clone(
             policy, lessons, self.settings, self.seed, self.processes, partial(self.report, "cloning"), self.stop
@@ -115,18 +116,18 @@ class WarmStart:
             each_best = []
             for cell, speed in zip(best, speeds, strict=True):
                 found, spent = self.best_of(policy, speed, prompts)
-                each_best.append((found or rolled_out[cell.key], speed))
+                each_best.append(_at(found or taught[cell.key], speed, speeds, self.seed))
                 passes += spent
-            theirs = together(each_best, self.seed)
+            theirs = together(each_best)
             again = partial(self.report, "cloning the best")
             losses += clone(policy, theirs, self.settings, self.seed, self.processes, again, self.stop)
         whole = time.perf_counter() - started
-        cell = best[0]
-        length = cell.block_length
+        blocks = dict.fromkeys(cell.block_length for cell in best) or [self._longest]
+        several = f"{len(taught)} {'rules' if best else 'policies' if len(taught) > 1 else 'policy'}"
         return {
-            "rule": cell.policy if len(each) == 1 else f"{len(each)} rules",
-            "block_length": str(length) if isinstance(length, AdaptiveBlocks) or len(each) > 1 else length,
-            **({} if speeds == [None] else {"cells": told_of(best, speeds)}),
+            "rule": best[0].policy if best and len(taught) == 1 else several,
+            "block_length": ", ".join(map(str, blocks)),
+            **({} if speeds == [None] or not best else {"cells": told_of(best, speeds)}),
             "expert_correct": lessons.correct,
             "kept": lessons.kept,
             "steps": lessons.total,
@@ -137,6 +138,16 @@ class WarmStart:
             "seconds_policy": 0.0,
             "seconds_update": whole - rolled,
         }
+
+    def _best(self, speeds: Sequence[float | None], prompts: Sequence[Prompt]) -> tuple[Sequence[Demonstration], int]:
+        """The rule to clone at each speed, and the forward passes of finding it."""
+        assert self.settings.rule is not None
+        search = self.search(speeds)
+        if self.tried is not None:
+            return search.known(self.tried), 0
+        default = expert_block(None, self.task, self.config, "clone.block_length")
+        cells = demonstrations(self.settings.rule, self.settings.block_length, default, self._longest)
+        return search.best(cells, prompts[: self.settings.search_prompts])
 
     @property
     def _longest(self) -> Block:
@@ -164,13 +175,13 @@ class WarmStart:
         )
         steps = as_seen(rolled.steps, self.config.resolve(model, self.task).blocks, policy)
         nfe, right = rolled.outcome.nfe.tolist(), rolled.outcome.correct.tolist()
-        kept = self._kept(steps, numbers, nfe, right)
-        if kept is None:
+        found = kept(steps, numbers, nfe, right, self.settings.keep, self.processes)
+        if found is None:
             raise UnmaskError(
                 f"The rule to clone, {cell.policy} in blocks of {cell.block_length}, answers none of {len(prompts)} "
                 "prompts correctly: choose another clone.rule or clone.block_length, or clone.keep = 'all'."
             )
-        return kept
+        return found
 
     def best_of(
         self, policy: LearnedPolicy, speed: float | None, prompts: Sequence[Prompt]
@@ -202,37 +213,15 @@ class WarmStart:
         steps = rolled.steps.take(place[rolled.steps.rollout] >= 0).numbered(place)
         nfe, right = rolled.outcome.nfe[chosen].tolist(), rolled.outcome.correct[chosen].tolist()
         passes = int(self.processes.total(rolled.outcome.nfe.sum().item())[0])
-        return self._kept(steps, numbers, nfe, right), passes
-
-    def _kept(self, steps: Steps, numbers: Sequence[int], nfe: Sequence[int], right: Sequence[bool]) -> Lessons | None:
-        """Of one roll-out of each prompt, those to clone, if there are any.
-
-        Args:
-            steps: numbered as `numbers`, which are this process's prompts.
-        """
-        team = self.processes
-        everywhere = sorted(team.gather(list(zip(numbers, nfe, right, strict=True))))
-        kept = {i for i, _, correct in everywhere if correct or self.settings.keep == "all"}
-        if not kept:
-            return None
-        order = sorted((step, i) for i, count, _ in everywhere if i in kept for step in range(count))
-        index = {key: at for at, key in enumerate(order)}
-        device = self.model.device
-        steps = steps.numbered(torch.tensor(numbers, device=device))
-        steps = steps.take(torch.tensor([i in kept for i in steps.rollout.tolist()], device=device))
-        length = steps.picks.shape[1]
-        at = (steps.observation.step_fraction * length).round().long().tolist()
-        return Lessons(
-            steps,
-            torch.tensor([index[key] for key in zip(at, steps.rollout.tolist(), strict=True)]),
-            len(order),
-            len(kept) / len(everywhere),
-            sum(correct for *_, correct in everywhere) / len(everywhere),
-            int(team.total(sum(nfe))[0]),
-        )
+        return kept(steps, numbers, nfe, right, self.settings.keep, self.processes), passes
 
     def _decoding(self, cell: Demonstration) -> DecodeConfig:
         return self.config.of(self.task, self.model).model_copy(update={"block_length": cell.block_length})
+
+
+def _at(lessons: Lessons, speed: float | None, speeds: Sequence[float | None], seed: int) -> Lessons:
+    """As those of one of evenly spaced speeds; without a speed as they are."""
+    return lessons if speed is None else near(lessons, speed, 0.5 / (len(speeds) - 1), seed)
 
 
 def told_of(best: Sequence[Demonstration], speeds: Sequence[float | None]) -> list[dict[str, Any]]:
