@@ -6,15 +6,9 @@ import ast
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from fractions import Fraction
 
-# A sign only where it is no subtraction; thousands in groups of three; a denominator may follow.
-NUMBER = re.compile(
-    r"(?:(?<![\w)\]}])-)?(?:(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|(?<!\d)\.\d+)(?:\s?/\s?\d+(?:\.\d+)?)?", re.ASCII
-)
-FRACTION = re.compile(r"\\[dt]?frac\s*(?:\{\s*(-?\d+)\s*\}|(\d))\s*(?:\{\s*(\d+)\s*\}|(\d))", re.ASCII)
-CURRENCY = r"\\?[$€£¥₹]"
 BOX = re.compile(r"\\(?:boxed|fbox)(?:\s*\{|\s+([^\s{}$\\]+))")
+BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # \{ and \} are part of a formula
 ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
 HASHES = re.compile(r"####([^\n]*)\s*\Z")  # elsewhere it is a heading
 FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*$", re.MULTILINE)
@@ -33,27 +27,12 @@ def marked(text: str) -> Iterator[str]:
 
 def boxed(text: str) -> Iterator[str]:
     r"""Contents of ``\boxed{}``, the last first; one that is never closed does not count."""
-    for box in reversed(list(BOX.finditer(text))):
-        content = box[1] if box[1] is not None else _until_closed(text, box.end())
-        if content is not None:
-            yield content
-
-
-def last_number(text: str) -> Fraction | None:
-    """The last number of a text, exactly: in any currency or unit, with separators of thousands, or a fraction."""
-    for space in ("\\,", "\\!", "\\ ", "\u2009", "\u202f"):
-        text = text.replace(space, "")
-    text = text.replace("{,}", ",").replace("\u2212", "-")
-    text = FRACTION.sub(lambda m: f" {m[1] or m[2]}/{m[3] or m[4]}", text)
-    text = re.sub(rf"-\s*{CURRENCY}\s*(?=[\d.])", "-", text)
-    found = NUMBER.findall(re.sub(CURRENCY, " ", text))
-    if not found:
-        return None
-    above, _, below = re.sub(r"[,\s]", "", found[-1]).partition("/")
-    try:
-        return Fraction(above) / Fraction(below or 1)
-    except (ValueError, ZeroDivisionError):  # more digits than Python reads, or a denominator of 0
-        return None
+    boxes = list(BOX.finditer(text))
+    closed = _closed(text) if any(box[1] is None for box in boxes) else {}
+    for box in reversed(boxes):
+        end = closed.get(box.end())
+        if box[1] is not None or end is not None:
+            yield box[1] if box[1] is not None else text[box.end() : end]
 
 
 def program(text: str, prefix: str = "", names: Sequence[str] = ()) -> str:
@@ -132,16 +111,12 @@ def _demonstrates(node: ast.stmt) -> bool:
     return isinstance(node, ast.Assert) or prints
 
 
-def _until_closed(text: str, start: int) -> str | None:
-    depth, at = 1, start
-    while at < len(text):
-        if text[at] == "\\":
-            at += 1  # \{ and \} are part of a formula
-        elif text[at] == "{":
-            depth += 1
-        elif text[at] == "}":
-            depth -= 1
-            if depth == 0:
-                return text[start:at]
-        at += 1
-    return None
+def _closed(text: str) -> dict[int, int]:
+    """Where each brace that is closed begins and ends: the places behind the first and at the second."""
+    opened, found = list[int](), dict[int, int]()
+    for brace in BRACE.finditer(text):
+        if brace[0] == "{":
+            opened.append(brace.end())
+        elif brace[0] == "}" and opened:
+            found[opened.pop()] = brace.start()
+    return found

@@ -7,21 +7,33 @@ import inspect
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
 from unmask.errors import UnmaskError
 from unmask.settings import function_of
 from unmask.tasks.base import Example
+from unmask.tasks.formulas import (
+    DELIMITED,
+    TEXT,
+    as_interval,
+    is_interval,
+    is_numeral,
+    is_ratio,
+    notation,
+    numeral,
+    plain,
+)
 from unmask.tasks.math_judge import equal_formulas
+from unmask.tasks.numerals import Value, last_number, readings, same
 from unmask.tasks.programs import passes, sandbox
-from unmask.tasks.reading import last_number, marked
+from unmask.tasks.reading import marked
 
 Verifier = Callable[..., bool]
 
-TEXT = re.compile(r"\\(?:text|textbf|textrm|textit|mbox|mathrm)\s*\{([^{}]*)\}")
-BASE = re.compile(r"\d_\{?(\d+)\}?$")
+MIXED_AT_THE_END = re.compile(r"\d\s+\d+\s?/\s?\d+\D*$")
+PERCENT = re.compile(r"\\?%$")
+WORD = re.compile(r"[A-Za-z]{4,}")
 LONGEST_FORMULA = 400  # characters; the longest gold answer of MATH-500 has 53
 
 
@@ -32,17 +44,17 @@ def exact(text: str, answer: str) -> bool:
 
 def number(text: str, answer: str) -> bool:
     """The last number in the text equals the last one in the answer."""
-    return _same(last_number(text), last_number(answer))
+    return same(readings(text), readings(answer))
 
 
 def gsm8k(text: str, answer: str) -> bool:
     """The number that the text marks as its answer (see `marked`), or else its last one, is that of the answer."""
-    return _same(_number_of(text), _gold_number(answer))
+    return same(_number_of(text), _gold_number(answer))
 
 
 def gsm8k_strict(text: str, answer: str) -> bool:
     """As `gsm8k`, but a text that marks no answer is wrong: d1's evaluation, which the paper uses."""
-    return _same(_marked_number(text), _gold_number(answer))
+    return same(_marked_number(text), _gold_number(answer))
 
 
 def math(text: str, answer: str) -> bool:
@@ -58,15 +70,52 @@ def math(text: str, answer: str) -> bool:
     """
     require_math_verify()
     gold, found = next(marked(answer), answer.strip()), next(marked(text), None)
-    if found is None:
-        return equal_formulas(gold, text[-LONGEST_FORMULA:], False)
-    if _plain(gold) == _plain(found):
+    return _in_text(gold, text[-LONGEST_FORMULA:]) if found is None else _equal(gold, found)
+
+
+def _in_text(gold: str, text: str) -> bool:
+    """The last formula of a text that marks none equals the gold one."""
+    if numeral(gold) and numeral(text):
+        return numeral(gold) == numeral(text)
+    delimited = list(DELIMITED.finditer(text))
+    if not delimited:
+        value = last_number(text)
+        if isinstance(value, tuple) or is_ratio(gold) or MIXED_AT_THE_END.search(text):
+            return same(readings(text), readings(gold, marked=True))
+        if not TEXT.search(gold) and same(readings(text), _whole_number(gold)):
+            return True
+    last = next((part for part in delimited[-1].groups() if part), "") if delimited else ""
+    return equal_formulas(notation(gold), notation(text), False) or (last != "" and _equal(gold, last))
+
+
+def _equal(gold: str, found: str) -> bool:
+    """Two formulas are equal: words as words, numerals with their bases, ratios by their parts."""
+    if len(found) > LONGEST_FORMULA:
+        return found.strip() == gold.strip()
+    if PERCENT.sub("", plain(gold)) == PERCENT.sub("", plain(found)):
         return True
-    if TEXT.fullmatch(gold):  # math-verify would read a word as a product of letters, in any order
-        return _plain(gold).strip("()").casefold() == _plain(found).strip("()").casefold()
-    if len(found) > LONGEST_FORMULA or _another_base(gold, found):
-        return False
-    return equal_formulas(gold, found, True)
+    if TEXT.fullmatch(gold) or (WORD.fullmatch(gold) and WORD.fullmatch(found)):
+        # math-verify would read a word as a product of letters, in any order
+        return plain(gold).strip("()").casefold() == plain(found).strip("()").casefold()
+    bases = numeral(gold), numeral(found)
+    if any(bases) and is_numeral(gold) and is_numeral(found):
+        digits = [base[0] if base else plain(one) for base, one in zip(bases, (gold, found), strict=True)]
+        return bases[0] == bases[1] if all(bases) else digits[0] == digits[1]
+    if is_ratio(gold) and is_ratio(found):
+        return same(readings(found, marked=True), readings(gold, marked=True))
+    sides = notation(gold), notation(found)
+    intervals = [as_interval(side) for side in sides]
+    if intervals[0] is None and intervals[1] and is_interval(sides[0]):
+        sides = sides[0], intervals[1]
+    elif intervals[1] is None and intervals[0] and is_interval(sides[1]):
+        sides = intervals[0], sides[1]
+    return equal_formulas(*sides, True)
+
+
+def _whole_number(gold: str) -> tuple[Value, ...]:
+    """The number that a gold answer is, if it is nothing else."""
+    rest = re.sub(r"[\d\s.,/{}$%-]|\\[dt]?frac|\\[!,]", "", gold)
+    return readings(gold, marked=True) if not rest else ()
 
 
 def code(text: str, answer: str, columns: Mapping[str, Any]) -> bool:
@@ -166,37 +215,19 @@ def _function_of(name: str) -> Verifier:
     return function_of(name, "verifier")
 
 
-def _number_of(text: str) -> Fraction | None:
-    value = _marked_number(text)
-    return last_number(text) if value is None else value
+def _number_of(text: str) -> tuple[Value, ...]:
+    return _marked_number(text) or readings(text)
 
 
 @lru_cache(maxsize=1 << 14)
-def _gold_number(answer: str) -> Fraction | None:
-    return _number_of(answer)
+def _gold_number(answer: str) -> tuple[Value, ...]:
+    return _marked_number(answer) or readings(answer, marked=True)
 
 
-def _marked_number(text: str) -> Fraction | None:
+def _marked_number(text: str) -> tuple[Value, ...]:
     r"""Of the first marked answer that has a number; one in ``\text{}`` counts if there is no other."""
     for answer in marked(text):
-        for value in (last_number(TEXT.sub(" ", answer)), last_number(answer)):
-            if value is not None:
-                return value
-    return None
-
-
-def _same(found: Fraction | None, gold: Fraction | None) -> bool:
-    return found is not None and gold is not None and abs(found - gold) < Fraction(1, 10**6)
-
-
-def _plain(formula: str) -> str:
-    r"""A formula without its typography: ``\\text{ (C) }`` is ``(C)``, ``\\dfrac`` is ``\\frac``."""
-    formula = TEXT.sub(r"\1", formula.strip().strip("$").rstrip("."))
-    formula = re.sub(r"\\(?:left|right|!|,|;|:|\s)|\\?\$|\s", "", formula)
-    return re.sub(r"\\[dt]frac", r"\\frac", formula)
-
-
-def _another_base(gold: str, found: str) -> bool:
-    """Numerals of two bases; math-verify does not look at the base."""
-    bases = BASE.search(gold), BASE.search(found)
-    return bases[0] is not None and bases[1] is not None and bases[0][1] != bases[1][1]
+        found = readings(TEXT.sub(" unit ", answer), marked=True) or readings(TEXT.sub(r" \1 ", answer), marked=True)
+        if found:
+            return found
+    return ()
