@@ -1,6 +1,7 @@
 """What a text answers: numbers as people and dLLMs write them, marks, programs."""
 
 import ast
+import time
 import warnings
 
 import pytest
@@ -110,3 +111,49 @@ def test_definitions(code):
     assert defines(f"import os\n{code}\n", "f")
     assert not defines(f"import os\n{code}\n", "g")
     assert not defines("fun = f(1)", "f")
+
+
+@pytest.mark.parametrize("prefix", ["", PREFIX])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "````python\n{}````",
+        "```{{python}}\n{}```",
+        "~~~python\n{}~~~",
+        "```\n{}```",
+        "Here it is:\n```\n{}```\nIt adds.",
+        "\ufeff```python\n{}```",
+        "```python title=x\n{}```\n",
+        "```\r\n{}```\r\n",
+        "```python\n{}",
+        "```\npip install x\n```\n```py\n{}```",
+    ],
+)
+def test_fences(prefix, reply):
+    code = program(reply.format(WHOLE), prefix, ["add"])
+    space = {}
+    exec(code, space)
+    assert space["add"](1, 2) == 3
+
+
+def test_a_fence_in_a_list_is_indented():
+    code = "".join(f"   {line}\n" for line in WHOLE.splitlines())
+    assert program(f"1. So:\n   ```python\n{code}   ```", "", ["add"]) == WHOLE
+
+
+def test_a_docstring_may_hold_a_fence():
+    code = 'def add(a, b):\n    """Add.\n\n```\nadd(1, 2)\n```\n    """\n    return a + b\n'
+    assert program(f"```python\n{code}```\nIt adds.", "", ["add"]) == code
+    assert program(f"{code}```\nIt adds.", "```python\n", ["add"]) == code
+
+
+@pytest.mark.parametrize("odd", ["+".join(["1"] * 2000), "-" * 999 + "1", "f()" + ".f()" * 400, "0x" + "f" * 5000])
+def test_what_cannot_be_written_anew_is_left_as_it_is(odd):
+    assert program(f"def f(x): return 1\nY = {odd}\nprint(Y)\n", "", ["f"]).startswith("def f(x): return 1\n")
+
+
+def test_many_fences_take_no_time():
+    begun = time.process_time()
+    for text in ("```\n" * 20_000, "```python\nx = (\n" * 5_000, "~~~\n```\n" * 10_000, "`" * 100_000):
+        program(text, "", ["f"])
+    assert time.process_time() - begun < 4

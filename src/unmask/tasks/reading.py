@@ -11,7 +11,8 @@ BOX = re.compile(r"\\(?:boxed|fbox)(?:\s*\{|\s+([^\s{}$\\]+))")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # \{ and \} are part of a formula
 ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
 HASHES = re.compile(r"####([^\n]*)\s*\Z")  # elsewhere it is a heading
-FENCE = re.compile(r"^[ \t]*```[ \t]*(\w*)[^\n]*$", re.MULTILINE)
+FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([^\n`]*?)[ \t\r]*$", re.MULTILINE)
+MOST_FENCES = 64
 MOST_LINES = 400  # of a program that is searched for a part that parses
 
 
@@ -45,32 +46,63 @@ def program(text: str, prefix: str = "", names: Sequence[str] = ()) -> str:
         prefix: how the reply begins; it may open the block.
         names: functions that the tests call.
     """
-    blocks = _blocks(prefix, text)
+    blocks = _blocks(prefix, text.replace("\ufeff", ""))
     if not blocks:
         return parsing(prefix + text)
-    defining = (block for block in blocks if all(defines("".join(block), name) for name in names))
-    given, written = next(defining, blocks[0])
+    codes = [_code(*block, names) for block in blocks]
+    defining = [code for code in codes if all(defines(code, name) for name in names)] or codes[:1]
+    return next((code for code in map(parsing, defining) if parses(code)), parsing(defining[0]))
+
+
+def _code(given: str, written: str, names: Sequence[str]) -> str:
+    """A block; what is written counts alone where it begins anew."""
     begins_anew = names and all(re.search(rf"^(?:async )?def {re.escape(name)}\b", written, re.M) for name in names)
-    return parsing(written if begins_anew and not parses(given) else given + written)
+    return written if begins_anew and not parses(given) else given + written
 
 
 def _blocks(prefix: str, text: str) -> list[tuple[str, str]]:
-    """Fenced blocks, what the prefix gives and what the text writes of each; one may be open at the end.
+    """Fenced blocks, what the prefix gives and what the text writes of each, the likeliest first.
 
-    What the prefix opens does not count if the text writes nothing into it.
+    By CommonMark, but for what replies do beside it: a fence with a language opens a block also where one is open; a
+    bare one behind a prefix that opened the block opens it again; a docstring may hold a fence, so that a block goes on
+    until it parses; and whatever stands between two fences may be a block.
     """
-    reply = prefix + text
-    blocks: list[tuple[str, str]] = []
-    start: int | None = None
-    for fence in [*FENCE.finditer(reply), None]:
-        end = len(reply) if fence is None else fence.start()
-        if start is not None:
-            middle = min(max(start, len(prefix)), end)
-            if reply[middle:end].strip():
-                blocks.append((reply[start:middle], reply[middle:end]))
-        if fence is not None:  # a fence with a language opens a block, also where one is open
-            start = fence.end() + 1 if start is None or fence[1] else None
-    return blocks
+    reply, fences = prefix + text, list(FENCE.finditer(prefix + text))[:MOST_FENCES]
+    pairs: list[tuple[int, int]] = []
+    opened: int | None = None
+    for number, fence in enumerate(fences):
+        if opened is None:
+            opened = number
+            continue
+        nothing = not _part(reply, fences, opened, number, len(prefix))[1].strip()
+        if fence[2].startswith(fences[opened][2]) or nothing:  # of its kind, and as long at least
+            pairs.append((opened, number))
+            opened = number if fence[3] or nothing else None
+    if opened is not None:
+        pairs.append((opened, len(fences)))
+    pairs = [(opened, _until_it_parses(reply, fences, opened, closed, len(prefix))) for opened, closed in pairs]
+    between = [(number, number + 1) for number in range(len(fences))]
+    blocks = [_part(reply, fences, *pair, len(prefix)) for pair in dict.fromkeys([*pairs, *between])]
+    return [block for block in blocks if block[1].strip()]
+
+
+def _part(reply: str, fences: Sequence[re.Match[str]], opened: int, closed: int, given: int) -> tuple[str, str]:
+    """What is between two fences: of the prefix, and of the text. As far as the fence is indented, so are its lines."""
+    start = min(fences[opened].end() + 1, len(reply))
+    end = fences[closed].start() if closed < len(fences) else len(reply)
+    middle, indent = min(max(start, given), end), re.escape(fences[opened][1])
+    parts = reply[start:middle], reply[middle:end]
+    return parts if not indent else tuple(re.sub(rf"^{indent}", "", part, flags=re.MULTILINE) for part in parts)  # type: ignore[return-value]
+
+
+def _until_it_parses(reply: str, fences: Sequence[re.Match[str]], opened: int, closed: int, given: int) -> int:
+    """The fence that closes a block: the first at which it is a program, or else the first."""
+    for number in range(closed, len(fences)):
+        if parses("".join(_part(reply, fences, opened, number, given))):
+            return number
+        if fences[number][3] or number - closed >= 8:
+            break
+    return closed
 
 
 def parses(code: str) -> bool:
@@ -101,7 +133,10 @@ def parsing(code: str) -> str:
         with warnings.catch_warnings(action="ignore"):
             body = ast.parse(part).body
         kept = [node for node in body if not _demonstrates(node)]
-        return part if kept == body else ast.unparse(ast.Module(kept, [])) + "\n"
+        try:
+            return part if kept == body else ast.unparse(ast.Module(kept, [])) + "\n"
+        except (ValueError, RecursionError, MemoryError):  # a tree deeper, or a number longer, than it writes
+            return part
     return code
 
 
