@@ -62,6 +62,15 @@ class Settings(BaseModel):
         """What its table in a file may hold."""
         return set(cls.model_fields)
 
+    @field_validator("*", mode="wrap")
+    @classmethod
+    def _no_truth_as_a_number(cls, value: Any, read: Callable[[Any], Any]) -> Any:
+        """``gen_length = true`` is no 1, where the setting itself is no truth value."""
+        found = read(value)
+        if isinstance(value, bool) and isinstance(found, int | float) and not isinstance(found, bool):
+            raise ValueError("give a number")
+        return found
+
     @field_validator("*")
     @classmethod
     def _within_64_bits(cls, value: Any) -> Any:
@@ -88,10 +97,12 @@ def check_path(path: str) -> str:
     """A path from outside.
 
     Raises:
-        UnmaskError: it is empty, as an unset variable of a shell is: it would mean the current folder.
+        UnmaskError: it is empty, as an unset variable of a shell is: it would mean the current folder; or no path.
     """
     if not path.strip():
         raise UnmaskError("The path of an output is empty: give one; for the current folder, write a dot.")
+    if "\0" in path:
+        raise UnmaskError(f"The path {path!r} holds a NUL character, which no file's name may: give another.")
     return path
 
 
@@ -268,6 +279,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def _read_toml(path: Path, inside: list[Path]) -> dict[str, Any]:
+    check_path(str(path))
     if path.resolve() in inside:
         raise UnmaskError(f"{path} extends itself: leave out its 'extends'.")
     try:
@@ -276,8 +288,10 @@ def _read_toml(path: Path, inside: list[Path]) -> dict[str, Any]:
         raise UnmaskError(f"No config file at {path}: give the path of a TOML file.") from None
     except OSError as e:
         raise UnmaskError(f"Cannot read the config {path} ({e.strerror}): give the path of a TOML file.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise UnmaskError(f"{path} is not a TOML file: {e}.") from None
+    except RecursionError:
+        raise UnmaskError(f"{path} cannot be read: it has brackets within brackets, too deep.") from None
+    except ValueError as e:  # of TOML, of UTF-8, of a number of too many digits
+        raise UnmaskError(f"{path} is not a TOML file: {str(e).partition(';')[0]}.") from None
     extends = values.pop("extends", None)
     if extends is None:
         return values

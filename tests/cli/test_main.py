@@ -1,5 +1,10 @@
 """How a command ends: bad input 2, a stop 130, each with one sentence."""
 
+import json
+import os
+import subprocess
+import sys
+
 import pytest
 
 from tests.cli.test_cli import run
@@ -68,3 +73,49 @@ def test_a_seed_has_64_bits(capsys, tmp_path, monkeypatch, command):
         assert code == 2
         assert "give a whole number of at most 64 bits" in err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("iterations = " + "9" * 5000, "is not a TOML file: Exceeds the limit (4300 digits)"),
+        ("a = " + "[" * 3000 + "]" * 3000, "cannot be read: it has brackets within brackets, too deep."),
+        ('extends = "a\\u0000b"', "holds a NUL character, which no file's name may: give another."),
+        ("[decode]\ngen_length = true", "decode.gen_length = True (give a number)."),
+        ("[run]\niterations = false", "run.iterations = False (give a number)."),
+        ("[clone]\nlr = true", "clone.lr = True (give a number)."),
+    ],
+)
+def test_odd_config_files(capsys, tmp_path, content, message):
+    path = tmp_path / "odd.toml"
+    path.write_text(content + "\n")
+    code, _, err = run(capsys, "train", "--config", path, "--dry-run")
+    assert code == 2
+    assert message in err
+
+
+def test_a_terminal_of_ascii_shows_what_it_can(tiny_folder):
+    words = [sys.executable, "-m", "unmask.cli", "decode", "hall: red?", "--model", str(tiny_folder), "--steps"]
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run([*words, "--gen-length", "4"], env=ascii_only, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    assert "\\xb7" in done.stdout
+
+
+def test_a_closed_standard_input_is_said(tiny_folder):
+    words = [sys.executable, "-m", "unmask.cli", "decode", "--input", "-", "--model", str(tiny_folder)]
+    done = subprocess.run(["sh", "-c", '"$@" <&-', "sh", *words], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "Standard input is closed: pipe JSONL into the command, or give --input a file." in done.stderr
+
+
+def test_a_file_of_ones_own_is_evaluated_whole(capsys, tmp_path, tiny_folder):
+    path = tmp_path / "five.jsonl"
+    path.write_text("".join(json.dumps({"prompt": "hall: red?" + " go" * i, "answer": "x"}) + "\n" for i in range(5)))
+    for flags in (["--task", path], ["--task", "file", "--task-path", path]):
+        words = [*flags, "--verifier", "exact", "--policies", "factor", "--gen-length", 8, "--model", tiny_folder]
+        code, _, _ = run(capsys, "eval", *words, "--output", tmp_path / f"o{len(flags)}")
+        assert code == 0
+        rows = (tmp_path / f"o{len(flags)}" / "rows.jsonl").read_text().splitlines()
+        assert [json.loads(row)["split"] for row in rows] == ["all"] * 5

@@ -1,5 +1,7 @@
 """Many entries into one folder: what is missing is made, processes share, controls follow."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.one_speed import HOUSE_FULL
@@ -87,3 +89,11 @@ def test_the_pace_of_rows_by_hand():
     assert made.of == entry.digest
     assert made.policy == {"type": "fixed_schedule", "counts": (3, 1), "name": "pace of mine"}
     assert replay(entry, rows[1:]) is None
+
+
+def test_rows_of_another_prompt_are_not_taken_for_its_own(setup, tmp_path):
+    Comparison(setup, tmp_path, SHARED).run([TOP])
+    others = replace(setup, examples=TASK.examples("test", 5)[1:])
+    with pytest.raises(UnmaskError, match=r"was begun with another prompt 0 \('.*', not '.*'\): the data or the rows"):
+        Comparison(others, tmp_path, SHARED, resume=True)
+    Comparison(setup, tmp_path, SHARED, resume=True)

@@ -112,6 +112,7 @@ def test_a_second_launch_is_kept_out(tmp_path):
         (jsonl([row(A, 0)]) + "{}\n", "line 2, is no row of an evaluation .cut short, or of another version.: delete"),
         (jsonl([row(A, 0)]) + "null\n", "line 2, is no row"),
         (jsonl([{**row(A, 0), "nfe": "x"}]), r"line 1, is no row of an evaluation .nfe = 'x'.: delete the line"),
+        (jsonl([{**row(A, 0), "index": -1}]), r"line 1, is no row of an evaluation .index = -1.: delete the line"),
         (jsonl([{**row(A, 0), "correct": None}]), r"line 1, is no row of an evaluation .correct = None.: delete"),
         (jsonl([{k: v for k, v in row(A, 0).items() if k != "correct"}]), "line 1, is no row of an evaluation .cut sh"),
         (jsonl([row(A, 0), row(A, 1)])[:-5], "line 2, is no row"),

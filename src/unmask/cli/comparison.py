@@ -82,11 +82,6 @@ class ComparisonConfig(ModelConfig, TaskConfig):
             for speed in ((self.speeds or SPEEDS) if policy.needs.speed else (entry.decode.speed,))
         ]
 
-    @property
-    def from_file(self) -> bool:
-        """Its prompts come from the user's files."""
-        return bool(self.task_path or self.task_paths)
-
 
 # May differ where results are added to a folder: what is wanted, or what has no say in a row.
 FREE = {

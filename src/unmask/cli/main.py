@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 from collections.abc import Sequence
@@ -139,6 +140,9 @@ app.command(
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line. Bad input ends in one sentence on stderr and exit code 2."""
     tokens = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure") and not codecs.lookup(stream.encoding).name.startswith("utf"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal of ASCII shows the rest by its number
     try:
         app(tokens, exit_on_error=False, print_error=False, result_action="return_value")
     except UnmaskError as e:

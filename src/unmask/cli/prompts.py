@@ -62,6 +62,8 @@ def read_prompts(path: str, column: str) -> Prompts:
     found = Prompts("stdin" if path == "-" else path, {}, column, {})
     if path != "-" and not Path(path).exists():
         raise UnmaskError(f"No input file at {path}: give a JSONL file, or - for stdin.")
+    if path == "-" and sys.stdin is None:
+        raise UnmaskError("Standard input is closed: pipe JSONL into the command, or give --input a file.")
     for line in read_jsonl(sys.stdin.buffer if path == "-" else path):
         i, row = line.number - 1, line.value
         if line.problem:

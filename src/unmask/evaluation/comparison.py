@@ -78,6 +78,7 @@ class Comparison:
         first = RowStore(folder, shared, resume=resume) if self._processes.rank == 0 else None
         self._processes.wait()
         self._store = first or RowStore(folder, shared, resume=True, rank=self._processes.rank)
+        self._store.check_prompts([example.prompt for example in setup.examples])
 
     def seeds_of(self, entry: Entry) -> range:
         """A policy that does not draw does the same under every seed."""

@@ -66,6 +66,19 @@ class RowStore:
         if resume:
             self.reload()
 
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """See that rows that are there are of these prompts.
+
+        Raises:
+            UnmaskError: naming the first that is not.
+        """
+        for (_, index), row in (item for rows in self._rows.values() for item in rows.items()):
+            if index < len(prompts) and row["prompt"] != prompts[index]:
+                raise UnmaskError(
+                    f"{self.path} was begun with another prompt {index} ({row['prompt'][:40]!r}, not "
+                    f"{prompts[index][:40]!r}): the data or the rows have changed; give another --output."
+                )
+
     def done(self, entry: Entry) -> set[tuple[int, int]]:
         """(seed, prompt) of the rows that an entry has."""
         return set(self._rows.get(entry.key, ()))
@@ -143,7 +156,9 @@ def _wrong(row: Any) -> str:
     """What of a row cannot be used, if anything."""
     if not isinstance(row, dict) or not row.keys() >= {*COLUMNS, *KINDS}:
         return "cut short, or of another version"
-    return next((f"{key} = {row[key]!r}" for key, kind in KINDS.items() if not isinstance(row[key], kind)), "")
+    wrong = (key for key, kind in KINDS.items() if not isinstance(row[key], kind))
+    key = next(wrong, "index" if row["index"] < 0 else None)
+    return "" if key is None else f"{key} = {row[key]!r}"
 
 
 def key_of(row: Mapping[str, Any]) -> Key:

@@ -19,9 +19,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from safetensors.torch import save_file
 from torch import nn
@@ -58,7 +59,7 @@ class Progress:
         best_at: of a policy with a speed, the highest validation reward at each speed.
     """
 
-    iteration: int = 0
+    iteration: Annotated[int, Ge(0)] = 0
     best: float | None = None
     best_nfe: float = 0.0
     passes: int = 0
@@ -200,7 +201,7 @@ class RunFolder:
             self._claim = Claim(self.path, self.path / ".lock", "--run")
 
     def _checkpoints(self) -> list[Path]:
-        found = [folder for folder in self.path.glob("checkpoint-*") if folder.name.partition("-")[2].isdigit()]
+        found = [folder for folder in self.path.glob("checkpoint-*") if folder.name.partition("-")[2].isdecimal()]
         return sorted(found, key=lambda folder: int(folder.name.partition("-")[2]))
 
     def _begun_with(self) -> dict[str, Any]:

@@ -80,7 +80,7 @@ def load_task(
         UnmaskError: an unknown name, data that cannot be read, or arguments that the task has no use for.
     """
     name = DEFAULT_TASK if name is None else name
-    names = _names(name)
+    names = names_of(name)
     if len(names) > 1 or not isinstance(name, str):
         given = {"verifier": verifier, "path": path, "columns": columns}
         by_task = {what: _by_task(what, value, names) for what, value in given.items()}
@@ -92,7 +92,8 @@ def load_task(
     return _load(name, verifier=verifier, path=path, columns=columns, few_shot=few_shot, chat=chat)
 
 
-def _names(name: str | Sequence[str]) -> list[str]:
+def names_of(name: str | Sequence[str]) -> list[str]:
+    """The tasks of a mixture; of a single task, it."""
     if not isinstance(name, str):
         return list(name)
     return [name] if Path(name).is_file() else name.split("+")

@@ -9,8 +9,9 @@ from pydantic import Field
 
 from unmask.errors import UnmaskError
 from unmask.settings import Settings
-from unmask.tasks.auto import load_task
+from unmask.tasks.auto import load_task, names_of
 from unmask.tasks.base import Task
+from unmask.tasks.rows import FILES
 
 
 class TaskConfig(Settings):
@@ -37,6 +38,12 @@ class TaskConfig(Settings):
     chat: Annotated[
         bool | None, Field(description="Prompts as user messages (default: the task's; few-shot prompts are not).")
     ] = None
+
+    @property
+    def from_file(self) -> bool:
+        """Its prompts come from the user's files."""
+        names = self.tasks or names_of(self.task or "")
+        return bool(self.task_path or self.task_paths) or all(name.endswith(FILES) for name in names)
 
     def load_task(self) -> Task:
         """
