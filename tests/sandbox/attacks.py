@@ -1,4 +1,4 @@
-"""Attacks that take all there is, send what the tester cannot digest, or end before the tests.
+"""Attacks that take all there is, or end before the tests.
 
 Each is the code for `TESTS`. Where it says ``return 4``, the attack has succeeded. CAPITALS are filled in.
 """
@@ -53,44 +53,9 @@ ATTACKS = {
             for i in range(1000): open(f'{i}', 'wb').write(bytes(10**6))
             return 4
     """,
-    # it sends what the tester cannot digest
     "huge value": "def f(x): return ['x' * 1000] * 10**5",
-    "deep value": "def f(x):\n v = []\n for _ in range(10**5): v = [v]\n return v",
     "cyclic value": "def f(x):\n v = []\n v.append(v)\n return v",
     "NaN": "def f(x): return float('nan')",
-    "oversized message": """
-        import os
-        def f(x):
-            for fd in range(3, 64):
-                try: os.write(fd, b"\\xff" * 64)
-                except OSError: pass
-    """,
-    **{
-        f"message {frame!r:.30}": f"""
-            import os
-            def f(x):
-                data = {frame!r}
-                for fd in range(3, 64):
-                    try: os.write(fd, len(data).to_bytes(4, 'big') + data)
-                    except OSError: pass
-        """
-        for frame in (
-            b"passed\t\n",
-            b"\xff\xfe",
-            b"[" * 100000,
-            b'["ok"]',
-            b'["ok",["yours",-1],[]]',
-            b'["ok",["new","os.system",["true"]],[]]',
-            b'["ok",["builtin","eval"],[]]',
-            b'["ok",["dict",[["list",[]]],[1]],[]]',
-            b'["ok",4,[[0,["list",[1]]]]]',
-            b'["raise",4]',
-            b'["raise",["error",["builtin","int"],[],[],""]]',
-            b'["ask","getattr",["x"],{}]',
-            b'["ask","take",[["list",["sys"]]],{}]',
-            b'["ok",' + b"9" * 10**6 + b",[]]",
-        )
-    },
     # it ends before the tests
     **{
         f"{how} {where}": code.format(how)

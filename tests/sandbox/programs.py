@@ -235,6 +235,152 @@ GOOD = {
             def f(x): return 4
             def g(): return [[0, 1], [2, 3]]
         """,
-        "assert f(2) == 4 and type(f(2)) is int\nassert [list(row) for row in g()] == [[0, 1], [2, 3]]",
+        "assert f(2) == 4\nassert [list(row) for row in g()] == [[0, 1], [2, 3]]",
+    ),
+    # what honest programs and tests do beside that
+    "a builtin": ("f = tuple", "assert f([1]) == (1,)"),
+    "keys": ("def f(): return {'a': 1}", "assert f().keys() == {'a'}"),
+    "array": (
+        "import array\ndef f(): return array.array('i', [1])",
+        "import array\nassert f() == array.array('i', [1])",
+    ),
+    "time zone": (
+        "import datetime, zoneinfo\ndef f(): return datetime.datetime(2020, 1, 1, tzinfo=zoneinfo.ZoneInfo('UTC'))",
+        "import datetime\nassert f() == datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc)",
+    ),
+    "asdict": (
+        "from dataclasses import dataclass\n@dataclass\nclass P:\n    x: int",
+        "import dataclasses\nassert dataclasses.asdict(P(1)) == {'x': 1} and dataclasses.replace(P(1), x=2) == P(2)",
+    ),
+    "isgenerator": (
+        "def f():\n    yield 1",
+        "import inspect, types\nassert inspect.isgenerator(f()) and isinstance(f(), types.GeneratorType)",
+    ),
+    "deepcopy": (
+        "class A:\n    def __init__(self): self.x = [1]",
+        "import copy\na = A()\nb = copy.deepcopy(a)\nb.x.append(2)\nassert a.x == [1] and b.x == [1, 2]",
+    ),
+    "operators with plain values": (
+        """
+        class V:
+            def __init__(self, x): self.x = x
+            def __eq__(self, o): return self.x == getattr(o, "x", o)
+            def __add__(self, o): return V(self.x + o)
+            __radd__ = __add__
+            def __rmul__(self, o): return V(self.x * o)
+            def __lt__(self, o): return self.x < o
+        """,
+        "assert V(1) == 1 and 1 == V(1) and V(1) + 1 == 2 and 1 + V(1) == V(2) and 3 * V(1) == 3 and sum([V(1)]) == 1",
+    ),
+    "subclassed by the tests": (
+        "class A:\n    def go(self): return self.step() + 1",
+        "class B(A):\n    def step(self): return 3\nassert B().go() == 4",
+    ),
+    "awaited by the tests": (
+        "async def f(x):\n    return x",
+        "import asyncio\nassert asyncio.run(f(4)) == 4\nasync def g(): return await f(3)\nassert asyncio.run(g()) == 3",
+    ),
+    "printed": (
+        "def f(): print('hi')",
+        "import contextlib, io\nout = io.StringIO()\nwith contextlib.redirect_stdout(out): f()\n"
+        "assert out.getvalue() == 'hi\\n'",
+    ),
+    "patched by the tests": (
+        "import random\ndef g(): return 1\ndef f(): return g() + random.randint(1, 2) + int(input())",
+        """
+        from unittest.mock import patch
+        with patch("solution.g", return_value=10), patch("random.randint", return_value=5):
+            with patch("builtins.input", return_value="7"):
+                assert f() == 22
+        """,
+    ),
+    "a name replaced by the tests": (
+        "def g(): return 1\ndef f(): return g()",
+        "import solution\nsolution.g = lambda: 4\nassert solution.f() == 4",
+    ),
+    "a mock": (
+        "def f(client): return client.get('x').json()['y']",
+        "from unittest.mock import MagicMock\nc = MagicMock()\nc.get.return_value.json.return_value = {'y': 4}\n"
+        "assert f(c) == 4\nc.get.assert_called_once_with('x')",
+    ),
+    "a stream": (
+        "def f(stream): return [line.strip() for line in stream]",
+        "import io\nassert f(io.StringIO('a\\nb')) == ['a', 'b']",
+    ),
+    "documentation": (
+        "def f(x: int = 1):\n    'Doc.'",
+        "import inspect\nassert f.__doc__ == 'Doc.' and f.__name__ == 'f'"
+        " and str(inspect.signature(f)) == '(x: int = 1)'",
+    ),
+    "format": ("class P:\n    def __format__(self, spec): return 'P' + spec", "assert f'{P():x}' == 'Px'"),
+    "deep value": (
+        "def f(n):\n    v = []\n    for _ in range(n): v = [v]\n    return v",
+        "v = f(150)\nfor _ in range(150): (v,) = v\nassert v == []",
+    ),
+    "user dictionary": (
+        "from collections import UserDict\nclass D(UserDict): pass",
+        "d = D(a=1)\nd['b'] = 2\nassert d == {'a': 1, 'b': 2} and isinstance(d, D)",
+    ),
+    "exact type": ("class A: pass\nclass B(A): pass", "assert type(B()) is B and type(A()) is not B"),
+    "decorator": (
+        "def twice(g): return lambda x: 2 * g(x)",
+        "@twice\ndef g(x): return x + 1\nassert g(1) == 4",
+    ),
+    "kept argument": (
+        "class Bag:\n    def __init__(self, xs): self.xs = xs",
+        "xs = [1]\nb = Bag(xs)\nxs.append(2)\nassert b.xs is xs and b.xs == [1, 2]",
+    ),
+    "StopIteration": ("def f(it): return next(it)", "import pytest\nwith pytest.raises(StopIteration): f(iter([]))"),
+    "iterator": (
+        """
+        class It:
+            def __init__(self): self.i = 0
+            def __iter__(self): return self
+            def __next__(self):
+                self.i += 1
+                if self.i > 3: raise StopIteration
+                return self.i
+        """,
+        "assert list(It()) == [1, 2, 3] and list(map(str, It())) == ['1', '2', '3'] and list(iter([1])) == [1]\n"
+        "assert list(filter(None, It())) == [1, 2, 3] and list(iter(iter([1, 2]).__next__, 2)) == [1]",
+    ),
+    "counter": (
+        "from collections import Counter\ndef f(x): return Counter(x)",
+        "from collections import Counter\nassert f('aab') == Counter(a=2, b=1) and isinstance(f(''), Counter)",
+    ),
+    "twenty megabytes returned": ("def f(): return 'x' * 20_000_000", "assert len(f()) == 20_000_000"),
+    "random numbers": (
+        "import os, random, secrets\ndef f(): return len(os.urandom(4)) + len(secrets.token_bytes(4))",
+        "import random\nrandom.seed(1)\nassert f() == 8",
+    ),
+    "state of a module": (
+        "calls = []\ndef f(): calls.append(1); return len(calls)",
+        "import solution\nassert f() == 1 and solution.f() == 2 and solution.calls == [1, 1]",
+    ),
+}
+FILES = {  # they write into the folder, which there is with namespaces only
+    "a file that the code leaves": (
+        "def f():\n    with open('out.txt', 'w') as file: file.write('hi')",
+        "f()\nassert open('out.txt').read() == 'hi'",
+    ),
+    "a file for the code": (
+        "def f(path): return open(path).read()",
+        "with open('in.txt', 'w') as file: file.write('hi')\nassert f('in.txt') == 'hi'",
+    ),
+    "shutil and pathlib": (
+        """
+        import pathlib, shutil
+        def f():
+            a = pathlib.Path("a")
+            a.touch(); a.touch(); a.write_text("x")
+            shutil.copyfile("a", "b")
+            return pathlib.Path("b").read_text()
+        """,
+        "assert f() == 'x'",
+    ),
+    "tmp_path": (
+        "def f(path): path.write_text('hi')",
+        "def test_f(tmp_path):\n    from solution import f\n    f(tmp_path / 'x')\n"
+        "    assert (tmp_path / 'x').read_text() == 'hi'",
     ),
 }

@@ -9,8 +9,8 @@ import pytest
 
 from tests.sandbox.attacks import ATTACKS, ENDLESS
 from tests.sandbox.escapes import ESCAPES, SECRET
-from tests.sandbox.feints import FEINTS, VALUES
-from tests.sandbox.machine import TESTS, WITHOUT, marked, offered
+from tests.sandbox.feints import FEINTS, UNDETECTED, VALUES
+from tests.sandbox.machine import TESTS, WITHOUT, marked, offered, verdicts_of
 from unmask.sandbox import Limits, Program, Sandbox
 
 TRIALS = {name: (code, TESTS) for name, code in (ENDLESS | ATTACKS | VALUES | ESCAPES).items()} | FEINTS
@@ -96,12 +96,14 @@ def test_attacks(trials, name):
         ("recursion", "error", "RecursionError: maximum recursion depth exceeded"),
         ("recursion in C", "killed", "the code died: Segmentation fault"),
         ("ten gigabytes printed", "error", "File too large"),
-        ("huge value", "error", "too large to test"),
-        ("cyclic value", "error", "within itself"),
-        ("oversized message", "error", "sent a message of 4294967295 bytes"),
         ("os._exit(0) in the call", "error", "the code ended the process (exit status 0) before the tests were done"),
         ("sys.exit(0) in the call", "error", "SystemExit: 0 at `assert f(2) == 4`"),
-        ("equal to everything", "failed", "AssertionError at `assert f(2) == 4`"),
+        ("patched builtins", "error", "TamperError: the code has replaced builtins."),
+        (
+            "unittest patched in a call",
+            "error",
+            "TamperError: the code has replaced unittest.case.TestCase.assertEqual",
+        ),
         ("exec", "error", "PermissionError"),
         ("connection", "error", "Error"),
         ("no such name", "error", "NameError: name 'f' is not defined"),
@@ -112,3 +114,9 @@ def test_attacks(trials, name):
 def test_reasons(trials, name, reason, message):
     verdict = trials[name]
     assert (verdict.reason, message in verdict.message) == (reason, True), verdict
+
+
+def test_what_is_not_detected_is_known():
+    """If one of these fails some day, docs/tasks.md is to say so."""
+    verdicts = verdicts_of({name: (code, TESTS) for name, code in UNDETECTED.items()}, ())
+    assert {name for name, verdict in verdicts.items() if verdict.passed} == set(UNDETECTED)

@@ -1,22 +1,17 @@
-"""Test Python code that a model wrote, where it can harm nothing and cannot feign that it passes.
+"""Test Python code that a model wrote, where it can harm nothing.
 
-Code and tests run in a process each: the *guest* runs the code; the *tester* runs the tests, in which the names that
-the code defines stand for objects of the guest. Values cross as copies of plain data, so whatever the code does to its
-own interpreter (exits, patched builtins, objects equal to everything), the tester compares values of its own. Each
-process is in a jail of its own: see `unmask.sandbox.jail`. Linux only.
+The isolation is hard: a process in a jail of the kernel's (`unmask.sandbox.jail`), which the code cannot leave.
 
-What differs from running both in one process:
-
-- An object of a class of the code equals a plain value only if its class extends list, set, deque or dict and the
-  content is the same; other operators between the two raise a TypeError.
-- Of the arguments, lists, dictionaries, sets and the like show what a call did to them, when it returns; what the code
-  keeps of them, or returns of its own, is a copy.
-- The tests cannot subclass a class of the code, await its coroutines or replace its names.
+The verdict is robust. Code and tests share that process, as wherever code is tested. An exit, a signal or a lost
+process is a failure, for only a report counts whose nonce the code has not seen. The tests arrive sealed, once the code
+is loaded, and look up builtins and modules as they were before. What this does not stop: code that searches the memory
+or the frames of its own process for the tests, and objects that say they equal everything. Linux only.
 """
 
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import subprocess
 import sys
@@ -26,10 +21,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from unmask.errors import UnmaskError
+from unmask.sandbox.jail import LAYERS
+from unmask.sandbox.plan import Tests
 
 Reason = Literal["passed", "failed", "error", "timeout", "memory", "killed"]
 REASONS: tuple[Reason, ...] = get_args(Reason)
@@ -46,7 +44,7 @@ class Program:
     Attributes:
         code: what the model wrote. Its module is named ``solution``, which the tests may import.
         tests: statements to run, functions ``test_*``, classes ``Test*`` or ``unittest.TestCase``, in pytest's way:
-            ``pytest.raises``, ``approx``, ``fixture`` and ``mark.parametrize`` work, installed or not. Trusted.
+            what takes fixtures or imports pytest is run by pytest itself. Trusted.
         setup: runs before either, in both. Trusted: what it defines is the tests' own, unless `names` has it.
         names: what the tests take from the code. With none, all that they use and neither they nor `setup` define,
             except builtins and modules: name what the tests must not leave to the code's word.
@@ -60,7 +58,7 @@ class Program:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a program may use. Code and tests have as much each, but for the time.
+    """What a program may use, its tests included.
 
     Attributes:
         seconds: of time in all.
@@ -94,8 +92,8 @@ class Verdict:
 
     Attributes:
         passed: every test ran and none failed.
-        reason: ``failed``: an assertion, or no test called the code; ``error``: another exception, or the code ended
-            its process; ``timeout``, ``memory``: a limit; ``killed``: a signal.
+        reason: ``failed``: an assertion, or no test took anything of the code; ``error``: another exception, or the
+            code ended its process; ``timeout``, ``memory``: a limit; ``killed``: a signal.
         message: one line, such as the exception and the test that raised it.
         seconds: from start to end.
     """
@@ -115,7 +113,8 @@ class Sandbox:
         without: layers of `unmask.sandbox.jail.LAYERS` to do without, for tests of the sandbox.
 
     Raises:
-        UnmaskError: this machine offers too little protection; no worker.
+        UnmaskError: this machine offers too little protection, or less than all and the user has not agreed; no
+            worker.
     """
 
     def __init__(self, limits: Limits | None = None, workers: int | None = None, without: Collection[str] = ()) -> None:
@@ -131,8 +130,11 @@ class Sandbox:
             UnmaskError: the sandbox could not be set up.
         """
         start = time.monotonic()
-        code = {"setup": program.setup, "code": program.code}
-        tests = {"setup": program.setup, "tests": program.tests, "names": program.names}
+        plan = Tests.of(program.tests, program.setup)
+        if plan.pytest and find_spec("pytest") is None:
+            raise UnmaskError("These tests are pytest's: pip install 'unmask[tasks]'.")
+        code = {"setup": program.setup, "code": program.code, "modules": plan.modules, "pytest": plan.pytest}
+        tests = {"setup": program.setup, "tests": program.tests, "names": program.names, **plan.settings()}
         with ExitStack() as stack:
             fds = {"code": _file_of(code, stack), "tests": _file_of(tests, stack)}
             settings = {"layers": self._layers, "limits": asdict(self.limits), **fds}
@@ -158,7 +160,8 @@ def protection(without: tuple[str, ...] = ()) -> tuple[str, ...]:
 
     Raises:
         UnmaskError: they do not keep a program from the network, from writing outside its folder, or from leaving
-            processes behind.
+            processes behind; or one is missing that the user has not agreed to do without, by `CONSENT` in the
+            environment.
     """
     if sys.platform != "linux":
         raise UnmaskError("Code can be tested on Linux only, whose kernel can shut it in: use a Linux machine.")
@@ -169,7 +172,27 @@ def protection(without: tuple[str, ...] = ()) -> tuple[str, ...]:
             f"This machine cannot shut code in (it offers: {', '.join(layers) or 'no layer'}): allow unprivileged user "
             "namespaces, or use a kernel with Landlock (5.13 or newer) and install libseccomp (libseccomp2)."
         )
+    agreed = {*without, *filter(None, os.environ.get(CONSENT, "").split(","))}
+    missing = [layer for layer in LAYERS if layer not in {*layers, *agreed}]
+    if os.geteuid() != 0 and "nobody" in missing:
+        missing.remove("nobody")  # it is nobody of importance already
+    if missing:
+        as_root = "; programs would run as root" if "nobody" in missing else ""
+        remedies = "; ".join(REMEDIES[layer] for layer in missing)
+        raise UnmaskError(
+            f"The sandbox lacks {' and '.join(missing)} here{as_root}: {remedies}. To do without, set "
+            f"{CONSENT}={','.join(missing)}."
+        )
     return layers
+
+
+CONSENT = "UNMASK_SANDBOX_WITHOUT"
+REMEDIES = {
+    "namespaces": "allow unprivileged user namespaces, also of a container that this runs in",
+    "nobody": "let the user nobody read Python's folders, which are of mode 700, or do not run as root",
+    "landlock": "use a kernel with Landlock (5.13 or newer)",
+    "seccomp": "install libseccomp (libseccomp2)",
+}
 
 
 def _keep(settings: dict[str, Any], seconds: float, fds: tuple[int, ...]) -> tuple[str, str]:
@@ -189,6 +212,7 @@ def _keep(settings: dict[str, Any], seconds: float, fds: tuple[int, ...]) -> tup
         "PYTHONHASHSEED": "0",  # the same verdict each time
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
     with subprocess.Popen(
         command,
@@ -217,7 +241,7 @@ def _keep(settings: dict[str, Any], seconds: float, fds: tuple[int, ...]) -> tup
 def _file_of(job: dict[str, Any], stack: ExitStack) -> int:
     """A file in memory, for one process to read."""
     file = stack.enter_context(os.fdopen(os.memfd_create("job"), "wb"))
-    file.write(json.dumps(job).encode())
+    file.write(marshal.dumps(job))
     file.flush()
     file.seek(0)
     return file.fileno()

@@ -5,7 +5,7 @@ seccomp(2), capabilities(7).
 """
 
 # Each program starts an interpreter; importing pathlib would take a third of that time.
-# ruff: noqa: PTH102, PTH103, PTH112, PTH120, PTH123
+# ruff: noqa: PTH102, PTH103, PTH112, PTH120, PTH123, PTH208
 from __future__ import annotations
 
 import ctypes
@@ -14,6 +14,7 @@ import resource
 import signal
 import struct
 from collections.abc import Callable, Collection, Iterable, Mapping
+from contextlib import suppress
 from typing import Any
 
 LAYERS = ("namespaces", "nobody", "landlock", "seccomp")
@@ -54,8 +55,11 @@ settimeofday clock_settime clock_adjtime adjtimex syslog vhangup iopl ioperm syn
 mbind migrate_pages move_pages set_mempolicy setpriority ioprio_set inotify_init inotify_init1
 sched_setscheduler sched_setparam sched_setattr sched_setaffinity
 truncate chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat
-setxattr lsetxattr fsetxattr removexattr lremovexattr fremovexattr
+setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat file_setattr
+open_tree_attr
 """
+_NEW = {"fchmodat2": 452, "setxattrat": 463, "removexattrat": 466, "open_tree_attr": 467, "file_setattr": 469}
+"""Numbers, the same everywhere, of calls that an older library does not know."""
 
 
 class JailError(Exception):
@@ -73,7 +77,8 @@ class _Comparison(ctypes.Structure):
     )
 
 
-_NOT_EQUAL, _EQUAL, _MASKED_EQUAL, _UNKNOWN_SYSCALL = 1, 4, 7, -1
+_NOT_EQUAL, _MASKED_EQUAL, _UNKNOWN_SYSCALL = 1, 7, -1
+_SIGNALLING, _OWNERSHIP = (8, 10, 15), (0x8901, 0x8902)  # whom the kernel signals when a file is ready
 _AF_UNIX, _SOCK_DGRAM, _SOCK_RAW = 1, 2, 3
 
 
@@ -109,7 +114,7 @@ def start(
         keep: file descriptors that the function needs.
         output: a file descriptor for what it prints.
         report: a file descriptor for lines: ``inner`` and the number of the process that runs the function; ``jail``
-            and why, if a layer could not be applied.
+            and why, if a layer could not be applied; ``inside`` before the function runs.
 
     Returns:
         The number of a process that waits for it. Its exit status is that of the function's, or 128 + its signal.
@@ -121,19 +126,22 @@ def start(
     status = 70
     try:
         try:
+            opened = [int(name) for name in os.listdir("/proc/self/fd")]  # whatever their numbers
             die_with_parent()
             if os.getppid() != parent:
                 raise JailError("the process that started it has ended")
-            inner = _fork_shut_in(layers, list(readable), limits, {*keep, report}, output)
+            others = set(opened) - {*keep, report, output}
+            inner = _fork_shut_in(layers, list(readable), limits, others, output)
         except (JailError, OSError) as e:
             os.write(report, f"jail\t{e}\n".encode())
             os._exit(status)
         if inner:
             os.write(report, f"inner\t{inner}\n".encode())
-            os.closerange(3, 256)
+            _close(opened)
             code = os.waitstatus_to_exitcode(os.waitpid(inner, 0)[1])
             status = code if code >= 0 else 128 - code
         else:
+            os.write(report, b"inside\t\n")
             run(report)
             status = 0
     finally:
@@ -141,7 +149,7 @@ def start(
 
 
 def _fork_shut_in(
-    layers: Collection[str], readable: list[str], limits: Mapping[str, int], keep: Collection[int], output: int
+    layers: Collection[str], readable: list[str], limits: Mapping[str, int], others: Collection[int], output: int
 ) -> int:
     os.umask(0o022)
     with open("/proc/self/oom_score_adj", "w") as file:
@@ -151,7 +159,7 @@ def _fork_shut_in(
     inner = os.fork()  # the first process in its own process namespace: all others end with it
     if inner == 0:
         die_with_parent()
-        _shut_in(layers, readable, limits, keep, output)
+        _shut_in(layers, readable, limits, others, output)
     return inner
 
 
@@ -169,16 +177,12 @@ def _unshare() -> None:
 
 
 def _shut_in(
-    layers: Collection[str], readable: list[str], limits: Mapping[str, int], keep: Collection[int], output: int
+    layers: Collection[str], readable: list[str], limits: Mapping[str, int], others: Collection[int], output: int
 ) -> None:
     null = os.open("/dev/null", os.O_RDWR)
     for fd, source in enumerate((null, output, output)):
         os.dup2(source, fd)
-    for fd in set(range(3, 256)) - set(keep):
-        try:
-            os.close(fd)
-        except OSError:
-            continue
+    _close([*others, null, output])
     namespaces = "namespaces" in layers
     if namespaces:
         _own_root(readable, limits["file_size"])
@@ -199,6 +203,12 @@ def _shut_in(
         _landlock(readable, [FOLDER] if namespaces else [])
     if "seccomp" in layers:
         _seccomp()
+
+
+def _close(fds: Iterable[int]) -> None:
+    for fd in {*fds} - {0, 1, 2}:
+        with suppress(OSError):  # of the listing itself
+            os.close(fd)
 
 
 def _own_root(readable: Iterable[str], size: int) -> None:
@@ -247,7 +257,10 @@ def _landlock(readable: Iterable[str], writable: Iterable[str]) -> None:
     network, signals = (3 if version >= 4 else 0), (3 if version >= 6 else 0)
     attributes = struct.pack("=QQQ", rights, network, signals)[: 8 if version < 4 else 16 if version < 6 else 24]
     rules = _call("syscall", _SYS_LANDLOCK, attributes, len(attributes), 0)
-    allowed = [(path, _READ | _READ_FOLDER) for path in readable] + [("/dev/null", _READ | _WRITE)]
+    allowed = [(path, _READ | _READ_FOLDER) for path in readable] + [
+        ("/dev/null", _READ | _WRITE),
+        ("/dev/urandom", _READ),
+    ]
     for path, right in allowed + [(path, rights & ~_MAKE_SPECIAL) for path in writable]:
         fd = os.open(path, os.O_PATH)
         right &= rights if os.path.isdir(path) else ~_READ_FOLDER
@@ -267,6 +280,8 @@ def _seccomp() -> None:
 
     def refuse(name: str, *conditions: tuple[int, int, int, int], error: int = _EPERM) -> None:
         number: int = library.seccomp_syscall_resolve_name(name.encode())
+        if number == _UNKNOWN_SYSCALL:
+            number = _NEW.get(name, number)
         if number != _UNKNOWN_SYSCALL:  # of this architecture, to this version of the library
             array = (_Comparison * len(conditions))(*(_Comparison(*condition) for condition in conditions))
             _call("seccomp_rule_add_array", context, _ERRNO | error, number, len(conditions), array, library=library)
@@ -276,7 +291,12 @@ def _seccomp() -> None:
     refuse("clone3", error=_ENOSYS)  # for threads, the C library then calls clone, whose flags a filter can read
     refuse("clone", (0, _MASKED_EQUAL, _CLONE_THREAD, 0))
     refuse("prlimit64", (0, _NOT_EQUAL, 0, 0))  # of other processes
-    refuse("prctl", (0, _EQUAL, _PR_SET_PDEATHSIG, 0))
+    low = 0xFFFFFFFF  # of the register the kernel looks at no more
+    refuse("prctl", (0, _MASKED_EQUAL, low, _PR_SET_PDEATHSIG))
+    for command in _SIGNALLING:
+        refuse("fcntl", (1, _MASKED_EQUAL, low, command))
+    for request in _OWNERSHIP:
+        refuse("ioctl", (1, _MASKED_EQUAL, low, request))
     refuse("socketpair", (0, _NOT_EQUAL, _AF_UNIX, 0))  # asyncio needs one; datagrams could be sent elsewhere
     for kind in (_SOCK_DGRAM, _SOCK_RAW):
         refuse("socketpair", (1, _MASKED_EQUAL, 0xF, kind))

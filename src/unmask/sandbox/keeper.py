@@ -1,24 +1,28 @@
-"""Starts guest and tester in a jail each, waits for the verdict, and ends both. One keeper serves one program."""
+"""Starts the code in its jail, waits for the verdict, and ends it. One keeper serves one program."""
 
 # Each program starts an interpreter; importing pathlib would take a third of that time.
 # ruff: noqa: PTH110
 from __future__ import annotations
 
+import builtins
 import json
+import marshal
 import os
 import select
 import signal
 import sys
 import time
-import typing  # noqa: F401 (most programs do: here once, rather than in guest and tester each)
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from functools import partial
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
-from unmask.sandbox import guest, jail, tester
+from unmask.sandbox import jail
+from unmask.sandbox.inmate import sealed
 
+LONGEST_LINE = 2**11
 LIBRARIES = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64", "/usr/share/zoneinfo", "/etc/ld.so.cache")
 
 
@@ -28,8 +32,6 @@ def main(config: str) -> None:
     jail.die_with_parent()
     sys.path += settings["packages"]
     sys.dont_write_bytecode = True
-    for name in [name for name in sys.modules if name.partition(".")[0] == "unmask"]:
-        del sys.modules[name]
     reason, message = judge(settings) if "code" in settings else ("layers", " ".join(probe(settings)))
     sys.stdout.buffer.write(f"{reason}\t{message}\n".encode())
     sys.stdout.flush()
@@ -52,13 +54,24 @@ class Inmate:
         os.close(output)
         os.close(report)
 
-    def read(self, deadline: float) -> dict[str, str]:
-        """What it and its jail report, until they close the report or time is over."""
-        text = b""
+    def read(self, deadline: float, nonce: str = "") -> dict[str, str]:
+        """What it and its jail report, until they close the report, time is over, or the line of the nonce is there.
+
+        Of all that the code may write to it, no other line counts.
+        """
+        text, lines, inside = b"", dict[str, str](), False
         while _readable(self._report, deadline - time.monotonic()) and (chunk := os.read(self._report, 2**16)):
-            text += chunk
-        lines = dict(line.split("\t", 1) for line in text.decode().splitlines())
-        self._inner = int(lines.pop("inner", 0)) or None
+            text = text[-2 * LONGEST_LINE :] + chunk
+            for line in text.decode(errors="replace").split("\n")[:-1]:
+                key, _, value = line.partition("\t")
+                if key == "inside":  # what comes before is the jail's own
+                    inside = True
+                elif key == "inner" and not inside:
+                    self._inner = int(value)
+                elif key == "jail" and not inside:
+                    lines = {"jail": value}
+                elif nonce and key == nonce:
+                    return {"verdict": value}
         return lines
 
     def status(self, patience: float) -> int | None:
@@ -105,37 +118,44 @@ def probe(settings: dict[str, Any]) -> list[str]:
 
 def judge(settings: dict[str, Any]) -> tuple[str, str]:
     """The reason of the verdict on a program, and its message."""
-    limits = settings["limits"]
+    limits, key, nonce = settings["limits"], os.urandom(32), os.urandom(16).hex()
     deadline = time.monotonic() + limits["seconds"]
-    (guest_reads, tester_writes), (tester_reads, guest_writes) = os.pipe(), os.pipe()
-    guest_fds = settings["code"], guest_reads, guest_writes
-    tester_fds = settings["tests"], tester_reads, tester_writes
-    inmates = code, tests = [
-        Inmate(settings, partial(main, *fds), fds) for main, fds in ((guest.main, guest_fds), (tester.main, tester_fds))
-    ]
+    tests, (ready, unready) = os.memfd_create("tests"), os.pipe()
+    fds = settings["code"], tests, ready
+    code = Inmate(settings, partial(_own_main(), *fds, key), fds)
     try:
-        for fd in (*guest_fds, *tester_fds):
-            os.close(fd)
-        lines = {**code.read(deadline), **tests.read(deadline)}
+        with os.fdopen(settings["tests"], "rb") as file:  # after the fork: nothing of them is in its memory
+            job = {**marshal.load(file), "nonce": nonce}
+        os.pwrite(tests, sealed(marshal.dumps(job), key), 0)
+        os.close(unready)
+        lines = code.read(deadline, nonce)
         if "jail" in lines:
             return "jail", lines["jail"]
-        if "ended" in lines:
-            return _ending(code, "code", limits, 0.2) or ("error", lines["ended"])
-        if lines:
-            return lines.popitem()
-        return _ending(tests, "tests", limits, 0.0) or ("timeout", f"not done in {limits['seconds']:g} s")
+        if "verdict" in lines:
+            reason, _, message = lines["verdict"].partition("\t")
+            return reason, message
+        return _ending(code, limits, 0.2) or ("timeout", f"not done in {limits['seconds']:g} s")
     finally:
-        for inmate in inmates:
-            inmate.end()
+        code.end()
 
 
-def _ending(inmate: Inmate, whose: str, limits: dict[str, Any], patience: float) -> tuple[str, str] | None:
-    """Why a process ended before the tests were done; None if it has not."""
+def _own_main() -> Callable[..., None]:
+    """The inmate's, with builtins of its own, which the code does not reach by assignment."""
+    spec = find_spec("unmask.sandbox.inmate")
+    namespace: dict[str, Any] = {"__name__": "inmate", "__builtins__": dict(vars(builtins))}
+    loader: Any = spec.loader if spec else None
+    exec(loader.get_code("unmask.sandbox.inmate"), namespace)
+    main: Callable[..., None] = namespace["main"]
+    return main
+
+
+def _ending(inmate: Inmate, limits: dict[str, Any], patience: float) -> tuple[str, str] | None:
+    """Why it ended before the tests were done; None if it has not."""
     status = inmate.status(patience)
     if status is None:
         return None
     if status < 128:
-        return "error", f"the {whose} ended the process (exit status {status}) before the tests were done"
+        return "error", f"the code ended the process (exit status {status}) before the tests were done"
     if inmate.processor_seconds > limits["cpu_seconds"] - 0.5:
-        return "timeout", f"the {whose} took {limits['cpu_seconds']} s of processor time"
-    return "killed", f"the {whose} died: {signal.strsignal(status - 128)}"
+        return "timeout", f"the code took {limits['cpu_seconds']} s of processor time"
+    return "killed", f"the code died: {signal.strsignal(status - 128)}"

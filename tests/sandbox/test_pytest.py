@@ -1,4 +1,4 @@
-"""Tests in pytest's and unittest's way run in the sandbox, whether or not pytest is installed."""
+"""Tests in pytest's and unittest's way run in the sandbox."""
 
 import pytest
 
@@ -50,6 +50,34 @@ GOOD = {
         def test_zz(): assert sorted(ran[:4]) == [(2, -1), (2, 1), (3, -1), (3, 1)] and ran[4:] == ["closed"]
         """,
     ),
+    "fixtures of pytest's own": (
+        "import logging\ndef f(x):\n    print(x)\n    logging.warning('w')\n    return g(x)\ndef g(x): return x",
+        """
+        import pytest
+        import solution
+        @pytest.fixture(autouse=True)
+        def always(): solution.started = True
+        @pytest.fixture(params=[1, 2])
+        def number(request): return request.param
+        def test_f(capsys, caplog, monkeypatch, number):
+            monkeypatch.setattr(solution, "g", lambda x: 10 * x)
+            monkeypatch.setattr("builtins.input", lambda: "4")
+            assert solution.f(number) == 10 * number and solution.started
+            assert capsys.readouterr().out == f"{number}\\n" and "w" in caplog.text
+        def test_warns():
+            import warnings
+            with pytest.warns(UserWarning): warnings.warn("x")
+        @pytest.mark.skip
+        def test_skipped(): assert False
+        @pytest.mark.xfail
+        def test_expected_to_fail(): assert solution.f(1) == 2
+        def test_skips(): pytest.skip("no")
+        """,
+    ),
+    "no pytest needed": (
+        "def f(x): return x",
+        "from solution import f\ndef test_f(): assert f(1) == 1\nclass TestF:\n    def test_f(self): assert f(2) == 2",
+    ),
     "unittest": (
         "def f(x): return [x, 4][x > 1]",
         """
@@ -74,3 +102,22 @@ def good(request):
 def test_good_programs_pass(good, name):
     assert good[name].passed, good[name]
     assert good[name].reason == "passed"
+
+
+@pytest.mark.parametrize(
+    "tests",
+    [
+        "import pytest\ndef test_f(): pytest.skip('all')",
+        "import pytest\nfrom solution import f",
+        "from solution import f\ndef helper(): assert f(2) == 4",
+        "import pytest\n@pytest.mark.parametrize('x', [])\ndef test_f(x): assert f(x) == 4",
+        "import pytest\nfrom solution import f\ndef test_f(no_such_fixture): assert f(2) == 4",
+        "import pytest\nfrom solution import f\n@pytest.fixture\ndef x(): raise ValueError\ndef test_f(x): assert f(2)",
+        "import pytest\ndef test_f(): pytest.exit('now', 0)",
+        "import pytest\ndef test_f(): raise KeyboardInterrupt",
+    ],
+)
+def test_tests_that_do_not_run_pass_nothing(tests):
+    verdict = verdicts_of({"one": ("def f(x): return 4", tests)}, ())["one"]
+    assert not verdict.passed
+    assert verdict.reason in ("failed", "error")
