@@ -156,6 +156,8 @@ def bundle(args: argparse.Namespace) -> None:
         made += of if len(areas) > 1 else "one seed"
         head, code, rest = card.partition("```python")
         text = f"{head}{made}.\n\n{code}{rest}".replace("load_policy(...)", f'load_policy("{name}")')
+        for home in homes(study):  # teachers, as its config names them
+            text = text.replace(str(folder(args.out, home, median)), f"runs/tuned-{home}")
         (target / "README.md").write_text(text, encoding="utf-8")
         print(f"{name}: seed {median} of {study}")
 

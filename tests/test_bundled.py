@@ -28,7 +28,7 @@ def accuracy(model, policy, block_length, n=100, **options):
 
 def test_the_names_that_readme_promises():
     assert MODELS == ["house-base", "house-small"]
-    assert {"house-base-full", "house-base-block8"} <= set(POLICIES)
+    assert {"house-base-full", "house-base-block8", "house-base-both"} <= set(POLICIES)
     assert sum(f.stat().st_size for f in ASSETS.rglob("*") if f.is_file()) < 32e6
 
 
@@ -76,3 +76,18 @@ def test_policies_are_fast_and_right_at_the_speed_that_their_table_says(name, bl
     card = (bundled("policies")[name] / "README.md").read_text()
     assert f"configs/tune/{name}.toml" in card
     assert "| speed | forward passes |" in card
+
+
+@pytest.mark.parametrize(("task", "target", "least"), [("house", 4.6, 0.93), ("ledger", 2.1, 0.93)])  # rules: 86, 7%
+def test_one_policy_is_fast_and_right_on_both_tasks(task, target, least):
+    model, policy = unmask.load_model("house-base"), unmask.load_policy("house-base-both")
+    (table,) = policy.calibrations
+    assert table.task == "house+ledger"
+    loaded, best = unmask.load_task(task), []
+    examples = loaded.examples("test", 200)
+    for speed in (0.4, 0.7):
+        out = unmask.generate(
+            model, policy, [example.prompt for example in examples], gen_length=32, speed=speed, batch_size=200
+        )
+        best.append((out.nfe.float().mean().item(), sum(map(loaded.verify, examples, out.texts)) / len(examples)))
+    assert max(right for nfe, right in best if nfe <= target) >= least

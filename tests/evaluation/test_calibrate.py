@@ -34,6 +34,15 @@ def test_speed_0_is_the_slowest_of_the_most_accurate():
     assert (table.prompts, table.gen_length, table.block_length, table.labels) == (4, 8, 8, "verifier")
 
 
+def test_a_mixture_has_one_table_under_its_name():
+    policy, found = measured([(8, "rr"), (4, "rr")])
+    parts = [
+        (entry, [{**row, "config": {"task": "a+b"}, "task": task} for row, task in zip(rows, "ab", strict=True)])
+        for entry, rows in found
+    ]
+    assert table_of(policy, parts, labels="verifier")[1].task == "a+b"
+
+
 def test_agreement_is_with_the_slowest():
     policy, found = measured([(8, "abcd"), (4, "abcx"), (2, "axcx")])
     _, table = table_of(policy, found, labels="agreement")

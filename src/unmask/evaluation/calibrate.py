@@ -9,7 +9,7 @@ from unmask.errors import UnmaskError
 from unmask.evaluation.entries import Candidate, Entry
 from unmask.evaluation.findings import CalibrationFinding
 from unmask.evaluation.intervals import Interval
-from unmask.evaluation.rows import ResultRow
+from unmask.evaluation.rows import ResultRow, task_of
 from unmask.hub import weights_digest
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import CONFIDENCE, Calibration, Labels, Measured, bound, even_axis, interpolate
@@ -84,7 +84,7 @@ def table_of(
     columns = entry.columns()
     table = Calibration(
         model=row["model"],
-        task=row["task"] if len({one["task"] for one in first_rows}) == 1 else "a mixture",
+        task=task_of(row),
         split=row["split"],
         gen_length=columns["gen_length"],
         block_length=columns["block_length"],

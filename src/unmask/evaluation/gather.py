@@ -14,7 +14,7 @@ from unmask.evaluation.comparison import Results
 from unmask.evaluation.differences import Difference, Outcomes, paired_bootstrap, paired_difference
 from unmask.evaluation.entries import Entry, entry_key
 from unmask.evaluation.findings import EVERY_RULE, CellFinding, Findings, RuleFinding, ShownTrajectory, Versus
-from unmask.evaluation.rows import TRAJECTORY, ResultRow
+from unmask.evaluation.rows import TRAJECTORY, ResultRow, task_of
 from unmask.evaluation.store import read_rows
 from unmask.evaluation.summaries import Summary, best, frontier, outcomes
 from unmask.evaluation.tables import blocks, setting
@@ -61,11 +61,6 @@ def _compare(first: tuple[Path, ResultRow], folder: Path, row: ResultRow) -> Non
                 f"{origin} has {key} {a!r} and {folder} {b!r}: results that differ in it are not comparable; report "
                 "them apart."
             )
-
-
-def task_of(row: ResultRow) -> str:
-    """The task of its evaluation: of a mixture the whole, not the part that the row is of."""
-    return str(row.get("config", {}).get("task") or row["task"])
 
 
 def _complete(found: Mapping[str, list[ResultRow]], source: Mapping[str, Path]) -> list[tuple[Entry, list[ResultRow]]]:

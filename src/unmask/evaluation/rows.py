@@ -62,3 +62,8 @@ class ResultRow(EntryColumns, Outcome, Circumstances):
 
 
 TRAJECTORY = ("words", "end", "revealed_at", "confidence")  # what a row does not hold anyway
+
+
+def task_of(row: ResultRow) -> str:
+    """The task of its evaluation: of a mixture the whole, not the part that the row is of."""
+    return str(row.get("config", {}).get("task") or row["task"])
