@@ -72,7 +72,8 @@ import unmask
 from unmask.decoding.decode import decode
 model, policy, ids = unmask.load_model(), unmask.load_policy("factor"), [5, 6]
 message = {"role": "user", "content": "x"}
-calls = [([message], {}), (message, {}), (ids, {}), (None, {}), ([None], {}), ([[5, 999999]], {}), ([[5, -1]], {})]
+calls = [([message], {}), (message, {}), (ids, {}), (None, {}), ([None], {}), ([b"hall"], {})]
+calls += [([[5, 999999]], {}), ([[5, -1]], {})]
 calls += [([[5, 1.5]], {}), ([ids], {"seed": None}), ([ids], {"seed": "a"}), ([ids], {"seed": 2**63})]
 calls += [([ids], {"config": {"gen_length": 8}}), ([ids], {"temperature": 1e-300}), ([ids], {"batch_size": 10**24})]
 for prompts, options in calls:
@@ -96,6 +97,7 @@ for streams in ([0], []):
         f"Prompt 0 is 5: {kinds}",
         "The prompts are a NoneType: give a text, or a list of prompts.",
         f"Prompt 0 is None: {kinds}",
+        f"Prompt 0 is b'hall': {kinds}",
         *(
             f"Prompt 0 holds {token}, which is no token id of 'house-base': give whole numbers from 0 to {last}, or a "
             "text."
@@ -131,3 +133,26 @@ def test_nan_logits_are_refused():
         broken.network.lm_head.decoder.bias.fill_(torch.nan)
     with pytest.raises(UnmaskError, match="The dLLM .tiny. returned NaN logits"):
         generate(broken, ConfidenceThreshold(0.9), ["hall: red?"], gen_length=8)
+
+
+def test_names_and_numbers_of_other_kinds_are_refused():
+    """In a process of its own: here the type checker would speak first."""
+    program = """
+import unmask
+for call in (lambda: unmask.load_task(7), lambda: unmask.load_task(["house", 7]), lambda: unmask.load_policy(" "),
+             *(lambda n=n: unmask.load_task("house").examples("test", n) for n in (float("nan"), "3", 1.5))):
+    try:
+        call()
+    except unmask.UnmaskError as e:
+        print(e)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.splitlines() == [
+        "The task is 7: give its name, or a list of names.",
+        "The task is ['house', 7]: give its name, or a list of names.",
+        "The name of the policy is empty: give a name, a folder or a rule.",
+        *(
+            f"The number of examples is {n}: give a whole number from 0, or None for all."
+            for n in ("nan", "'3'", "1.5")
+        ),
+    ], done.stderr

@@ -108,6 +108,11 @@ def test_chats_go_through_the_published_template(published):
         "<|im_start|>assistant\nIt is",
     }
     assert text == wanted[config["model_type"]]
+    parts = [{"role": "user", "content": [{"type": "text", "text": "How "}, "many?"]}]
+    assert model.encode(parts, prefix="It is") == tokens
+    for content in (7, None, [{"type": "image_url", "image_url": {}}]):
+        with pytest.raises(UnmaskError, match=r"content of message 0 of a chat is .*: give a text, or parts of text"):
+            model.encode([{"role": "user", "content": content}])
     chat = [{"role": "user", "content": "How many?"}]
     out = generate(model, ConfidenceThreshold(0.5), [chat, "How many?", [5, 6, 7]], gen_length=4)
     assert len(out.texts) == 3

@@ -45,10 +45,15 @@ def test_rewards_by_name():
 def own(tmp_path, monkeypatch):
     (tmp_path / "my_rewards.py").write_text(
         """
+import numpy as np
+import torch
 def short(completions, prompts, answer, nfe, gen_length, **columns):
     assert set(columns) == {"correct", "level", "speed"}
     assert columns["level"] == [3, None]
     return [1.0 / n + (text == gold) for text, gold, n in zip(completions, answer, nfe)]
+def of_numpy(completions, **columns): return [np.float32(0.5), np.int64(2)]
+def an_array(completions, **columns): return np.array([0.5, 2.0])
+def a_tensor(completions, **columns): return torch.tensor([0.5, 2.0])
 def too_few(completions, **columns): return [1.0]
 def no_number(completions, **columns): return [0.5, float("nan")]
 def nothing(completions, **columns): return None
@@ -59,6 +64,11 @@ LIMIT = 3
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.path", [str(tmp_path), *__import__("sys").path])
+
+
+@pytest.mark.parametrize("name", ["of_numpy", "an_array", "a_tensor"])
+def test_rewards_may_be_numbers_of_numpy_or_tensors(own, name):
+    assert load_reward(f"my_rewards.{name}", 1.0)(outcome()).tolist() == [0.5, 2.0]
 
 
 def test_a_reward_of_your_own(own):

@@ -118,3 +118,13 @@ def test_bad_requests_are_refused():
         House("short", lengths=(2,)).examples("test", 400)
     with pytest.raises(UnmaskError, match="Unknown answer style 'ful': did you mean 'full'"):
         check_styles(["ful"])
+
+
+@pytest.mark.parametrize("n", [-1, True])
+@pytest.mark.parametrize("name", ["house", "ledger"])
+def test_a_number_of_examples_that_is_none(name, n):
+    with pytest.raises(
+        UnmaskError, match=r"The number of examples is .*: give a whole number from 0, or None for all."
+    ):
+        load_task(name).examples("test", n)
+    assert load_task(name).examples("test", 0) == []

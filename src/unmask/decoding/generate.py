@@ -71,7 +71,7 @@ def _tokens_of(model: MaskedDiffusionModel, prompt: Prompt, i: int) -> Sequence[
         raise UnmaskError(f"Prompt {i} is one message of a chat: put each chat into a list of its own, as in [chat].")
     if isinstance(prompt, Tensor | np.ndarray) and prompt.ndim:
         return list(prompt.tolist())
-    if not isinstance(prompt, Sequence):
+    if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray):
         raise UnmaskError(
             f"Prompt {i} is {prompt!r}: give a text, the messages of a chat, or a list of token ids; one list of ids "
             "is one prompt, as in [ids]."

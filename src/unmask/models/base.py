@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -14,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from unmask.errors import UnmaskError
 from unmask.models.memory import Memory
 
-Message = Mapping[str, str]  # {"role": "user", "content": "..."}
+Message = Mapping[str, Any]  # {"role": "user", "content": "..."}, the content a text or parts of text
 
 
 class MaskedDiffusionModel(ABC):
@@ -174,7 +175,7 @@ class MaskedDiffusionModel(ABC):
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    [dict(message) for message in messages],
+                    [plain_message(message, i) for i, message in enumerate(messages)],
                     tokenize=False,
                     add_generation_prompt=not begins_answer,
                     continue_final_message=begins_answer,
@@ -198,3 +199,20 @@ class MaskedDiffusionModel(ABC):
         cut = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
         skip = set(self.tokenizer.all_special_ids) - {self.mask_id}
         return str(self.tokenizer.decode([token for token in tokens[:cut] if token not in skip]))
+
+
+def plain_message(message: Message, i: int) -> dict[str, Any]:
+    """A message whose content is one text; its parts of text, as OpenAI's API has them, are joined.
+
+    Raises:
+        UnmaskError: another kind of content, or a part that is no text, such as an image.
+    """
+    content = message.get("content")
+    if isinstance(content, Sequence) and not isinstance(content, str):
+        parts = [part.get("text") if isinstance(part, Mapping) else part for part in content]
+        content = "".join(map(str, parts)) if all(isinstance(part, str) for part in parts) else None
+    if not isinstance(content, str):
+        raise UnmaskError(
+            f"The content of message {i} of a chat is {message.get('content')!r}: give a text, or parts of text."
+        )
+    return {**message, "content": content}

@@ -32,6 +32,8 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None) -> P
     if isinstance(name_or_path, Mapping):
         return make_policy(name_or_path, "the policy's settings")
     name = DEFAULT_POLICY if name_or_path is None else str(name_or_path)
+    if not name.strip():
+        raise UnmaskError("The name of the policy is empty: give a name, a folder or a rule.")
     inside, bar, wrapper = name.rpartition("|")
     if bar and not Path(name).exists():
         return make_policy({**parse_spec(wrapper), "policy": inside.strip()}, f"the policy {name!r}")

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -204,13 +205,15 @@ def _own(name: str, function: Callable[..., Any], outcome: Outcome) -> Tensor:
         values = function(list(outcome.texts), **columns)
     except Exception as e:
         raise UnmaskError(f"The reward {name!r} failed ({type(e).__name__}: {e}): mend it.") from e
+    values = values.tolist() if isinstance(values, Tensor | np.ndarray) and values.ndim else values
     if not isinstance(values, Sequence) or len(values) != n:
         got = f"{len(values)} values" if isinstance(values, Sequence) else f"a {type(values).__name__}"
         raise UnmaskError(f"The reward {name!r} gave {got} for {n} completions: return a list with one number each.")
     for i, value in enumerate(values):
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
+        if not number or not math.isfinite(value):
             raise UnmaskError(
                 f"The reward {name!r} gave {value!r} for completion {i} ({outcome.texts[i][:40]!r}): "
                 "return a finite number for each."
             )
-    return torch.tensor(values, dtype=torch.float32, device=outcome.nfe.device)
+    return torch.tensor([float(value) for value in values], dtype=torch.float32, device=outcome.nfe.device)

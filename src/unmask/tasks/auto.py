@@ -80,6 +80,8 @@ def load_task(
         UnmaskError: an unknown name, data that cannot be read, or arguments that the task has no use for.
     """
     name = DEFAULT_TASK if name is None else name
+    if not isinstance(name, Sequence) or not all(isinstance(each, str) for each in name):
+        raise UnmaskError(f"The task is {name!r}: give its name, or a list of names.")
     names = names_of(name)
     if len(names) > 1 or not isinstance(name, str):
         given = {"verifier": verifier, "path": path, "columns": columns}

@@ -5,7 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, get_args
+from operator import index
+from typing import Any, Literal, SupportsIndex, get_args
 
 from unmask.errors import UnmaskError, nearest
 
@@ -87,6 +88,15 @@ def check_split(split: str) -> None:
     """
     if split not in SPLITS:
         raise UnmaskError(f"Unknown split {split!r}: {nearest(split, SPLITS)}")
+
+
+def check_count(n: Any) -> None:
+    """
+    Raises:
+        UnmaskError: a number of examples that is none.
+    """
+    if n is not None and (isinstance(n, bool) or not isinstance(n, SupportsIndex) or index(n) < 0):
+        raise UnmaskError(f"The number of examples is {n!r}: give a whole number from 0, or None for all.")
 
 
 def verdicts(task: Task, examples: Sequence[Example], texts: Sequence[str], complete: Sequence[bool]) -> list[bool]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from unmask.errors import UnmaskError
 from unmask.sandbox import Program
-from unmask.tasks.base import Example, Task, check_split
+from unmask.tasks.base import Example, Task, check_count, check_split
 from unmask.tasks.programs import ByTests
 from unmask.tasks.rows import HubSplit, Row, column_names
 from unmask.tasks.splits import ALL, Paths, Source
@@ -132,6 +132,7 @@ class DataSet(Task):
         Raises:
             UnmaskError: an unknown split, or one without rows.
         """
+        check_count(n)
         if split is None and self._source.from_files and ALL in self._source:
             return [self._example(row, "test") for row in self._without_shots(self._source.all_rows())[:n]]
         split = "test" if split is None else split

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from unmask.errors import UnmaskError
-from unmask.tasks.base import Example, Task
+from unmask.tasks.base import Example, Task, check_count
 
 
 class MixtureTask(Task):
@@ -48,6 +48,7 @@ class MixtureTask(Task):
         Raises:
             UnmaskError: as its tasks' `examples`; a task has too few for its weight.
         """
+        check_count(n)
         rng = random.Random(f"{self.name}/{split}/{seed}")
         endless = [name for name, task in self.tasks.items() if task.endless]
         if endless and (self.weights is None or n is None):

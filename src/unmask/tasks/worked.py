@@ -22,7 +22,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from unmask.errors import UnmaskError, nearest
-from unmask.tasks.base import Example, Split, Task, check_split
+from unmask.tasks.base import Example, Split, Task, check_count, check_split
 
 STYLES = ("straight", "terse", "full")
 SHARE_OF_TEN: dict[str, Split] = {**dict.fromkeys("0123456", "pretrain"), "7": "train", "8": "validation", "9": "test"}
@@ -108,6 +108,7 @@ class WorkedTask(Task):
     def examples(self, split: str | None = None, n: int | None = None, seed: int = 0) -> list[Example]:
         split = "test" if split is None else split
         check_split(split)
+        check_count(n)
         if n is None:
             raise UnmaskError(f"The prompts of {self.name!r} are drawn and have no end: say how many.")
         rng = random.Random(f"{self.name}/{split}/{seed}")

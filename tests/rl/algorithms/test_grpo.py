@@ -44,6 +44,18 @@ def test_one_divisor_for_the_batch():
     assert root_mean_square(0.0, 4) == 1.0
 
 
+@pytest.mark.parametrize("log_ratio", [-1e4, -100.0, 88.8, 100.0, 1e4])
+@pytest.mark.parametrize("advantage", [1.0, 0.0, -1.0])
+def test_the_loss_is_finite_at_any_ratio(log_ratio, advantage):
+    log_prob = torch.tensor([log_ratio], requires_grad=True)
+    loss = clipped_loss(log_prob, torch.zeros(1), torch.tensor([advantage]), torch.ones(1), 0.2)
+    loss.backward()
+    assert loss.isfinite()
+    assert log_prob.grad.isfinite().all()
+    if advantage > 0 and log_ratio > 0:
+        assert (loss.item(), log_prob.grad.item()) == (pytest.approx(-1.2), 0.0)
+
+
 def test_clipped_loss_by_hand():
     # ratios 1, 2, 2, 0.25, 0.25 with clip 0.5:
     #   A +1, ratio 1    -> min(1, 1)           = 1

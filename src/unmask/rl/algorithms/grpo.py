@@ -194,6 +194,9 @@ def with_experts(
     return torch.where(expert, mixture, log_prob)
 
 
+LARGEST_LOG_RATIO = 20.0
+
+
 def clipped_loss(
     log_prob: Float[Tensor, " s"],
     old_log_prob: Float[Tensor, " s"],
@@ -201,8 +204,12 @@ def clipped_loss(
     weight: Float[Tensor, " s"],
     clip: float,
 ) -> Float[Tensor, ""]:
-    """Negative weighted sum of min(ratio * A, clip(ratio, 1 - clip, 1 + clip) * A) over steps."""
-    ratio = (log_prob - old_log_prob).exp()
+    """Negative weighted sum of min(ratio * A, clip(ratio, 1 - clip, 1 + clip) * A) over steps.
+
+    Ratios above exp(`LARGEST_LOG_RATIO`) count as that: one that overflows would make the gradient of the branch that
+    the minimum leaves out 0 * infinity.
+    """
+    ratio = (log_prob - old_log_prob).clamp(max=LARGEST_LOG_RATIO).exp()
     clipped = ratio.clamp(1 - clip, 1 + clip)
     return -(weight * torch.minimum(ratio * advantage, clipped * advantage)).sum()
 
