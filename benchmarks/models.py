@@ -3,7 +3,6 @@
 python benchmarks/models.py load --layers 4            # an eighth of the depth, written sharded, loaded, decoded
 python benchmarks/models.py speed --device cuda        # whole depth, where an accelerator is at hand
 python benchmarks/models.py speed --layers 2 --batches 1 2 4 --repeats 3
-python benchmarks/models.py rope --layers 8            # what bf16 rotary angles cost beside float32 ones
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from unmask.cli.main import main as main_of_unmask
 from unmask.decoding.decode import decode
 from unmask.models.decoder import FullAttentionDecoder
 from unmask.models.dream import qwen2_config
-from unmask.models.llada import llama_config
+from unmask.models.llada import llama_config, rotate_in_float32
 from unmask.rl.run import read_metrics
 
 SHAPES = {"llada-8b": LLADA, "dream-7b": DREAM}
@@ -81,6 +80,8 @@ def build(shape: str, layers: int | None, device: str) -> FullAttentionDecoder:
             if shape == "llada-8b"
             else Qwen2ForCausalLM._from_config(qwen2_config(shape, config), dtype=torch.bfloat16)
         )
+    if shape == "llada-8b":
+        rotate_in_float32(network)
     return FullAttentionDecoder(
         shape,
         network,
@@ -112,40 +113,6 @@ def speed(shape: str, layers: int | None, device: str, batches: list[int], repea
         print(
             f"| {shape} | {layers or 'all'} | {device} | {batch} | {step:.3f} | {rate:.2f} | {held:.1f} |", flush=True
         )
-
-
-def rope(shape: str, layers: int) -> None:
-    """Mean error of the logits against float32, in bf16 as it is and with rotary angles in float32."""
-    model = build(shape, layers, "cpu")
-    tokens = torch.randint(0, 1000, (2, 300), generator=torch.Generator().manual_seed(0))
-    attention, positions = torch.ones_like(tokens, dtype=torch.bool), torch.arange(100, 500, 7)
-    with torch.no_grad():
-        as_it_is = model.logits(tokens, attention, positions).float()
-        exact_angles = _with_exact_angles(model).logits(tokens, attention, positions).float()
-        model.network.float()
-        truth = model.logits(tokens, attention, positions)
-    spread = truth.std()
-    for name, found in (("bf16", as_it_is), ("bf16, float32 angles", exact_angles)):
-        agree = (found.argmax(dim=-1) == truth.argmax(dim=-1)).float().mean()
-        print(f"| {shape} | {layers} | {name} | {((found - truth).abs().mean() / spread):.5f} | {agree:.3f} |")
-
-
-def _with_exact_angles(model: FullAttentionDecoder) -> FullAttentionDecoder:
-    """The published LLaDA turns queries and keys in float32; here the attention is handed such ones."""
-    from transformers.models.llama import modeling_llama
-
-    plain = modeling_llama.apply_rotary_pos_emb
-    rotary = model.network.base_model.rotary_emb
-    forward = rotary.forward
-
-    def turned(q: torch.Tensor, k: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(x.to(q.dtype) for x in plain(q.float(), k.float(), cos, sin))
-
-    rotary.forward = lambda x, position_ids: forward(x.float(), position_ids)
-    for layer in model.network.base_model.layers:
-        layer.self_attn.apply_rotary_pos_emb = turned
-    modeling_llama.apply_rotary_pos_emb = turned
-    return model
 
 
 def real(data: Path, folder: Path) -> None:
@@ -199,7 +166,7 @@ def real(data: Path, folder: Path) -> None:
 def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("load", "speed", "rope", "real"))
+    parser.add_argument("what", choices=("load", "speed", "real"))
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
     parser.add_argument("--layers", type=int)
     parser.add_argument("--device", default="cpu")
@@ -219,14 +186,9 @@ def main() -> None:
         print("|---" * 7 + "|")
         for shape in args.shapes:
             speed(shape, args.layers, args.device, args.batches, args.repeats)
-    elif args.what == "real":
+    else:
         with tempfile.TemporaryDirectory() as scratch:
             real(args.data, args.folder or Path(scratch))
-    else:
-        print(
-            "| dLLM | layers | arithmetic | mean error / spread of logits | same likeliest token |\n" + "|---" * 5 + "|"
-        )
-        rope("llada-8b", args.layers or 8)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import pytest
 import torch
 from benchmarks.published import DREAM, LLADA, random_weights, tiny, write
 from safetensors.torch import load_file, save_file
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import hub
 
 from tests.models.plain import plain_logits
@@ -270,3 +271,41 @@ def test_options_of_the_hub_reach_config_weights_and_tokenizer(published, monkey
 @pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")  # the compiler's own
 def test_a_compiled_dllm_keeps_the_contract(published):
     check_model(load_model(published[1], compile=True))
+
+
+def test_llada_turns_queries_and_keys_in_float32(tmp_path, monkeypatch):
+    """Once rounded to bfloat16, as by the published code; a stock Llama rounds the angles, too."""
+    config = tiny(LLADA)
+    write(tmp_path / "half", {**config, "torch_dtype": "bfloat16"}, TEXTS, dtype=torch.bfloat16)
+    model = load_model(tmp_path / "half", attn_implementation="sdpa")
+    layer, seen = model.network.model.layers[0], []
+    attend = ALL_ATTENTION_FUNCTIONS["sdpa"]
+
+    def spy(module, query, key, value, *args, **options):
+        seen.append((query, key))
+        return attend(module, query, key, value, *args, **options)
+
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._global_mapping, "sdpa", spy)
+    tokens = torch.tensor([[5, 9, 40, 7, model.mask_id]])
+    model.logits(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.arange(5))
+    hidden = layer.input_layernorm(model.embeddings[tokens])
+    dim = layer.self_attn.head_dim
+    angle = torch.arange(5)[:, None] * config["rope_theta"] ** -(torch.arange(0, dim, 2) / dim)
+    cos, sin = (torch.cat([f(angle), f(angle)], dim=-1) for f in (torch.cos, torch.sin))
+    for project, found in zip((layer.self_attn.q_proj, layer.self_attn.k_proj), seen[0], strict=True):
+        plain = project(hidden).view(1, 5, -1, dim).transpose(1, 2).float()
+        half = torch.cat([-plain[..., dim // 2 :], plain[..., : dim // 2]], dim=-1)
+        assert found.dtype == torch.bfloat16
+        assert torch.equal(found, (plain * cos + half * sin).to(torch.bfloat16))
+
+
+@pytest.mark.parametrize(("ends", "wanted"), [(7, [7]), ([7, 8], [7, 8]), (True, []), ("x", []), (None, [])])
+def test_ids_of_the_generation_config_count(copy, ends, wanted):
+    _, folder = copy
+    before = load_model(folder).eos_ids.tolist()
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": ends, "pad_token_id": 3}))
+    after = load_model(folder).eos_ids.tolist()
+    assert set(after) == {*before, *wanted}
+    assert after[0] == before[0]
+    (folder / "generation_config.json").write_text("{")
+    assert load_model(folder).eos_ids.tolist() == before

@@ -100,3 +100,20 @@ def test_a_mask_id_that_the_files_do_not_tell_is_asked_for(folder):
     with pytest.raises(UnmaskError, match="pass mask_id"):
         load_model(folder, trust_remote_code=True)
     assert load_model(folder, trust_remote_code=True, mask_id=370).mask_id == 370
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"model_type": "sdar"}, "it is a 'sdar'"),
+        ({"model_type": "llada2_moe"}, "it is a 'llada2_moe'"),
+        ({"model_type": "Fast_dLLM_Qwen"}, "it is a 'Fast_dLLM_Qwen'"),
+        ({"block_size": 32}, "its config.json has 'block_size'"),
+    ],
+)
+def test_families_that_need_a_mask_between_blocks_are_refused(folder, tmp_path, changes, why):
+    path = tmp_path / "novel" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(UnmaskError, match=rf"causally between blocks \({why}\).*Use a dLLM with full attention"):
+        load_model(tmp_path / "novel", trust_remote_code=True)
+    assert not (tmp_path / "ran").exists()

@@ -9,7 +9,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from unmask.errors import UnmaskError
 from unmask.models.decoder import FullAttentionDecoder, token_ids
-from unmask.models.loading import hub_options, load_network, refused
+from unmask.models.loading import generation_ids, hub_options, load_network, refused
 
 # Of the published config, what names its own code rather than the architecture.
 OWN = ("architectures", "auto_map", "model_type", "mask_token_id", "transformers_version")
@@ -28,12 +28,14 @@ def load_dream(
         tokenizer = Qwen2Tokenizer.from_pretrained(path, **hub_options(options))
     if not tokenizer("a")["input_ids"]:  # it makes an empty one where it finds no files
         raise UnmaskError(f"The folder of {name!r} lacks vocab.json and merges.txt: download all of its files.")
-    mask_id = published.get("mask_token_id", tokenizer.mask_token_id) if mask_id is None else mask_id
+    told = generation_ids(path, options)
+    known = (published.get("mask_token_id"), told.mask, tokenizer.mask_token_id)
+    mask_id = next((found for found in known if found is not None), None) if mask_id is None else mask_id
     if mask_id is None:
         raise UnmaskError(f"Neither config nor tokenizer of {name!r} tell the mask id: pass mask_id (--mask-id).")
     end = published.get("eos_token_id")
-    ends = [end] if end is not None else []
-    ends += token_ids(tokenizer, ["<|endoftext|>", "<|im_end|>"])
+    ends = [*([end] if end is not None else []), *told.ends]
+    ends += token_ids(tokenizer, ["<|endoftext|>", "<|im_end|>", "<|dlm_pad|>"])  # the last is DiffuCoder's
     return FullAttentionDecoder(
         name, network, tokenizer, family="Dream", mask_id=mask_id, eos_ids=list(dict.fromkeys(ends)), shifted=True
     )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
+from types import FunctionType, MethodType
 from typing import Any
 
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+import torch
+from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from unmask.errors import UnmaskError
 from unmask.models.decoder import FullAttentionDecoder, token_ids
-from unmask.models.loading import Names, hub_options, load_network, refused
+from unmask.models.loading import Names, generation_ids, hub_options, load_network, refused
 
 NAMES = Names(
     {
@@ -54,16 +59,56 @@ def load_llada(
     """
     config = llama_config(name, published)
     network = load_network(name, path, LlamaForCausalLM.from_pretrained, {**options, "config": config}, NAMES)
+    if published.get("rope_full_precision", True):
+        rotate_in_float32(network)
     with refused(name):
         tokenizer = PreTrainedTokenizerFast.from_pretrained(path, **hub_options(options))
-    ends = [published["eos_token_id"], *token_ids(tokenizer, ["<|eot_id|>"])]
-    known = [published.get("mask_token_id"), *token_ids(tokenizer, ["<|mdm_mask|>"])]
+    told = generation_ids(path, options)
+    ends = [published["eos_token_id"], *told.ends, *token_ids(tokenizer, ["<|eot_id|>"])]
+    known = [published.get("mask_token_id"), told.mask, *token_ids(tokenizer, ["<|mdm_mask|>"])]
     mask_id = next((found for found in known if found is not None), None) if mask_id is None else mask_id
     if mask_id is None:
         raise UnmaskError(f"Neither config nor tokenizer of {name!r} tell the mask id: pass mask_id (--mask-id).")
     return FullAttentionDecoder(
         name, network, tokenizer, family="LLaDA", mask_id=mask_id, eos_ids=list(dict.fromkeys(ends)), shifted=False
     )
+
+
+def rotate_in_float32(network: PreTrainedModel) -> None:
+    """Turn queries and keys by float32 angles in float32, as the published code does (`rope_full_precision`).
+
+    In bfloat16 the logits are then bit for bit the published ones; a stock Llama rounds the angles first.
+    """
+    forward = inspect.unwrap(LlamaAttention.forward)
+    rotated = FunctionType(
+        forward.__code__,
+        {**forward.__globals__, "apply_rotary_pos_emb": _rotated},
+        forward.__name__,
+        forward.__defaults__,
+        forward.__closure__,
+    )
+    for module in network.modules():
+        place = "_old_forward" if hasattr(module, "_old_forward") else "forward"  # accelerate's hooks call the old one
+        if isinstance(module, LlamaAttention):
+            setattr(module, place, MethodType(rotated, module))
+        elif isinstance(module, LlamaRotaryEmbedding):
+            setattr(module, place, _Angles(getattr(module, place)))
+
+
+class _Angles:
+    """Cosines and sines in float32, whatever the dtype of the hidden states."""
+
+    def __init__(self, angles: Any) -> None:
+        self._angles = angles
+
+    def __call__(self, x: Tensor, position_ids: Tensor) -> tuple[Tensor, Tensor]:
+        cos, sin = self._angles(x.new_empty(0, dtype=torch.float32), position_ids)
+        return cos, sin
+
+
+def _rotated(query: Tensor, key: Tensor, cos: Tensor, sin: Tensor, **options: Any) -> tuple[Tensor, Tensor]:
+    turned, other = apply_rotary_pos_emb(query.float(), key.float(), cos, sin, **options)
+    return turned.to(query.dtype), other.to(key.dtype)
 
 
 def llama_config(name: str, published: Mapping[str, Any]) -> LlamaConfig:

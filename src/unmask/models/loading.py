@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
+from transformers.utils.hub import cached_file
 
 from unmask.errors import UnmaskError
 from unmask.hub import is_finite
@@ -65,6 +69,36 @@ def config_of(name: str, path: str, options: Mapping[str, Any]) -> dict[str, Any
         if not found:
             raise OSError(f"{path} has no config.json")
     return dict(found)
+
+
+@dataclass(frozen=True)
+class GenerationIds:
+    """What a folder's generation_config.json says beside its config.json.
+
+    Attributes:
+        ends: each ends a text.
+        mask: None where it does not say.
+    """
+
+    ends: tuple[int, ...] = ()
+    mask: int | None = None
+
+
+def generation_ids(path: str, options: Mapping[str, Any]) -> GenerationIds:
+    """The ids of generation_config.json; none where there is no such file, or none that can be read."""
+    try:
+        file = cached_file(path, "generation_config.json", **hub_options(options))
+        found = json.loads(Path(file).read_text(encoding="utf-8-sig")) if file else {}
+    except (OSError, ValueError):
+        return GenerationIds()
+    ends = found.get("eos_token_id") if isinstance(found, dict) else None
+    ends = ends if isinstance(ends, list) else [ends]
+    mask = found.get("mask_token_id") if isinstance(found, dict) else None
+    return GenerationIds(tuple(end for end in ends if _is_id(end)), mask if _is_id(mask) else None)
+
+
+def _is_id(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 @contextmanager

@@ -20,6 +20,10 @@ from unmask.models.memory import Memory
 AUTO_CLASSES = ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel")
 
 
+BLOCK_CAUSAL = ("sdar", "sdar_moe", "llada2_moe", "llada2", "fast_dllm_qwen")
+BLOCK_KEYS = ("block_size", "block_length", "bd_size", "canvas_length")
+
+
 class RemoteModel(MaskedDiffusionModel):
     """The published class behind a seam that asks nothing of it but ``network(input_ids).logits``.
 
@@ -89,8 +93,17 @@ def load_remote(
 ) -> RemoteModel:
     """
     Raises:
-        UnmaskError: the code cannot be run, or neither config nor tokenizer tell the mask id.
+        UnmaskError: the code cannot be run, neither config nor tokenizer tell the mask id, or the family is known to
+            need a mask between blocks.
     """
+    kind = str(published.get("model_type"))
+    sign = next((key for key in BLOCK_KEYS if key in published), None)
+    if kind.lower() in BLOCK_CAUSAL or sign is not None:
+        why = f"it is a {kind!r}" if kind.lower() in BLOCK_CAUSAL else f"its config.json has {sign!r}"
+        raise UnmaskError(
+            f"{name!r} attends in full within a block and causally between blocks ({why}). Its code does so only when "
+            "told by a mask, which is not given here: its answers would be wrong. Use a dLLM with full attention."
+        )
     auto = next((cls for cls in AUTO_CLASSES if cls in published["auto_map"]), None)
     if auto is None:
         raise UnmaskError(f"The code of {name!r} has none of {', '.join(AUTO_CLASSES)}: it is no language model.")
