@@ -92,7 +92,7 @@ def test_a_run_begins_with_them_and_says_so(tiny, teachers, tmp_path):
     run = trainer(tiny, tmp_path / "run", both(), clone_teachers=teachers, clone_keep="all", iterations=1, **EVERY)
     run.run()
     line = next(line for line in told(tmp_path / "run") if line["stage"] == "clone")
-    assert (line["rule"], line["block_length"]) == ("2 policies", "8")
+    assert (line["rule"], line["block_length"]) == ("2 policies", 8)
     assert "cells" not in line
     assert not (tmp_path / "run" / "search.jsonl").exists()
     asked = config(tmp_path, clone_teachers=teachers, **EVERY)

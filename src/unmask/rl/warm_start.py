@@ -28,7 +28,7 @@ from unmask.rl.processes import Processes, Stop, never
 from unmask.rl.prompts import Prompt
 from unmask.rl.rewards import Reward
 from unmask.rl.rollout import roll_out
-from unmask.rl.search import Demonstration, Report, Search, demonstrations
+from unmask.rl.search import Demonstration, Report, Search, demonstrations, plain
 from unmask.rl.start import Block, expert_block
 from unmask.rl.swept import Tried
 from unmask.rl.teachers import Teachers
@@ -126,7 +126,7 @@ class WarmStart:
         several = f"{len(taught)} {'rules' if best else 'policies' if len(taught) > 1 else 'policy'}"
         return {
             "rule": best[0].policy if best and len(taught) == 1 else several,
-            "block_length": ", ".join(map(str, blocks)),
+            "block_length": plain(next(iter(blocks))) if len(blocks) == 1 else ", ".join(map(str, blocks)),
             **({} if speeds == [None] or not best else {"cells": told_of(best, speeds)}),
             "expert_correct": lessons.correct,
             "kept": lessons.kept,
