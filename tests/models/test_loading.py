@@ -70,3 +70,11 @@ def test_weights_that_are_not_finite_are_refused_by_name(change, bad):
     assert str(e.value) == (
         f"The tensor '{name}' of '{folder}' holds NaN or infinity: download it again, or take an earlier checkpoint."
     )
+
+
+def test_a_folder_without_its_tokenizer_is_refused(tiny_folder, tmp_path):
+    (tmp_path / "bare").mkdir()
+    for name in ("config.json", "model.safetensors"):
+        shutil.copy(f"{tiny_folder}/{name}", tmp_path / "bare")
+    with pytest.raises(UnmaskError, match="The folder of '.*bare' lacks its tokenizer: download all of its files."):
+        load_model(tmp_path / "bare")

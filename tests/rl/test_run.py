@@ -10,6 +10,7 @@ import time
 import pytest
 
 from tests.rl.runs import SMALL, checkpoint, config, tables, told, trainer, weights
+from tests.rl.tasks import Hopeless
 from tests.test_journal import holding
 from unmask.errors import UnmaskError
 from unmask.rl.run import RunFolder, read_metrics
@@ -211,3 +212,11 @@ def test_killed_and_stopped_runs_end_as_an_uninterrupted_one(tiny_folder, tmp_pa
     assert told(tmp_path / "whole") == told(cut)
     whole, resumed = weights(tmp_path / "whole"), weights(cut)
     assert all((whole[name] == resumed[name]).all() for name in whole)
+
+
+def test_a_failed_warm_start_does_not_stand_in_the_way(tiny, tmp_path):
+    with pytest.raises(UnmaskError, match="answers none of 8 prompts correctly"):
+        trainer(tiny, tmp_path / "run", Hopeless(), iterations=1).run()
+    assert not (tmp_path / "run" / "config.json").exists()
+    trainer(tiny, tmp_path / "run", iterations=1).run()
+    assert [line["stage"] for line in told(tmp_path / "run")] == ["clone", "validation", "grpo", "validation"]

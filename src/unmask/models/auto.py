@@ -72,6 +72,8 @@ def load_model(
         raise UnmaskError("There is no CUDA device here that torch can use: leave out device and device_map.")
     published = config_of(name, path, options)
     model = _load(name, path, published, options, mask_id, trust_remote_code)
+    if not model.tokenizer.get_vocab().keys() - set(model.tokenizer.all_special_tokens):  # transformers makes it up
+        raise UnmaskError(f"The folder of {name!r} lacks its tokenizer: download all of its files.")
     if residual_context:
         model = ResidualContext(model)
     if compile:

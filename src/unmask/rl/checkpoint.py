@@ -38,6 +38,12 @@ class Keeper:
         """
         self._main(lambda: self.folder.start(self._config))
 
+    def abandon(self) -> None:
+        """Take back a run that never began; what a search for rules has tried stays."""
+        self._team.wait()
+        if self._team.main:
+            self.folder.abandon()
+
     def resume(self, optimiser: Optimiser, allow_changes: bool) -> bool:
         """Go on from the last checkpoint.
 

@@ -101,6 +101,12 @@ class RunFolder:
         write_text(self.path / "versions.json", json.dumps(versions(), indent=2) + "\n")
         write_text(self.path / "config.json", config.model_dump_json(indent=2) + "\n")
 
+    def abandon(self) -> None:
+        """Remove what `start` wrote, if there is no checkpoint."""
+        if not self._checkpoints():
+            for name in ("config.json", "versions.json", "metrics.jsonl"):
+                (self.path / name).unlink(missing_ok=True)
+
     def write(self, metrics: Metrics) -> None:
         """Add a line of metrics."""
         Journal(self.metrics).append([metrics])

@@ -138,7 +138,11 @@ class Trainer:
         else:
             if note:
                 self.keeper.write("note", {"message": f"Training: {note}"})
-            self._warm_start(stop, tried)
+            try:
+                self._warm_start(stop, tried)
+            except UnmaskError:
+                self.keeper.abandon()  # the mended command may begin the run
+                raise
         if settings.kl_weight:
             self.optimiser.reference = self.keeper.start(self.model.device)
         self._iterations(stop)
