@@ -348,6 +348,78 @@ GOOD = {
         "from collections import Counter\ndef f(x): return Counter(x)",
         "from collections import Counter\nassert f('aab') == Counter(a=2, b=1) and isinstance(f(''), Counter)",
     ),
+    "streams replaced by the tests": (
+        "def f(): print(input())",
+        "import io, sys\nfrom solution import f\ndef test_f():\n"
+        "    sys.stdin, sys.stdout = io.StringIO('4\\n'), io.StringIO()\n"
+        "    f()\n    assert sys.stdout.getvalue() == '4\\n'",
+    ),
+    "functions replaced by the tests": (
+        "import random, time\ndef f(): return random.randint(1, 2) + time.time() + int(input())",
+        "import builtins, random, time\nrandom.randint = lambda a, b: 40\ntime.time = lambda: 5\n"
+        "builtins.input = lambda *a: '7'\nassert f() == 52",
+    ),
+    "named as a module": ("def bisect(x): return x", "from solution import *\nassert bisect(4) == 4"),
+    "map and filter": (
+        "def f(xs): return map(str, xs)\ndef g(m): return isinstance(m, map)",
+        "assert isinstance(f([1]), map) and g(map(int, '1')) and isinstance(filter(None, []), (filter, list))\n"
+        "try: map(int, 5)\nexcept TypeError: pass\nelse: assert False",
+    ),
+    "helpers called test": (
+        "def f(x): return 2 * x",
+        "def test(candidate): assert candidate(2) == 4\ntest(f)\n"
+        "def test_case(x, y): assert f(x) == y\ntest_case(2, 4)",
+    ),
+    "marked by unittest": (
+        "def f(x): return x",
+        """
+        import unittest
+        class T(unittest.TestCase):
+            @classmethod
+            def setUpClass(cls): cls.y = 4
+            def test_f(self): self.assertEqual(f(4), self.y)
+            @unittest.skip("slow")
+            def test_slow(self): self.assertEqual(f(1), 2)
+            @unittest.expectedFailure
+            def test_wrong(self): self.assertEqual(f(1), 2)
+        """,
+    ),
+    "awaited by a test": (
+        "async def f(x): return x",
+        "from solution import f\nasync def test_f(): assert await f(4) == 4",
+    ),
+    "set up": (
+        "def f(x): return x",
+        """
+        from solution import f
+        def setup_module(module): module.x = 4
+        class TestF:
+            def setup_method(self, method): self.y = 4
+            def test_f(self): assert f(x) == self.y
+        class TestData:
+            def __init__(self, x): self.x = x
+        """,
+    ),
+    "a module of the tests": (
+        "def f(x): return x",
+        """
+        import copy, os, pickle, sys, typing
+        from unittest.mock import patch
+        sys.path.append(os.path.dirname(__file__))
+        class B:
+            x: "B"
+        def helper(): return 1
+        assert isinstance(pickle.loads(pickle.dumps(B())), B) and typing.get_type_hints(B) == {"x": B}
+        with patch(__name__ + ".helper", return_value=4):
+            assert f(helper()) == 4
+        """,
+    ),
+    "twenty threads": (
+        "import threading\ndef f(n):\n    b = threading.Barrier(n)\n"
+        "    ts = [threading.Thread(target=b.wait) for _ in range(n)]\n"
+        "    for t in ts: t.start()\n    for t in ts: t.join()\n    return n",
+        "assert f(20) == 20",
+    ),
     "twenty megabytes returned": ("def f(): return 'x' * 20_000_000", "assert len(f()) == 20_000_000"),
     "random numbers": (
         "import os, random, secrets\ndef f(): return len(os.urandom(4)) + len(secrets.token_bytes(4))",

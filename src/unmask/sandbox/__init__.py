@@ -2,10 +2,10 @@
 
 The isolation is hard: a process in a jail of the kernel's (`unmask.sandbox.jail`), which the code cannot leave.
 
-The verdict is robust. Code and tests share that process, as wherever code is tested. An exit, a signal or a lost
-process is a failure, for only a report counts whose nonce the code has not seen. The tests arrive sealed, once the code
-is loaded, and look up builtins and modules as they were before. What this does not stop: code that searches the memory
-or the frames of its own process for the tests, and objects that say they equal everything. Linux only.
+The verdict is robust against accidents and simple tricks, and no defence against code that attacks the tester. Code
+and tests share that process, as wherever code is tested. An exit, a signal or a lost process is a failure, for only a
+report counts whose nonce the code has not seen. The tests arrive sealed, once the code is loaded, and look up builtins
+and modules as they were before. What this does not stop is in docs/tasks.md. Linux only.
 """
 
 from __future__ import annotations
@@ -212,6 +212,7 @@ def _keep(settings: dict[str, Any], seconds: float, fds: tuple[int, ...]) -> tup
         "PYTHONHASHSEED": "0",  # the same verdict each time
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
+        "MALLOC_ARENA_MAX": "2",  # else each thread takes 64 MiB of the address space
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
     }
     with subprocess.Popen(

@@ -15,7 +15,7 @@ import sys
 import threading
 from _blake2 import blake2b  # hashlib loads OpenSSL, which takes a fifth of a program's start
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from types import CodeType, FunctionType, ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 CODE, TESTS = "solution", "tests"
@@ -28,19 +28,6 @@ class NoTestError(Exception):
 
 class TamperError(Exception):
     """The code has changed what the tests are made of."""
-
-
-class Namespace(dict[str, Any]):
-    """Globals of the tests; it knows whether they have taken a name of the code."""
-
-    def __init__(self, names: Mapping[str, Any]) -> None:
-        super().__init__(names)
-        self.code: set[str] = set()
-        self.taken = False
-
-    def __getitem__(self, name: str) -> Any:
-        self.taken = self.taken or name in self.code
-        return super().__getitem__(name)
 
 
 def sealed(job: bytes, key: bytes) -> bytes:
@@ -107,7 +94,7 @@ def load(job: Mapping[str, Any]) -> dict[str, Any]:
     sys.modules[CODE] = module  # dataclasses look their module up
     vars(module)["__builtins__"] = builtins  # else it would have those of the lines here
     for part in ("setup", "code"):
-        exec(compile(job[part], f"<{part}>", "exec", dont_inherit=True), vars(module))
+        exec(compile(job[part], f"<{part}>", "exec", dont_inherit=True, optimize=0), vars(module))
     return vars(module)
 
 
@@ -136,11 +123,13 @@ class Trusted:
         by_module = {id(self._found[name]): copy for name, copy in copies.items()}
         for copy in copies.values():
             vars(copy).update({k: by_module[id(v)] for k, v in vars(copy).items() if id(v) in by_module})
-        self._copies, self.shared = copies, False
-        own = {"__import__": self._import_own, "map": _map, "filter": _filter, "iter": _iter}
+        self._copies, self.shared, self.modules = copies, False, sys.stdlib_module_names
+        own = {"__import__": self._import_own, "map": _Map, "filter": _Filter}
         self.builtins = {**vars(builtins), **own}
         roots = {*MACHINERY} & {name.partition(".")[0] for name in sys.modules}
-        watched = [name for name in self._found if name in modules or name.partition(".")[0] in roots]
+        watched = [
+            name for name in self._found if (name in modules and name != "sys") or name.partition(".")[0] in roots
+        ]
         self._watched = [(self._found[name], dict(_callables(self._found[name]))) for name in ("builtins", *watched)]
 
     def restore(self) -> None:
@@ -168,7 +157,7 @@ class Trusted:
     ) -> Any:
         if name == CODE and "*" in (fromlist or ()):
             code = vars(self._modules[CODE])
-            own = {*self.builtins, *sys.stdlib_module_names, *(globals or ())}  # which a star would hide
+            own = {*self.builtins, *self.modules, *(globals or ())}  # which a star would hide
             code["__all__"] = [key for key in code if not key.startswith("_") and key not in own]
         copy = self._copies.get(name) if level == 0 and not self.shared and name != CODE else None
         if copy is None:
@@ -176,25 +165,38 @@ class Trusted:
         return copy if fromlist else self._copies.get(name.partition(".")[0], copy)
 
 
-def _map(function: Any, *iterables: Any) -> Iterator[Any]:
+class _Alike(type):
+    """Of a class in place of a builtin one: what is an instance of that is one of this."""
+
+    def __instancecheck__(cls, found: Any) -> bool:
+        return isinstance(found, cls.__mro__[1])
+
+
+class _Map(map, metaclass=_Alike):  # type: ignore[type-arg]
     """As map; a StopIteration of the function is no end of it."""
-    for each in zip(*iterables, strict=False):
-        yield function(*each)
+
+    def __new__(cls, function: Any, *iterables: Any) -> Any:
+        return super().__new__(cls, _ending(function), *iterables)
 
 
-def _filter(function: Any, iterable: Any) -> Iterator[Any]:
-    for each in iterable:
-        if function(each) if function is not None else each:
-            yield each
+class _Filter(filter, metaclass=_Alike):  # type: ignore[type-arg]
+    """As filter; a StopIteration of the function is no end of it."""
+
+    def __new__(cls, function: Any, iterable: Any) -> Any:
+        return super().__new__(cls, None if function is None else _ending(function), iterable)
 
 
-def _iter(found: Any, *sentinel: Any) -> Iterator[Any]:
-    return _until(found, *sentinel) if sentinel else iter(found)
+def _ending(function: Any) -> Any:
+    if not callable(function):
+        return function
 
+    def call(*arguments: Any) -> Any:
+        try:
+            return function(*arguments)
+        except StopIteration as e:
+            raise RuntimeError("the function raised StopIteration") from e
 
-def _until(function: Any, sentinel: Any) -> Iterator[Any]:
-    while (value := function()) != sentinel:
-        yield value
+    return call
 
 
 def _copy(module: ModuleType) -> ModuleType:
@@ -222,27 +224,29 @@ def judge(job: Mapping[str, Any], code: dict[str, Any], trusted: Trusted, run: C
     trusted.check()
     module = ModuleType(TESTS)
     sys.modules[TESTS] = module
-    namespace = Namespace({**vars(module), "__builtins__": trusted.builtins})
-    exec(compile(job["setup"], "<setup>", "exec", dont_inherit=True), namespace)
-    tests = compile(job["tests"], "<tests>", "exec", dont_inherit=True)
+    namespace = vars(module)
+    namespace |= {"__builtins__": trusted.builtins, "__file__": f"{TESTS}.py"}
+    exec(compile(job["setup"], "<setup>", "exec", dont_inherit=True, optimize=0), namespace)
+    tests = compile(job["tests"], "<tests>", "exec", dont_inherit=True, optimize=0)
     used = set(_names_in(tests)) - namespace.keys()
-    names = set(job["names"]) or used - trusted.builtins.keys() - sys.stdlib_module_names
-    for name in (used & sys.stdlib_module_names) - names & code.keys():
+    modules = sys.stdlib_module_names - set(job["called"])  # a name that is called is no module
+    names = set(job["names"]) or used - trusted.builtins.keys() - modules
+    for name in (used & modules) - names & code.keys():
         # a module that the tests leave to the code to import: the code's own could be a class of that name
         namespace[name] = trusted.builtins["__import__"](name, fromlist=("*",))
     namespace.update({name: code[name] for name in names & code.keys()})
-    namespace.code = names & code.keys()
-    namespace.taken = job["imports"]
+    trusted.modules = modules
     exec(tests, namespace)
     ran = run(namespace, TESTS)
-    if not namespace.taken or (job["only_defines"] and not ran):
+    taken = job["imports"] or names & code.keys() & set(_names_in(tests))
+    if not taken or (job["only_defines"] and not ran):
         raise NoTestError("nothing called the code")
     if not trusted.shared:
         trusted.check()
 
 
 def run_tests(namespace: dict[str, Any], module: str) -> int:
-    """Call functions ``test_*``, and what classes ``Test*`` and ``unittest.TestCase`` have of them.
+    """Call functions ``test*``, and what classes ``Test*`` and ``unittest.TestCase`` have of them.
 
     Returns:
         How many there were.
@@ -250,35 +254,57 @@ def run_tests(namespace: dict[str, Any], module: str) -> int:
     Raises:
         BaseException: what the first one raised that failed.
     """
-    ran, case = 0, getattr(sys.modules.get("unittest"), "TestCase", ())
+    ran, case = 0, getattr(namespace.get("unittest"), "TestCase", None) or ()
     own = [(name, value) for name, value in namespace.items() if getattr(value, "__module__", None) == module]
     for name, value in own:
-        if isinstance(value, FunctionType) and name.startswith("test_"):
-            value()
-            ran += 1
-        elif isinstance(value, type) and (issubclass(value, case) or name.startswith("Test")):
-            of_unittest = issubclass(value, case)
-            getattr(value, "setUpClass" if of_unittest else "setup_class", _nothing)()
+        if isinstance(value, type) and issubclass(value, case):
+            ran += _run_case(value, namespace["unittest"])
+        elif isinstance(value, type) and name.startswith("Test") and "__init__" not in vars(value):
             for test in dict.fromkeys(key for base in reversed(value.__mro__) for key in vars(base)):
                 if test.startswith("test"):
-                    _run_method(value, test, of_unittest)
+                    _ran_whole(getattr(value(), test)())
                     ran += 1
-            getattr(value, "tearDownClass" if of_unittest else "teardown_class", _nothing)()
+        elif callable(value) and not isinstance(value, type) and name.startswith("test") and not _takes(value):
+            _ran_whole(value())
+            ran += 1
     return ran
 
 
-def _run_method(kind: Any, test: str, of_unittest: bool) -> None:
-    if of_unittest:
-        kind(test).debug()
-        return
-    instance = kind()
-    getattr(instance, "setup_method", _nothing)()
-    getattr(instance, test)()
-    getattr(instance, "teardown_method", _nothing)()
+def _takes(function: Any) -> bool:
+    """It has a parameter that somebody must give: a helper that is called by others."""
+    code = getattr(function, "__code__", None)
+    return code is not None and code.co_argcount > len(function.__defaults__ or ())
 
 
-def _nothing() -> None:
-    """In place of a method that a class has not."""
+def _ran_whole(found: Any) -> None:
+    """Await what a test of asyncio gives.
+
+    Raises:
+        NoTestError: it is a generator, which has not begun.
+    """
+    if hasattr(found, "cr_await"):
+        importlib.import_module("asyncio").run(found)
+    elif hasattr(found, "gi_frame"):
+        raise NoTestError("a test is a generator, which nothing runs")
+
+
+def _run_case(case: Any, unittest: Any) -> int:
+    """By unittest itself.
+
+    Raises:
+        AssertionError: one failed, or was skipped that the tests did not mark.
+        RuntimeError: one ended in another exception.
+    """
+    result = unittest.TestResult()
+    suite = unittest.TestLoader().loadTestsFromTestCase(case)
+    marked = sum(hasattr(getattr(case, test._testMethodName), "__unittest_skip__") for test in suite)
+    suite.run(result)
+    for found, kind in ((result.failures, AssertionError), (result.errors, RuntimeError)):
+        if found:
+            raise kind(found[0][1].strip().rpartition("\n")[2])
+    if result.unexpectedSuccesses or (len(result.skipped) > marked and not hasattr(case, "__unittest_skip__")):
+        raise AssertionError("a test was skipped, or passed that was to fail")
+    return int(result.testsRun) - len(result.skipped)
 
 
 def _names_in(code: CodeType) -> Iterator[str]:

@@ -54,7 +54,7 @@ quotactl quotactl_fd acct swapon swapoff reboot init_module finit_module delete_
 settimeofday clock_settime clock_adjtime adjtimex syslog vhangup iopl ioperm sync syncfs
 mbind migrate_pages move_pages set_mempolicy setpriority ioprio_set inotify_init inotify_init1
 sched_setscheduler sched_setparam sched_setattr sched_setaffinity
-truncate chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat
+flock truncate chmod fchmod fchmodat fchmodat2 chown fchown lchown fchownat utime utimes futimesat utimensat
 setxattr lsetxattr fsetxattr setxattrat removexattr lremovexattr fremovexattr removexattrat file_setattr
 open_tree_attr
 """
@@ -78,7 +78,7 @@ class _Comparison(ctypes.Structure):
 
 
 _NOT_EQUAL, _MASKED_EQUAL, _UNKNOWN_SYSCALL = 1, 7, -1
-_SIGNALLING, _OWNERSHIP = (8, 10, 15), (0x8901, 0x8902)  # whom the kernel signals when a file is ready
+_SIGNALLING, _OWNERSHIP = (8, 10, 15, 1024, 1026), (0x8901, 0x8902)  # whom the kernel signals of a file
 _AF_UNIX, _SOCK_DGRAM, _SOCK_RAW = 1, 2, 3
 
 
