@@ -118,6 +118,17 @@ def test_a_whole_number_is_read_however_it_is_written(value, form):
         ("1e22", 10**22),
         ("1e999999999", None),
         ("9^{999999999}", None),
+        # labels, lists, emphasis, names
+        ("Step 3: 18", 18),
+        ("Step 4:\n18", 18),
+        ("Day 5: 18 eggs", 18),
+        ("The answer is:\n- 18", 18),
+        ("Total - $18", 18),
+        ("- Shoes: $5\n- Total: $18", 18),
+        ("The answer is _18_.", 18),
+        ("18 bottles of vitamin B12", 18),
+        ("RM500", 500),
+        ("type A12", None),
         # what is no number
         ("2:30", (2, 30)),
         ("1:3", (1, 3)),
@@ -170,6 +181,8 @@ def test_millions_are_read_both_ways():
         ("\\text{13}", "13", "1"),
         ("1{,}000\\text{ m}", "1000", "0"),
         ("2:30", "2:30", "30"),
+        ("2 : 30", "2:30", "30"),
+        ("\\$1.2\\text{ million}", "1200000", "1200001"),
         ("0.00005", "5e-05", "5"),
         ("0.00005", "0.00005", "0.00006"),
     ],
@@ -205,7 +218,7 @@ def test_a_gold_number_however_it_is_written(value, form, separator):
 
 
 @pytest.mark.parametrize(
-    "part", ["9", "1,", "1 ", "1/", "1:", "\\frac{", "\\frac{1}{2}", "x^", "-", " ", "USD ", "\\boxed{"]
+    "part", ["9", "1,", "1 ", "1/", "1:", "\\frac{", "\\frac{1}{2}", "x^", "-", " ", "USD ", "\\boxed{", "#"]
 )
 def test_long_texts_take_linear_time(part):
     begun = time.process_time()

@@ -142,6 +142,27 @@ def test_math_without_math_verify(monkeypatch):
         ("\\boxed{3:30}", "7:70", False),
         ("\\boxed{2 : 3}", "2:3", True),
         ("It is 12:30", "12", False),
+        ("\\boxed{A5_{16}}", "B5_{16}", False),
+        ("\\boxed{-(52)_8}", "52_8", False),
+        ("\\boxed{1011 \\text{ base } 2}", "1011_2", True),
+        # sentences in a mark
+        ("<answer>The answer is 15</answer>", "15", True),
+        ("<answer>The answer is 16</answer>", "15", False),
+        ("<answer>There are 15 ways</answer>", "15", True),
+        ("<answer>The probability is $\\frac{3}{4}$</answer>", "\\frac{3}{4}", True),
+        ("<answer>**15**</answer>", "15", True),
+        # separators of thousands, the point of the sentence, factorials
+        ("\\boxed{x = 1,500}", "1500", True),
+        ("\\boxed{N=1{,}500}", "1500", True),
+        ("\\boxed{1,500}", "1,500", True),
+        ("\\boxed{(1,500)}", "(1,500)", True),
+        ("It is $x=5\\sqrt{2}.$", "5\\sqrt{2}", True),
+        ("\\boxed{(a,b)=(-2,1).}", "(-2,1)", True),
+        ("So $5!=120$", "120", True),
+        # a last number that is no answer
+        ("The answer is 5.", "3,5", False),
+        ("the answer is 5π", "5", False),
+        ("the answer is 5x", "5", False),
         # mixed numbers, powers without dollars
         ("\\boxed{2 1/2}", "\\frac{5}{2}", True),
         ("\\boxed{2 1/2}", "2", False),

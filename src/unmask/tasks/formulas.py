@@ -53,7 +53,7 @@ WORDS = (
 BASES = {word: str(base) for base, word in enumerate(WORDS, 2)} | {"binary": "2", "octal": "8", "hexadecimal": "16"}
 _BASE = rf"(?P<base>\d+|{'|'.join(BASES)})"
 NUMERAL = re.compile(
-    rf"(?:\((?P<in>-?[\dA-F]+)\)|(?P<digits>(?:(?<![\w)}}])-)?\d[\dA-F]*))\s*(?:_\s*[({{]*\s*{_BASE}\s*[)}}]*"
+    rf"(?:(?P<minus>-)?\((?P<in>-?[\dA-F]+)\)|(?P<digits>(?:(?<![\w)}}])-)?(?<![\w.,])(?:\d[\dA-F]*|[A-F]+\d[\dA-F]*)))\s*(?:_\s*[({{]*\s*{_BASE}\s*[)}}]*"
     rf"|\(?\s*(?:in\s+)?base[\s-]*{_BASE.replace('base>', 'named>')}\s*\)?)(?![\w^])"
 )
 RATIO = re.compile(r"\s*\d+(?:\.\d+)?(?:\s*(?::|\\colon)\s*\d+(?:\.\d+)?)+\s*", re.ASCII)
@@ -75,7 +75,17 @@ def notation(formula: str) -> str:
     formula = "".join(_fraction(c) if c in VULGAR else c for c in formula)
     for pattern, instead in SYNONYMS:
         formula = pattern.sub(instead, formula)
-    return "".join(SIGNS.get(c, c) for c in formula)
+    return "".join(SIGNS.get(c, c) for c in formula).replace("!=", "! =")
+
+
+def ending(formula: str) -> str:
+    """Without the point or comma of the sentence that it ends."""
+    return re.sub(r"(?<!\\)[.,;\s]+$", "", formula.strip().strip("$"))
+
+
+def ungrouped(formula: str) -> str:
+    """Numbers without separators of thousands."""
+    return re.sub(r"(?<![\d.,])\d{1,3}(?:(?:,\\!|\{,\}|\\,|,)\d{3})+(?!\d)", lambda m: re.sub(r"\D", "", m[0]), formula)
 
 
 def _fraction(character: str) -> str:
@@ -91,13 +101,13 @@ def plain(formula: str) -> str:
 
 def numeral(text: str) -> tuple[str, str] | None:
     """Digits and base of the last numeral that names its base: ``52_8``, ``(52)_{eight}``, ``52 (base 8)``."""
-    text = re.sub(r"\\[,;:! ]", "", TEXT.sub(r"{\1}", notation(text)))
+    text = re.sub(r"\\[,;:! ]", "", TEXT.sub(r" \1 ", notation(text)))
     found = list(NUMERAL.finditer(text.replace("{ ", "{").replace("{(base", "(base").replace("{base", "base")))
     if not found:
         return None
     group = found[-1].groupdict()
     base = group["base"] or group["named"]
-    return (group["in"] or group["digits"]).lstrip("0"), BASES.get(base, base.lstrip("0"))
+    return ((group["minus"] or "") + (group["in"] or group["digits"])).lstrip("0"), BASES.get(base, base.lstrip("0"))
 
 
 def is_numeral(formula: str) -> bool:

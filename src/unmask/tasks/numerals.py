@@ -11,7 +11,8 @@ Ratio = tuple[Fraction, ...]
 Value = Fraction | Ratio
 """A number; or the parts of a ratio or a time of day, ``2:30``, which is none."""
 
-CURRENCY = r"(?:\\?[$€£¥₹]|\b(?:USD|EUR|GBP|CAD|AUD|INR|Rs)\b\.?|\b(?:USD|EUR|GBP|CAD|AUD|INR|Rs\.?)(?=\s?\d))"
+CODES = "USD|EUR|GBP|CAD|AUD|INR|AED|CHF|RM|Php|PHP|kr|Rs"
+CURRENCY = rf"(?:\\?[$€£¥₹]|\b(?:{CODES})\b\.?|\b(?:{CODES}\.?)(?=\s?\d))"
 NARROW = "\u00a0\u2007\u2009\u202f"
 SEPARATOR = rf"(?:,|\{{,\}}|['\u2019_~{NARROW}]|\\[,;:! ]|\{{\\,\}}|\\thinspace\s*)+"
 GROUPED = re.compile(rf"(?<![\d.,])\d{{1,3}}(?:{SEPARATOR}\d{{3}})+(?!\d)", re.ASCII)
@@ -21,8 +22,9 @@ SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+"
 VULGAR = {chr(code) for code in [0xBC, 0xBD, 0xBE, *range(0x2150, 0x215F)]}
 FULLWIDTH = {0xFF10 + digit: str(digit) for digit in range(10)} | {0xFF0D: "-", 0xFE63: "-", 0x2212: "-"}
 # Behind a letter or a bracket they are an index, or the exponent of a unit.
-SCRIPT = re.compile(r"(?<=[A-Za-z)}\]])\s*[\^_]\s*(?:\{[^{}]*\}|\\[A-Za-z]+|-?\w)")
-INDEX = re.compile(r"_\s*(?:\{[^{}]*\}|\w)")
+SCRIPT = re.compile(r"(?:(?<=[A-Za-z)}\]])(?:\s*\^|_)|(?<=unit )_)\s*(?:\{[^{}]*\}|\\[A-Za-z]+|-?\w)")
+INDEX = re.compile(r"(?<=\d)_\s*(?:\{[^{}]*\}|\w)")
+ALONE = re.compile(r"\s*[\d.]+(?:\s*:\s*[\d.]+)+\s*", re.ASCII)
 MAGNITUDES = {"hundred": 2, "thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 
 _U = r"(?:\d+(?:\.\d+)?|(?<![\w.])\.\d+)"
@@ -30,13 +32,13 @@ _ARGUMENT = r"\s*(?:\{{\s*(?P<{0}>[^{{}}]*)\}}|(?P<{0}1>\d))"
 TOKEN = re.compile(
     rf"""
       (?:(?P<whole>\d+)\s*)?\\(?:[dtcs]?frac|nicefrac){_ARGUMENT.format("above")}{_ARGUMENT.format("below")}
-    | (?<![A-Za-z])(?P<units>\d+)(?:\s+|-|\s+and\s+)(?P<part>\d+)\s?/\s?(?P<parts>\d+)(?!\.?\d)
-    | (?<![A-Za-z])(?P<over>{_U})\s?/\s?(?P<under>-?{_U})
-    | (?<![A-Za-z])(?P<mantissa>{_U})(?:[eE](?P<e>[+-]?\d+)(?!\w)
+    | (?<![A-Za-z\d])(?P<units>\d+)(?:\s+|-|\s+and\s+)(?P<part>\d+)\s?/\s?(?P<parts>\d+)(?!\.?\d)
+    | (?<![A-Za-z\d])(?P<over>{_U})\s?/\s?(?P<under>-?{_U})
+    | (?<![A-Za-z\d])(?P<mantissa>{_U})(?:[eE](?P<e>[+-]?\d+)(?!\w)
         |\s*(?:\\times|\\cdot|[xX\u00d7*\u00b7\u22c5])\s*10\s*\^\s*\{{?\s*(?P<ten>[+-]?\d+)\s*\}}?)
-    | (?<![A-Za-z])(?P<base>{_U})\s*\^\s*\{{?\s*(?P<power>-?\d+)\s*\}}?
-    | (?<![A-Za-z])(?P<ratio>{_U}(?:\s?(?::|\\colon|\\mathbin:)\s?{_U})+)
-    | (?<![A-Za-z])(?P<plain>{_U})
+    | (?<![A-Za-z\d])(?P<base>{_U})\s*\^\s*\{{?\s*(?P<power>-?\d+)\s*\}}?
+    | (?<![A-Za-z\d])(?P<ratio>{_U}(?:(?::|\\colon\s?){_U})+)
+    | (?<![A-Za-z\d])(?P<plain>{_U})
     """,
     re.ASCII | re.VERBOSE,
 )
@@ -65,8 +67,8 @@ def readings(text: str, marked: bool = False) -> tuple[Value, ...]:
         sides = re.split(r"=|\\approx|\\equiv|≈", text)
         if len(sides) == 1:
             sides = re.split(r"[<>≤≥]|\\[lg]e[q]?(?![a-z])", text)[::-1]  # 18 > 3 answers 18
-    alone = [found for side in sides if len(found := list(_tokens(side))) == 1 and not _computes(side)]
-    found = alone[-1] if alone else list(_tokens(text))
+    alone = [found for side in sides if len(found := list(_tokens(side, marked))) == 1 and not _computes(side)]
+    found = alone[-1] if alone else list(_tokens(text, marked))
     return found[-1] if found else ()
 
 
@@ -86,9 +88,10 @@ def _plain(text: str, marked: bool) -> str:
     text = GROUPED.sub(lambda m: re.sub(r"\D", "", m[0]), text)
     if marked:
         text = SPACED.sub(lambda m: m[0].replace(" ", ""), text)
+        text = re.sub(r"\s", "", text) if ALONE.fullmatch(text) else text
     for space in ("\\,", "\\!", "\\ ", "\\;", "\\:", "~", *NARROW):
         text = text.replace(space, " ")
-    text = re.sub(rf"-\s*{CURRENCY}\s*(?=[\d.])", "-", text)
+    text = re.sub(rf"(?<![\w)\]}}])-{CURRENCY}\s*(?=[\d.])", "-", text)
     text = re.sub(CURRENCY, " ", text)
     text = re.sub(r"\\(?!(?:[dtcs]?frac|nicefrac))[A-Za-z]+", r"\g<0> ", text)
     return INDEX.sub(" ", SCRIPT.sub(" ", text))
@@ -98,7 +101,7 @@ def _fraction(character: str) -> str:
     return unicodedata.normalize("NFKC", character).replace("\u2044", "/")
 
 
-def _tokens(text: str) -> Iterator[tuple[Value, ...]]:
+def _tokens(text: str, marked: bool = False) -> Iterator[tuple[Value, ...]]:
     """What can be read of each number, in order."""
     for token in TOKEN.finditer(text):
         try:
@@ -111,21 +114,21 @@ def _tokens(text: str) -> Iterator[tuple[Value, ...]]:
         if isinstance(value, tuple):
             yield (value,)
             continue
-        value = -value if _negative(text[: token.start()]) else value
+        value = -value if _negative(text[: token.start()], marked) else value
         word = re.match(r"[\s-]*([a-z]+)", text[token.end() :], re.IGNORECASE)
         zeros = MAGNITUDES.get(word[1].lower()) if word else None
         yield (value,) if zeros is None else (value * 10**zeros, value)
 
 
-def _negative(before: str) -> bool:
-    """A minus is a sign where it is no subtraction; with a space behind it, only where nothing stands before it."""
+def _negative(before: str, marked: bool) -> bool:
+    """A minus is a sign where it is no subtraction; with a space behind it, only at the start of an answer."""
     rest = before.rstrip()
     if not rest.endswith("-"):
         return False
     left = rest[:-1]
     if rest == before:
         return not left or not (left[-1].isalnum() or left[-1] in "_)]}")
-    return not left.strip() or left.rstrip()[-1] in "=(:,{$"
+    return marked and (not left.strip() or left.rstrip()[-1] in "=(,{$")
 
 
 def _value(token: re.Match[str]) -> Value | None:
@@ -149,7 +152,7 @@ def _value(token: re.Match[str]) -> Value | None:
         longest = max(abs(base.numerator), base.denominator).bit_length() * abs(power)
         return base**power if longest <= LONGEST_POWER else None
     if group["ratio"] is not None:
-        return tuple(Fraction(part.strip()) for part in re.split(r":|\\colon|\\mathbin:", group["ratio"]))
+        return tuple(Fraction(part.strip()) for part in re.split(r":|\\colon", group["ratio"]))
     return Fraction(group["plain"])
 
 
@@ -159,6 +162,12 @@ def _inside(argument: str) -> Fraction | None:
     rest = re.sub(r"\\[A-Za-z]+|\bunit\b", "", TOKEN.sub("", argument))
     alone = found[0] if len(found) == 1 and not re.search(r"[A-Za-z]|\d", rest) else ()
     return alone[0] if alone and isinstance(alone[0], Fraction) else None
+
+
+def is_number(text: str) -> bool:
+    """It is one number and nothing else."""
+    text = _plain(text, marked=True)
+    return len(list(_tokens(text, marked=True))) == 1 and not re.sub(r"[\s.$%\\-]", "", TOKEN.sub("", text))
 
 
 def same(found: tuple[Value, ...], gold: tuple[Value, ...]) -> bool:

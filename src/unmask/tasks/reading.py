@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 BOX = re.compile(r"\\(?:boxed|fbox)(?:\s*\{|\s+([^\s{}$\\]+))")
 BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # \{ and \} are part of a formula
 ANSWER_TAG = re.compile(r"<answer>(.*?)(?:</answer>|\Z)", re.DOTALL)
-HASHES = re.compile(r"####([^\n]*)\s*\Z")  # elsewhere it is a heading
 FENCE = re.compile(r"^([ \t]*)(`{3,}|~{3,})[ \t]*([^\n`]*?)[ \t\r]*$", re.MULTILINE)
 MOST_FENCES = 64
 MOST_LINES = 400  # of a program that is searched for a part that parses
@@ -22,8 +21,14 @@ def marked(text: str) -> Iterator[str]:
 
     It is the order of d1's evaluation, which the paper uses (github.com/dllm-reasoning/d1, eval/parse_and_get_acc.py).
     """
-    for find in (boxed, lambda text: reversed(ANSWER_TAG.findall(text)), HASHES.findall):
+    for find in (boxed, lambda text: reversed(ANSWER_TAG.findall(text)), _behind_hashes):
         yield from (answer.strip() for answer in find(text) if answer.strip(" .\n\t"))  # \boxed{...} quotes the prompt
+
+
+def _behind_hashes(text: str) -> Iterator[str]:
+    line = text.rstrip().rpartition("\n")[2]  # elsewhere it is a heading
+    if "####" in line:
+        yield line.partition("####")[2]
 
 
 def boxed(text: str) -> Iterator[str]:

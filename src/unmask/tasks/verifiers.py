@@ -17,15 +17,17 @@ from unmask.tasks.formulas import (
     DELIMITED,
     TEXT,
     as_interval,
+    ending,
     is_interval,
     is_numeral,
     is_ratio,
     notation,
     numeral,
     plain,
+    ungrouped,
 )
 from unmask.tasks.math_judge import equal_formulas
-from unmask.tasks.numerals import Value, last_number, readings, same
+from unmask.tasks.numerals import MAGNITUDES, TOKEN, Value, is_number, last_number, readings, same
 from unmask.tasks.programs import passes, sandbox
 from unmask.tasks.reading import marked
 
@@ -70,7 +72,16 @@ def math(text: str, answer: str) -> bool:
     """
     require_math_verify()
     gold, found = next(marked(answer), answer.strip()), next(marked(text), None)
-    return _in_text(gold, text[-LONGEST_FORMULA:]) if found is None else _equal(gold, found)
+    if found is None or _is_sentence(found):
+        text = (text if found is None else found.replace("**", "").replace("`", ""))[-LONGEST_FORMULA:]
+        return _in_text(gold, text) or (found is not None and _equal(gold, found))
+    return _equal(gold, found)
+
+
+def _is_sentence(found: str) -> bool:
+    """What is marked is more than a formula, as in ``<answer>The answer is $15$.</answer>``."""
+    words = re.sub(r"\\[A-Za-z]+", " ", TEXT.sub("", found))
+    return re.search(r"[A-Za-z]{2,}[:,]?\s+(?:[A-Za-z]{2,}|\$|\d)|\*\*|`", words) is not None
 
 
 def _in_text(gold: str, text: str) -> bool:
@@ -82,8 +93,8 @@ def _in_text(gold: str, text: str) -> bool:
         value = last_number(text)
         if isinstance(value, tuple) or is_ratio(gold) or MIXED_AT_THE_END.search(text):
             return same(readings(text), readings(gold, marked=True))
-        if not TEXT.search(gold) and same(readings(text), _whole_number(gold)):
-            return True
+        if is_number(gold) and value is not None:
+            return _stands_alone(text) and same(readings(text), readings(gold, marked=True))
     last = next((part for part in delimited[-1].groups() if part), "") if delimited else ""
     return equal_formulas(notation(gold), notation(text), False) or (last != "" and _equal(gold, last))
 
@@ -103,7 +114,9 @@ def _equal(gold: str, found: str) -> bool:
         return bases[0] == bases[1] if all(bases) else digits[0] == digits[1]
     if is_ratio(gold) and is_ratio(found):
         return same(readings(found, marked=True), readings(gold, marked=True))
-    sides = notation(gold), notation(found)
+    sides = ending(notation(gold)), ending(notation(found))
+    if not sides[0].startswith(("(", "[", "\\left", "\\{")) and "," not in ungrouped(sides[0]):
+        sides = ungrouped(sides[0]), ungrouped(sides[1])
     intervals = [as_interval(side) for side in sides]
     if intervals[0] is None and intervals[1] and is_interval(sides[0]):
         sides = sides[0], intervals[1]
@@ -112,10 +125,14 @@ def _equal(gold: str, found: str) -> bool:
     return equal_formulas(*sides, True)
 
 
-def _whole_number(gold: str) -> tuple[Value, ...]:
-    """The number that a gold answer is, if it is nothing else."""
-    rest = re.sub(r"[\d\s.,/{}$%-]|\\[dt]?frac|\\[!,]", "", gold)
-    return readings(gold, marked=True) if not rest else ()
+def _stands_alone(text: str) -> bool:
+    """The last number of a text is no part of a formula, such as 5 of 5x."""
+    found = list(TOKEN.finditer(text))
+    if not found:
+        return True
+    before, after = text[: found[-1].start()], text[found[-1].end() :]
+    part = re.match(r"\s*(?:[π√!^)\]}]|\\(?:pi|sqrt|cdot|times))|[inkxyz](?![a-zA-Z])", after)
+    return part is None and re.search(r"(?:[√+*/^_><≥≤(\[{]|\\[a-z]+|\blog)\s*$", before) is None
 
 
 def code(text: str, answer: str, columns: Mapping[str, Any]) -> bool:
@@ -224,10 +241,15 @@ def _gold_number(answer: str) -> tuple[Value, ...]:
     return _marked_number(answer) or readings(answer, marked=True)
 
 
+def _unit(text: re.Match[str]) -> str:
+    word = text[1].strip().lower()
+    return f" {word} " if word in MAGNITUDES else " unit "
+
+
 def _marked_number(text: str) -> tuple[Value, ...]:
     r"""Of the first marked answer that has a number; one in ``\text{}`` counts if there is no other."""
     for answer in marked(text):
-        found = readings(TEXT.sub(" unit ", answer), marked=True) or readings(TEXT.sub(r" \1 ", answer), marked=True)
+        found = readings(TEXT.sub(_unit, answer), marked=True) or readings(TEXT.sub(r" \1 ", answer), marked=True)
         if found:
             return found
     return ()
