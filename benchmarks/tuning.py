@@ -329,7 +329,9 @@ def point(one: Outcomes) -> str:
 def spread(values: Sequence[float], scale: float = 100) -> str:
     """Mean and 95% interval over seeds."""
     found = scale * torch.tensor(values, dtype=torch.float64)
-    half = t95(len(found) - 1) * found.std().item() / math.sqrt(len(found)) if len(found) > 1 else math.nan
+    if len(found) == 1:
+        return f"{found.item():.1f}"
+    half = t95(len(found) - 1) * found.std().item() / math.sqrt(len(found))
     return f"{found.mean():.1f} ± {half:.1f} over seeds"
 
 
