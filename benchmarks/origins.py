@@ -52,7 +52,7 @@ def ablations(args: argparse.Namespace) -> None:
     for place in args.studies:
         seeds = curves(args, place, place)
         at = [nfe_of(seeds)[i] for i in PARTS]
-        print(f"\n| {place} | area | difference | " + " | ".join(f"at {nfe:.1f} passes" for nfe in at))
+        print(f"\n| {place} | area | difference | " + "".join(f"at {nfe:.1f} passes | " for nfe in at))
         print("|---|---|---|" + "---|" * len(at))
         length = int(PLACES[place].get("gen-length", 32))
         whole = [area(one, length) for one in seeds]
