@@ -35,7 +35,7 @@ class Tests:
         try:
             with warnings.catch_warnings(action="ignore"):
                 trees = [ast.parse(setup), ast.parse(tests)]
-        except (SyntaxError, ValueError, RecursionError, MemoryError):
+        except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
             trees = [ast.Module([], []), ast.Module([], [])]
         for node in (each for tree in trees for each in ast.walk(tree)):
             if isinstance(node, ast.Import):

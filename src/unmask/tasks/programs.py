@@ -97,7 +97,7 @@ def called(tests: str, reference: str = "") -> tuple[str, ...]:
     """Names that tests call and do not define. A builtin is none of them, unless the reference solution defines it."""
     try:
         nodes = list(ast.walk(ast.parse(tests)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
         return ()
     names = [node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
     own = {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
@@ -113,7 +113,7 @@ def imported(tests: str, module: str) -> tuple[str, ...]:
     """Names that tests import from a module."""
     try:
         nodes = list(ast.walk(ast.parse(tests)))
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
         return ()
     imports = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module == module]
     return tuple(dict.fromkeys(alias.name for node in imports for alias in node.names if alias.name != "*"))

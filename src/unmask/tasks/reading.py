@@ -115,7 +115,7 @@ def parses(code: str) -> bool:
     try:
         with warnings.catch_warnings(action="ignore"):  # of escapes that are none
             ast.parse(code)
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError):
         return False
     return True
 
