@@ -59,10 +59,8 @@ def ablations(args: argparse.Namespace) -> None:
         reached = [against(seeds, seeds, nfe, hull=False)[0] for nfe in at]
         print(f"| as it is, {len(seeds)} seeds | {spread(whole)} | | {' | '.join(reached)} |")
         for study in (one for one, (home, flags) in STUDIES.items() if home == place and flags):
-            held_out = [
-                (seed, folder(args.out, study, seed) / "held-out" / place / "rows.jsonl") for seed in args.seeds
-            ]
-            other = [seed for seed, rows in held_out if rows.exists()]
+            rows = Path("held-out", place, "rows.jsonl")
+            other = [seed for seed in args.seeds if (folder(args.out, study, seed) / rows).exists()]
             if not other:
                 continue
             ablated = curves(argparse.Namespace(**{**vars(args), "seeds": other}), study, place)

@@ -48,7 +48,7 @@ def written(folder, rows=ROWS):
 
 def test_its_rules_and_what_they_did(tiny, tmp_path):
     decode = config(tmp_path).decode.model_copy(update={"gen_length": 8})
-    found = swept(written(tmp_path / "s"), "best:*", tiny, Short(), decode, 8)
+    found = swept(written(tmp_path / "s"), "best:*", tiny, Short(), decode)
     assert [cell.key for cell in found] == [
         "confidence_threshold:threshold=0.5 @ 4",
         "top_k_confidence:k=4 @ 8",
@@ -56,7 +56,7 @@ def test_its_rules_and_what_they_did(tiny, tmp_path):
     ]
     outcome = found[Demonstration("confidence_threshold:threshold=0.5", 4)]
     assert (outcome.nfe.tolist(), outcome.correct.tolist(), outcome.gen_length) == ([8, 6], [True, True], 8)
-    assert len(swept(tmp_path / "s", "best:top_k_confidence", tiny, Short(), decode, 8)) == 1
+    assert len(swept(tmp_path / "s", "best:top_k_confidence", tiny, Short(), decode)) == 1
     assert all(
         spelt({"type": load_policy(cell.policy).type_name, **load_policy(cell.policy).config()}) for cell in found
     )
@@ -105,17 +105,17 @@ def test_a_run_clones_the_best_of_it_at_each_speed(tiny, tmp_path):
 def test_another_sweep_is_refused(tiny, tmp_path, rows, rule, message):
     decode = config(tmp_path).decode.model_copy(update={"gen_length": 8})
     with pytest.raises(UnmaskError, match=re.escape(message)):
-        swept(written(tmp_path / "s", rows), rule, tiny, Short(), decode, 8)
+        swept(written(tmp_path / "s", rows), rule, tiny, Short(), decode)
     with pytest.raises(UnmaskError, match=r"holds no rows.jsonl: give the output folder of unmask sweep"):
-        swept(tmp_path / "none", "best:*", tiny, Short(), decode, 8)
+        swept(tmp_path / "none", "best:*", tiny, Short(), decode)
 
 
 def test_only_blocks_of_the_length_asked_for(tiny, tmp_path):
     decode = config(tmp_path).decode.model_copy(update={"gen_length": 8})
-    found = swept(written(tmp_path / "s"), "best:*", tiny, Short(), decode, 8, 4)
+    found = swept(written(tmp_path / "s"), "best:*", tiny, Short(), decode, 4)
     assert {cell.block_length for cell in found} == {4}
     with pytest.raises(UnmaskError, match=r"holds no cell of best:\* in blocks of 2: sweep those"):
-        swept(tmp_path / "s", "best:*", tiny, Short(), decode, 8, 2)
+        swept(tmp_path / "s", "best:*", tiny, Short(), decode, 2)
 
 
 def test_a_sweep_that_does_not_fit_leaves_no_folder(tiny, tmp_path):

@@ -106,7 +106,7 @@ def test_a_run_begins_with_them_and_says_so(tiny, teachers, tmp_path):
     [
         (3, EVERY, "3 clone.teachers for 2 task(s): give one for each, or one for all."),
         (0, EVERY, "The teacher factor is a rule: clone it by clone.rule."),
-        (1, {}, "a cannot be cloned: it has a speed, and the policy to train has none."),
+        (1, {}, "and the policy to train has none; set policy.use_speed, or choose another teacher."),
     ],
 )
 def test_teachers_that_do_not_fit_are_refused(tiny, teachers, tmp_path, named, changes, message):
@@ -119,7 +119,9 @@ def test_teachers_that_do_not_fit_are_refused(tiny, teachers, tmp_path, named, c
 
 def test_one_without_a_speed_cannot_teach_one_with(tiny, tmp_path):
     TransformerPolicy().save(tmp_path / "plain")
-    with pytest.raises(UnmaskError, match="the policy to train has a speed, and it has none"):
+    with pytest.raises(
+        UnmaskError, match="the policy to train has a speed, and it has none; unset policy.use_speed, or choose"
+    ):
         trainer(tiny, tmp_path / "run", clone_teachers=[str(tmp_path / "plain")], **EVERY)
 
 

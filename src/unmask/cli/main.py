@@ -141,7 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line. Bad input ends in one sentence on stderr and exit code 2."""
     tokens = list(sys.argv[1:] if argv is None else argv)
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure") and not codecs.lookup(stream.encoding).name.startswith("utf"):
+        if hasattr(stream, "reconfigure") and not codecs.lookup(stream.encoding or "utf-8").name.startswith("utf"):
             stream.reconfigure(errors="backslashreplace")  # a terminal of ASCII shows the rest by its number
     try:
         app(tokens, exit_on_error=False, print_error=False, result_action="return_value")

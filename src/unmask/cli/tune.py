@@ -271,7 +271,6 @@ def finalists(folder: Path) -> list[Cell]:
 
 def finalists_of_sweep(config: TrainConfig, folder: str, model: MaskedDiffusionModel, task: Task) -> list[Cell]:
     """The rules of a sweep that may be part of the best mixture of two."""
-    longest = config.decode.block_length or config.decode.region(task, model)
-    tried = swept(folder, BEST + EVERY, model, task, config.decode, longest)
+    tried = swept(folder, BEST + EVERY, model, task, config.decode)
     points = [Point(one.nfe.double().mean().item(), one.correct.double().mean().item(), c) for c, one in tried.items()]
     return [(one.cell.policy, plain(one.cell.block_length)) for one in near_frontier(points)]

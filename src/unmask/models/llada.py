@@ -77,7 +77,7 @@ def load_llada(
 def rotate_in_float32(network: PreTrainedModel) -> None:
     """Turn queries and keys by float32 angles in float32, as the published code does (`rope_full_precision`).
 
-    In bfloat16 the logits are then bit for bit the published ones; a stock Llama rounds the angles first.
+    In bfloat16 they are then rounded once, as there; a stock Llama rounds the angles first.
     """
     forward = inspect.unwrap(LlamaAttention.forward)
     rotated = FunctionType(

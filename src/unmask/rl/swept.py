@@ -30,7 +30,6 @@ def swept(
     model: MaskedDiffusionModel,
     task: Task,
     config: DecodeConfig,
-    longest: Block,
     block_length: Block = None,
 ) -> Tried:
     """The rules of a sweep that the learner can be shown, and what they did.
@@ -38,8 +37,7 @@ def swept(
     Args:
         rule: which, as in `unmask.rl.search.demonstrations`: ``best:type`` or ``best:*``.
         config: how the learner decodes.
-        longest: block length of the learner, which every rule's divides.
-        block_length: of the rules; by default of any length.
+        block_length: of the rules; by default of any length that divides the learner's.
 
     Raises:
         UnmaskError: no sweep, of another dLLM, task or region, of the test split, or without a rule that fits.
@@ -51,6 +49,7 @@ def swept(
         raise UnmaskError(f"clone.sweep: {folder} holds no rows.jsonl: give the output folder of unmask sweep.")
     found: dict[Demonstration, list[Mapping[str, Any]]] = {}
     gen_length = config.region(task, model)
+    longest = config.block_length or gen_length
     wanted: dict[str, Any] = {"model": model.name, "task": task.name, "gen_length": gen_length}
     for row in Journal(path).rows(COLUMNS):
         alike = (row["suppress_eos"], row["stop_at_eos"]) == (config.suppress_eos, config.stop_at_eos)

@@ -102,4 +102,8 @@ def check_teachers(names: Sequence[str], policy: LearnedPolicy, task: Task) -> N
             raise UnmaskError(f"The teacher {name} is a rule: clone it by clone.rule.")
         if teacher.needs.speed != policy.needs.speed:
             has, lacks = ("it", "the policy to train") if teacher.needs.speed else ("the policy to train", "it")
-            raise UnmaskError(f"The teacher {name} cannot be cloned: {has} has a speed, and {lacks} has none.")
+            remedy = "set policy.use_speed" if teacher.needs.speed else "unset policy.use_speed"
+            raise UnmaskError(
+                f"The teacher {name} cannot be cloned: {has} has a speed, and {lacks} has none; {remedy}, or choose "
+                "another teacher."
+            )

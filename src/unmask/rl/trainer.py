@@ -166,8 +166,7 @@ class Trainer:
         config, clones = self.config, self.config.clone
         if not config.clones or clones.teachers or clones.sweep is None or clones.rule is None:
             return None
-        longest = config.decode.block_length or config.decode.region(self.task, self.model)
-        return swept(clones.sweep, clones.rule, self.model, self.task, config.decode, longest, clones.block_length)
+        return swept(clones.sweep, clones.rule, self.model, self.task, config.decode, clones.block_length)
 
     def _warm_start(self, stop: Stop, tried: Tried | None) -> None:
         """Clone, validate, save. If stopped, nothing is kept of it, and a resumed run starts over."""

@@ -175,7 +175,7 @@ def protection(without: tuple[str, ...] = ()) -> tuple[str, ...]:
     agreed = {*without, *filter(None, os.environ.get(CONSENT, "").split(","))}
     missing = [layer for layer in LAYERS if layer not in {*layers, *agreed}]
     if os.geteuid() != 0 and "nobody" in missing:
-        missing.remove("nobody")  # it is nobody of importance already
+        missing.remove("nobody")  # only root has a user to give up
     if missing:
         as_root = "; programs would run as root" if "nobody" in missing else ""
         remedies = "; ".join(REMEDIES[layer] for layer in missing)

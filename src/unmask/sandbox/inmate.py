@@ -283,7 +283,9 @@ def _ran_whole(found: Any) -> None:
         NoTestError: it is a generator, which has not begun.
     """
     if hasattr(found, "cr_await"):
-        importlib.import_module("asyncio").run(found)
+        import asyncio  # few tests need it, and it takes as long as all else here
+
+        asyncio.run(found)
     elif hasattr(found, "gi_frame"):
         raise NoTestError("a test is a generator, which nothing runs")
 
