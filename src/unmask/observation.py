@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unmask.errors import UnmaskError
@@ -30,6 +30,7 @@ class Needs:
         kl_history: for how many steps back the change of each position's distribution is wanted.
         hidden_states: the dLLM's last hidden state of each position.
         speed: the policy is conditioned on the speed that the user asks for.
+        block_step: how many steps the row has taken in its current block.
     """
 
     top_k: int = 1
@@ -38,6 +39,7 @@ class Needs:
     kl_history: int = 0
     hidden_states: bool = False
     speed: bool = False
+    block_step: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("top_k", 1), ("kl_history", 0)):
@@ -53,6 +55,7 @@ class Needs:
             max(self.kl_history, other.kl_history),
             self.hidden_states or other.hidden_states,
             self.speed or other.speed,
+            self.block_step or other.block_step,
         )
 
 
@@ -72,6 +75,7 @@ class Observation:
             where a step was not looked at. None unless needed.
         hidden_states: None unless needed.
         speed: that each row is decoded at, from 0 (slow, careful) to 1 (fast); None unless needed.
+        block_step: steps taken so far in the row's current block; None unless needed.
     """
 
     confidence: Float[Tensor, "b l k"]
@@ -83,6 +87,7 @@ class Observation:
     kl: Float[Tensor, "b l s"] | None = None
     hidden_states: Float[Tensor, "b l h"] | None = None
     speed: Float[Tensor, " b"] | None = None
+    block_step: Int[Tensor, " b"] | None = None
 
     def take(self, rows: Tensor) -> Observation:
         """The rows named by indices, in that order."""
@@ -110,4 +115,5 @@ class Observation:
             kl=shown(None if self.kl is None else self.kl[..., : needs.kl_history], needs.kl_history > 0),
             hidden_states=shown(self.hidden_states, needs.hidden_states),
             speed=self.speed if needs.speed else None,
+            block_step=self.block_step if needs.block_step else None,
         )

@@ -123,7 +123,7 @@ class EveryThirdStep(Policy):
     def select(self, observation):
         step = (observation.step_fraction * observation.masked.shape[1]).round().long()
         return (
-            topk_positions(observation.confidence[..., 0], observation.selectable, 2, tie_decimals=None)
+            topk_positions(observation.confidence[..., 0], observation.selectable, 2, exact=True)
             & (step % 3 == 0)[:, None]
         )
 
@@ -308,7 +308,7 @@ class ReadsHiddenStates(Policy):
 
     def select(self, observation):
         assert observation.hidden_states.shape[-1] == 32
-        return topk_positions(observation.hidden_states[..., 0], observation.selectable, 1, tie_decimals=None)
+        return topk_positions(observation.hidden_states[..., 0], observation.selectable, 1, exact=True)
 
     def config(self):
         return {}

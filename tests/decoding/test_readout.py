@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.decoding import readout
-from unmask.decoding.readout import read, sample
+from unmask.decoding.readout import Drawn, Sampling, read, sample
 from unmask.models.memory import Reader
 from unmask.observation import Needs
 
@@ -105,7 +105,7 @@ def test_tokens_are_drawn_from_the_tempered_softmax(temperature):
     logits = torch.tensor([2.0, 1.0, 0.0, 5.0, -1.0, 0.5])
     key = torch.randint(0, 2**62, (n,), generator=torch.Generator().manual_seed(0))
     step, position = torch.arange(n) % 7, torch.arange(n) % 11
-    drawn = sample(torch.clone, logits.expand(n, -1), BANNED, 6, temperature, key, step, position)
+    drawn = sample(torch.clone, logits.expand(n, -1), BANNED, 6, Drawn(Sampling(temperature), key, step, position))
     expected = (logits.index_fill(0, BANNED, -torch.inf) / temperature).softmax(dim=0)
     share = torch.bincount(drawn, minlength=6) / n
     error = (expected * (1 - expected) / n).sqrt()
@@ -116,12 +116,12 @@ def test_tokens_are_drawn_from_the_tempered_softmax(temperature):
 def test_a_draw_depends_on_key_step_and_position_alone():
     logits = logits_of(50, 40, 1.0, 0)
     key, step, position = torch.arange(50) * 977, torch.arange(50) % 5, torch.arange(50) % 8
-    whole = sample(torch.clone, logits, BANNED, 40, 1.0, key, step, position)
+    whole = sample(torch.clone, logits, BANNED, 40, Drawn(Sampling(1.0), key, step, position))
     for i in range(50):
         at = slice(i, i + 1)
-        alone = sample(torch.clone, logits[at], BANNED, 40, 1.0, key[at], step[at], position[at])
+        alone = sample(torch.clone, logits[at], BANNED, 40, Drawn(Sampling(1.0), key[at], step[at], position[at]))
         assert torch.equal(alone, whole[at])
     same = logits[:1].expand(50, -1)
-    expected = sample(torch.clone, same, BANNED, 40, 2.0, key, step, position)
+    expected = sample(torch.clone, same, BANNED, 40, Drawn(Sampling(2.0), key, step, position))
     for moved in ((key + 1, step, position), (key, step + 1, position), (key, step, position + 1)):
-        assert not torch.equal(sample(torch.clone, same, BANNED, 40, 2.0, *moved), expected)
+        assert not torch.equal(sample(torch.clone, same, BANNED, 40, Drawn(Sampling(2.0), *moved)), expected)

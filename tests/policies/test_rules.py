@@ -15,15 +15,19 @@ from unmask.policies import (
     KLASS,
     BetaScaling,
     ConfidenceThreshold,
+    Dilated,
     EntropyBound,
+    EntropyTopK,
     Factor,
     FixedSchedule,
     MarginThreshold,
     MarginTopK,
     MaxReveal,
     MinReveal,
+    Origin,
     RandomOrder,
     RisingThreshold,
+    StepCount,
     Temperature,
     TopKConfidence,
     TransformerConfig,
@@ -65,6 +69,9 @@ def test_top_k_takes_k_or_what_there_is_leftmost_on_ties():
 def test_what_float32_cannot_tell_apart_is_tied_and_goes_to_the_left():
     assert chosen(TopKConfidence(1), [[0.2, 0.9999994, 0.9999999]]) == [[1]]
     assert chosen(TopKConfidence(1), [[0.2, 0.9994, 0.9999]]) == [[2]]
+    assert chosen(TopKConfidence(1), [[0.00012, 0.00013, 0.00011]]) == [[1]], "small confidences decide"
+    assert chosen(EntropyTopK(1), [[0.5] * 3], entropy=[[3e-7, 1e-7, 2.0]]) == [[0]]
+    assert chosen(EntropyTopK(1), [[0.5] * 3], entropy=[[1.2e-4, 1.1e-4, 2.0]]) == [[1]]
 
 
 def test_random_order_follows_the_rows_noise_not_the_confidence():
@@ -204,6 +211,18 @@ RULES = [
     FixedSchedule((1, 2, 3)),
     MaxReveal(ConfidenceThreshold(0.1), 2),
     MinReveal(RandomOrder(1), 2),
+    Factor(1.0, released=True),
+    KLASS(0.6, 0.015, 2, wait=True, strategy="min_kl"),
+    KLASS(0.6, 0.015, 1, strategy="random"),
+    TopKConfidence(2, alg_temp=0.3),
+    MarginTopK(2, alg_temp=0.3),
+    EntropyTopK(2),
+    EntropyTopK(2, alg_temp=0.3),
+    StepCount(3, order="margin"),
+    StepCount(3, "linear", "entropy", 0.2),
+    StepCount(2, order="random"),
+    Origin(3),
+    Dilated(ConfidenceThreshold(0.5), 4),
 ]
 
 

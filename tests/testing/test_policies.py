@@ -12,7 +12,7 @@ class Good(Policy):
     type_name = "good"
 
     def select(self, observation):
-        return topk_positions(observation.confidence[..., 0], observation.selectable, 1, tie_decimals=None)
+        return topk_positions(observation.confidence[..., 0], observation.selectable, 1, exact=True)
 
     def config(self):
         return {}
@@ -34,9 +34,7 @@ class Stateful(Good):
 
     def select(self, observation):
         self.calls += 1
-        return topk_positions(
-            observation.confidence[..., 0], observation.selectable, 1 + self.calls % 2, tie_decimals=None
-        )
+        return topk_positions(observation.confidence[..., 0], observation.selectable, 1 + self.calls % 2, exact=True)
 
 
 class Writes(Good):
@@ -47,7 +45,7 @@ class Writes(Good):
 
 class SecretlyRandom(Good):
     def select(self, observation):
-        return topk_positions(observation.noise, observation.selectable, 1, tie_decimals=None)
+        return topk_positions(observation.noise, observation.selectable, 1, exact=True)
 
 
 class Stalls(Good):
@@ -78,7 +76,7 @@ class NeedsEverything(Good):
         assert observation.confidence.shape[-1] == 5
         assert observation.kl.shape[-1] == 3
         assert observation.hidden_states.shape[-1] == 24
-        return topk_positions(observation.entropy, observation.selectable, 1, tie_decimals=None)
+        return topk_positions(observation.entropy, observation.selectable, 1, exact=True)
 
 
 def test_a_policy_is_shown_what_it_needs_and_no_more():

@@ -148,7 +148,7 @@ def _decode_waiting(
         kept = len(done)
         try:
             for batch in batches:
-                for completion in batch.completions(job.model):
+                for completion in batch.completions():
                     index = waiting[completion.index]
                     done[index] = _row(job.source, index, completion, job.settings)
                     _append(done[index], part)

@@ -170,7 +170,7 @@ def _decode(
     streams = [asked.index]  # as this prompt draws among the others of its task
     with errors.status(f"decoding with {name}"):
         (batch,) = stream(model, policy, [tokens], config, seed=seed, streams=streams, callback=recorder)
-        (done,) = batch.completions(model)
+        (done,) = batch.completions()
     correct = None
     if example is not None and asked.task is not None and asked.task.verifiable:
         (correct,) = verdicts(asked.task, [example], [done.text], [done.ended != "budget"])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
+from unmask.policies.ranking import topk_positions
 from unmask.settings import OneWord, Settings, build, parse_spec, spell_items
 
 
@@ -155,7 +156,8 @@ class DelimitedBlocks(Blocks):
         positions = _positions(masked)
         inside = (positions >= start[:, None]) & (positions < (start + self.window)[:, None])
         delimiter = masked & inside & torch.isin(predicted, self.delimiters)
-        most, at = confidence.masked_fill(~delimiter, -1.0).max(dim=1)
+        most = confidence.masked_fill(~delimiter, -1.0).amax(dim=1)
+        at = topk_positions(confidence, delimiter, 1).int().argmax(dim=1)  # of several that are as sure, the leftmost
         fallback = (start + self.default).clamp(max=masked.shape[1])
         end = torch.where(most >= self.threshold, at + 1, fallback)
         return torch.where(begins, end, block_end)

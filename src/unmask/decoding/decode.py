@@ -53,7 +53,7 @@ def decode(
         batches.append(batch)
         if on_ended is not None:
             on_ended(sum(len(each.row) for each in batches), len(prompts))
-    return in_order(model, batches, total_seconds=time.perf_counter() - start, **vars(totals))
+    return in_order(batches, total_seconds=time.perf_counter() - start, **vars(totals))
 
 
 def stream(

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Annotated, Any
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, Field
 
 from unmask.decoding.blocks import BlockLength, Blocks, make_blocks
+from unmask.decoding.readout import ConfidenceOf, Sampling
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.observation import Needs
@@ -29,11 +30,19 @@ class Options:
     gen_length: int
     blocks: Blocks
     batch_size: int
-    temperature: float
+    sampling: Sampling
     max_steps: int
+    max_block_steps: int | None
     stop_at_eos: bool
     suppress_eos: bool
+    text_after_eos: bool
+    judge_unfinished: bool
+    cfg_scale: float
     speed: float | None
+
+    def text(self, model: MaskedDiffusionModel, tokens: Sequence[int]) -> str:
+        """What a region says."""
+        return model.text(tokens, after_eos=self.text_after_eos, show_masks=not self.judge_unfinished)
 
 
 def _divides(temperature: float) -> float:
@@ -59,11 +68,44 @@ class DecodeConfig(Settings):
     temperature: Annotated[
         float, Ge(0), AfterValidator(_divides), Field(description="Of the tokens; 0 takes the likeliest.")
     ] = 0.0
+    top_p: Annotated[
+        float,
+        Gt(0),
+        Le(1),
+        Field(description="Draw tokens from the likeliest ones that together have this probability."),
+    ] = 1.0
+    top_k: Annotated[int | None, Ge(1), Field(description="Draw tokens from the k likeliest (default: all).")] = None
+    confidence_of: Annotated[
+        ConfidenceOf,
+        Field(
+            description="Whose probability a policy sees where tokens are drawn: the likeliest token's (paper), the "
+            "drawn one's (LLaDA), or the drawn one's in the distribution it is drawn from, whose margins and "
+            "entropies then count, too (sampling: Dream)."
+        ),
+    ] = "likeliest"
+    cfg_scale: Annotated[
+        float, Ge(0), Field(description="Classifier-free guidance (LLaDA): each pass then runs the dLLM on two rows.")
+    ] = 0.0
     max_steps: Annotated[
         int | None, Ge(1), Field(description="Forward passes per prompt at most (default: gen_length).")
     ] = None
+    max_block_steps: Annotated[
+        int | None,
+        Ge(1),
+        Field(
+            description="Forward passes per block at most; what is masked there then stays masked (released code: "
+            "block_length)."
+        ),
+    ] = None
     stop_at_eos: Annotated[bool, Field(description="End a prompt once its text and the EOS behind it stand.")] = True
     suppress_eos: Annotated[bool, Field(description="Confidence 0 for EOS behind masked text.")] = False
+    text_after_eos: Annotated[
+        bool, Field(description="Text goes on behind an EOS, and is judged with it (released code).")
+    ] = False
+    judge_unfinished: Annotated[
+        bool,
+        Field(description="An answer with masks left is judged without them (released code); by default it is wrong."),
+    ] = False
     speed: Annotated[
         float | None,
         Ge(0),
@@ -88,17 +130,26 @@ class DecodeConfig(Settings):
         """Fill in every default.
 
         Raises:
-            UnmaskError: a block length that does not divide the region; a delimiter that is not one token.
+            UnmaskError: a block length that does not divide the region; a delimiter that is not one token; options that
+                go against each other.
         """
         gen_length = self.region(task, model)
+        if self.text_after_eos and self.stop_at_eos:
+            raise UnmaskError(
+                "text_after_eos keeps text behind an EOS, where stop_at_eos stops: set stop_at_eos = false."
+            )
         return Options(
             gen_length=gen_length,
             blocks=make_blocks(self.block_length, gen_length, model),
             batch_size=self.batch_size,
-            temperature=self.temperature,
+            sampling=Sampling(self.temperature, self.top_p, self.top_k, self.confidence_of),
             max_steps=gen_length if self.max_steps is None else self.max_steps,
+            max_block_steps=self.max_block_steps,
             stop_at_eos=self.stop_at_eos,
             suppress_eos=self.suppress_eos,
+            text_after_eos=self.text_after_eos,
+            judge_unfinished=self.judge_unfinished,
+            cfg_scale=self.cfg_scale,
             speed=self.speed,
         )
 

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from unmask.decoding.blocks import Blocks
-from unmask.decoding.readout import read
+from unmask.decoding.readout import PLAIN, Drawn, Sampling, read
 from unmask.decoding.state import DecodingState, Memories, Reading
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.memory import spread
@@ -50,21 +50,37 @@ class Pass:
     equal: Duplicates | None = None
 
 
-def run(model: MaskedDiffusionModel, state: DecodingState, needs: Needs, blocks: Blocks, share: bool = False) -> Pass:
+def run(
+    model: MaskedDiffusionModel,
+    state: DecodingState,
+    needs: Needs,
+    blocks: Blocks,
+    share: bool = False,
+    sampling: Sampling = PLAIN,
+) -> Pass:
     """Ask the dLLM once what it would write, and how confident it is, at the positions the policy needs.
 
     Args:
         share: rows that hold the same tokens share one pass, and a row that has not changed since its last one needs
             none: worth it where prompts are repeated and steps may reveal nothing, as in GRPO's roll-outs.
+        sampling: how tokens are drawn, where the policy is to see that.
     """
-    scope = blocks.scope(state.masked, state.block_end)
+    scope = blocks.scope(state.open, state.block_end)
     kept = [memory for memory in (state.memory.model, state.memory.kl) if memory is not None]
     positions = max([needs.positions, *(memory.positions for memory in kept)], key=WIDER.index)
     wanted = {"selectable": scope, "masked": state.masked, "region": torch.ones_like(scope)}[positions]
-    return _shared(model, state, wanted, needs) if share and not kept else _plain(model, state, wanted, needs)
+    if share and not kept:
+        return _shared(model, state, wanted, needs, sampling)
+    return _plain(model, state, wanted, needs, sampling)
 
 
-def _plain(model: MaskedDiffusionModel, state: DecodingState, wanted: Bool[Tensor, "b l"], needs: Needs) -> Pass:
+def _plain(
+    model: MaskedDiffusionModel,
+    state: DecodingState,
+    wanted: Bool[Tensor, "b l"],
+    needs: Needs,
+    sampling: Sampling,
+) -> Pass:
     """One forward pass of every row, read at the wanted positions."""
     rows, columns = wanted.nonzero(as_tuple=True)
     shape = (len(state), state.gen_length)
@@ -73,7 +89,10 @@ def _plain(model: MaskedDiffusionModel, state: DecodingState, wanted: Bool[Tenso
     kept = {name: memory for name, memory in vars(state.memory).items() if memory is not None}
     readers = {name: memory.reader(rows, columns, shape) for name, memory in kept.items()}
     present = {name: reader for name, reader in readers.items() if reader is not None}
-    found = read(model.head, hidden, needs, model.banned_ids, model.vocab_size, list(present.values()))
+    drawn = None
+    if sampling.shown:
+        drawn = Drawn(sampling, state.key[rows], state.step[rows], columns)
+    found = read(model.head, hidden, needs, model.banned_ids, model.vocab_size, list(present.values()), drawn)
     remembered = {
         name: reader.remember(taken) for (name, reader), taken in zip(present.items(), found.read, strict=True)
     }
@@ -87,17 +106,20 @@ def _plain(model: MaskedDiffusionModel, state: DecodingState, wanted: Bool[Tenso
     return Pass(reading, replace(state.memory, **remembered), len(state), hidden, slot)
 
 
-def _shared(model: MaskedDiffusionModel, state: DecodingState, wanted: Bool[Tensor, "b l"], needs: Needs) -> Pass:
+def _shared(
+    model: MaskedDiffusionModel, state: DecodingState, wanted: Bool[Tensor, "b l"], needs: Needs, sampling: Sampling
+) -> Pass:
     """`_plain` of one row of each set of equal ones, and of none that has been read as it is."""
     last = state.memory.reading
     changed = state.changed if last is not None else torch.ones_like(state.changed)
-    look = torch.cat([state.tokens.masked_fill(~state.attention, -1), state.block_end[:, None]], dim=1)
+    where = torch.stack([state.block_end, state.given_up], dim=1)
+    look = torch.cat([state.tokens.masked_fill(~state.attention, -1), where], dim=1)
     equal = deduplicate(look, changed)
     unread = changed[equal.rows].nonzero()[:, 0]
     reading = last and last.take(equal.rows)
     if len(unread):
         rows = equal.rows[unread]
-        fresh = _plain(model, replace(state, memory=Memories()).take(rows), wanted[rows], needs).reading
+        fresh = _plain(model, replace(state, memory=Memories()).take(rows), wanted[rows], needs, sampling).reading
         reading = reading.put(unread, fresh) if reading else fresh
     assert reading is not None  # without a last reading every row has changed
     reading = reading.take(equal.of)

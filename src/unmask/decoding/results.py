@@ -10,8 +10,6 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from unmask.models.base import MaskedDiffusionModel
-
 Ending = Literal["complete", "eos", "budget"]
 ENDINGS: tuple[Ending, ...] = ("complete", "eos", "budget")  # in the order of `unmask.decoding.step`
 
@@ -101,6 +99,7 @@ class Ended:
         row: index among the prompts.
         why: codes of `unmask.decoding.step`.
         tokens: as in `Generation`.
+        texts: as in `Generation`.
         nfe: as in `Generation`.
         revealed_at: as in `Generation`.
         seconds: as in `Generation`.
@@ -108,19 +107,21 @@ class Ended:
 
     row: Int[Tensor, " r"]
     tokens: Int[Tensor, "r l"]
+    texts: list[str]
     nfe: Int[Tensor, " r"]
     revealed_at: Int[Tensor, "r l"]
     why: list[int]
     seconds: list[float]
 
-    def completions(self, model: MaskedDiffusionModel) -> Iterator[Completion]:
-        """One by one, with their texts."""
+    def completions(self) -> Iterator[Completion]:
+        """One by one."""
         rows = zip(self.row.tolist(), self.tokens.tolist(), self.nfe.tolist(), self.revealed_at.tolist(), strict=True)
-        for (index, tokens, nfe, revealed_at), code, seconds in zip(rows, self.why, self.seconds, strict=True):
-            yield Completion(index, model.text(tokens), tokens, nfe, revealed_at, seconds, ENDINGS[code - 1])
+        told = zip(rows, self.texts, self.why, self.seconds, strict=True)
+        for (index, tokens, nfe, revealed_at), text, code, seconds in told:
+            yield Completion(index, text, tokens, nfe, revealed_at, seconds, ENDINGS[code - 1])
 
 
-def in_order(model: MaskedDiffusionModel, batches: Sequence[Ended], **totals: Any) -> Generation:
+def in_order(batches: Sequence[Ended], **totals: Any) -> Generation:
     """All rows of a call, in the order of its prompts.
 
     Args:
@@ -129,10 +130,10 @@ def in_order(model: MaskedDiffusionModel, batches: Sequence[Ended], **totals: An
     order = torch.cat([batch.row for batch in batches]).argsort()
     why = [code for batch in batches for code in batch.why]
     seconds = [s for batch in batches for s in batch.seconds]
-    tokens = torch.cat([batch.tokens for batch in batches])[order]
+    texts = [text for batch in batches for text in batch.texts]
     return Generation(
-        texts=[model.text(row) for row in tokens.tolist()],
-        tokens=tokens,
+        texts=[texts[i] for i in order.tolist()],
+        tokens=torch.cat([batch.tokens for batch in batches])[order],
         nfe=torch.cat([batch.nfe for batch in batches])[order],
         revealed_at=torch.cat([batch.revealed_at for batch in batches])[order],
         seconds=[seconds[i] for i in order.tolist()],

@@ -20,6 +20,7 @@ from unmask.decoding.state import DecodingState, Step, StepCallback, begin
 from unmask.decoding.step import RUNNING, after_eos, ended, hold_back_eos, observation_of, refuse_nan, transition, write
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
+from unmask.models.guidance import Guided
 from unmask.noise import uniform
 from unmask.observation import Needs, Observation
 
@@ -54,6 +55,8 @@ class Session:
         callback: called with each `Step`.
         totals: counted into; a fresh one by default.
 
+    Raises:
+        UnmaskError: guidance for a dLLM or a policy that it does not go with.
     """
 
     def __init__(
@@ -66,9 +69,15 @@ class Session:
         callback: StepCallback | None = None,
         totals: Totals | None = None,
     ) -> None:
+        if options.cfg_scale > 0:
+            if needs.hidden_states:
+                raise UnmaskError(
+                    "cfg_scale mixes two passes, and this policy reads hidden states of one: leave it out."
+                )
+            model = Guided(model, options.cfg_scale, options.gen_length)
         self.model, self.needs, self.options = model, needs, options
         self.totals = totals or Totals()
-        self._share = share and options.temperature == 0  # drawn tokens part rows
+        self._share = share and not options.sampling.draws  # drawn tokens part rows
         self._callback = callback
         self._state: DecodingState | None = None
         self._pass: Pass | None = None
@@ -91,6 +100,8 @@ class Session:
         told = [self._pass.equal.of, self._active.step]
         if self.needs.speed:
             told.append(self._active.speed.view(torch.int32))
+        if self.needs.block_step:
+            told.append(self._active.block_step)
         return deduplicate(torch.stack(told, dim=1))
 
     @property
@@ -132,20 +143,22 @@ class Session:
         if self._observation is not None:
             return self._observation
         state, options, started = self._active, self.options, time.perf_counter()
-        last = run(self.model, state, self.needs, options.blocks, self._share)
+        last = run(self.model, state, self.needs, options.blocks, self._share, options.sampling)
         reading = last.reading
-        scope = options.blocks.scope(state.masked, state.block_end)
-        block_end = options.blocks.end(state.masked, state.block_end, reading.predicted, reading.confidence[..., 0])
+        scope = options.blocks.scope(state.open, state.block_end)
+        block_end = options.blocks.end(state.open, state.block_end, reading.predicted, reading.confidence[..., 0])
+        block_step = state.block_step * (block_end == state.block_end)
         selectable = scope & (torch.arange(state.gen_length, device=scope.device) < block_end[:, None])
         if options.suppress_eos:
             reading = hold_back_eos(reading, selectable, self.model.eos_ids, self.model.vocab_size)
         kl = last.memory.kl.kl if last.memory.kl is not None else None
         noise = uniform(state.key, state.step, state.gen_length)
         speed = state.speed if self.needs.speed else None
-        observation = observation_of(reading, state.masked, selectable, state.step, noise, kl, speed)
+        in_block = block_step if self.needs.block_step else None
+        observation = observation_of(reading, state.masked, selectable, state.step, noise, kl, speed, in_block)
         if state.memory.model is not None:  # which may have read more than the policy needs
             observation = observation.only(self.needs)
-        self._state = replace(state, block_end=block_end, memory=last.memory)
+        self._state = replace(state, block_end=block_end, block_step=block_step, memory=last.memory)
         self._pass, self._observation = last, observation
         self.totals.model_seconds += time.perf_counter() - started
         self.totals.passes += len(state)
@@ -168,10 +181,10 @@ class Session:
         observation, state, last = self.observe(), self._active, self._pass
         assert last is not None
         action = picks > 0
-        written = write(self.model, state, last, action, self.options.temperature)
+        written = write(self.model, state, last, action, self.options.sampling)
         if self._callback is not None:
             self._callback(Step(state, observation, last.reading.predicted, written, action, picks))
-        state = transition(state, written, action)
+        state = transition(state, written, action, self.options.max_block_steps)
         why = ended(state, self.model.eos_ids, self.options.max_steps, self.options.stop_at_eos)
         # What the host must know comes over in one copy: why each row ended, and whether a confidence is NaN.
         *codes, nan = torch.cat([why, observation.confidence.isnan().any().long()[None]]).tolist()
@@ -183,11 +196,13 @@ class Session:
         gone = state.take(_indices(codes, lambda code: code != RUNNING, state))
         left = _indices(codes, lambda code: code == RUNNING, state)
         self._state = state.take(left).trim() if len(left) else None
+        tokens = after_eos(gone.region, self.model.eos_ids) if self.options.stop_at_eos else gone.region
         rows = gone.row.tolist()
         now = time.perf_counter()
         return Ended(
             row=gone.row,
-            tokens=after_eos(gone.region, self.model.eos_ids) if self.options.stop_at_eos else gone.region,
+            tokens=tokens,
+            texts=[self.options.text(self.model, row) for row in tokens.tolist()],
             nfe=gone.step,
             revealed_at=gone.revealed_at,
             why=[code for code in codes if code != RUNNING],

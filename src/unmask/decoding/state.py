@@ -86,6 +86,8 @@ class DecodingState:
         masked: region positions not revealed yet.
         revealed_at: step at which each position was revealed, from 0; -1 where it was not yet.
         block_end: where the row's current block ends, exclusive; 0 before the first.
+        block_step: steps it has taken in that block.
+        given_up: positions before this one stay masked if they are: the steps of their blocks are spent.
         step: decoding steps (forward passes) the row has taken.
         key: the row's random stream.
         row: the row's index in the caller's list of prompts.
@@ -98,6 +100,8 @@ class DecodingState:
     masked: Bool[Tensor, "b l"]
     revealed_at: Int[Tensor, "b l"]
     block_end: Int[Tensor, " b"]
+    block_step: Int[Tensor, " b"]
+    given_up: Int[Tensor, " b"]
     step: Int[Tensor, " b"]
     key: Int[Tensor, " b"]
     row: Int[Tensor, " b"]
@@ -123,8 +127,14 @@ class DecodingState:
 
     @property
     def changed(self) -> Bool[Tensor, " b"]:
-        """Rows whose last step revealed something, and fresh rows: their last pass says nothing of their tokens."""
-        return (self.revealed_at == self.step[:, None] - 1).any(dim=1)
+        """Rows whose last step revealed something or gave up a block, and fresh rows: their last pass does not tell."""
+        left = (self.given_up > 0) & (self.given_up >= self.block_end)
+        return (self.revealed_at == self.step[:, None] - 1).any(dim=1) | left
+
+    @property
+    def open(self) -> Bool[Tensor, "b l"]:
+        """Masked positions that are not given up."""
+        return self.masked & (torch.arange(self.gen_length, device=self.masked.device) >= self.given_up[:, None])
 
     def take(self, rows: Tensor) -> DecodingState:
         """The rows named by a boolean mask or by indices, in that order."""
@@ -187,6 +197,8 @@ def begin(
         masked=torch.ones(len(rows), gen_length, dtype=torch.bool, device=model.device),
         revealed_at=torch.full((len(rows), gen_length), -1, device=model.device),
         block_end=nothing,
+        block_step=nothing,
+        given_up=nothing,
         step=nothing,
         key=keys.to(model.device),
         row=torch.tensor(rows, dtype=torch.long, device=model.device),

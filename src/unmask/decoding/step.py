@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unmask.decoding.passes import Duplicates, Pass
-from unmask.decoding.readout import read, sample
+from unmask.decoding.readout import Drawn, Sampling, read, sample
 from unmask.decoding.state import DecodingState, Reading
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
@@ -36,6 +36,7 @@ def see(
     entropy: Float[Tensor, "b l"] | None = None,
     banned_ids: Sequence[int] = (),
     speed: Float[Tensor, " b"] | float = 0.0,
+    block_step: Int[Tensor, " b"] | None = None,
 ) -> Observation:
     """What a policy sees of a forward pass that somebody else ran: a serving engine, a pipeline, a notebook.
 
@@ -52,6 +53,8 @@ def see(
         entropy: of the plain softmax, in nats; computed from logits.
         banned_ids: tokens that are never written, the mask token above all.
         speed: of each row, or of all, for a policy with a speed.
+        block_step: steps each row has taken in its block, for a policy that needs them; by default `step`, as where the
+            region is one block.
 
     Returns:
         What `unmask.generate` would show the policy, on the tensors' device.
@@ -62,7 +65,9 @@ def see(
     shown = logits if probabilities is None else probabilities
     if shown is None or (logits is not None and probabilities is not None):
         raise UnmaskError("Give either logits or the top-k probabilities of each position.")
-    _check_shapes(masked, shown, selectable=selectable, entropy=entropy, step=step, key=key, speed=speed)
+    _check_shapes(
+        masked, shown, selectable=selectable, entropy=entropy, step=step, key=key, speed=speed, block_step=block_step
+    )
     kinds = {"hidden states": needs.hidden_states, "the KL history": needs.kl_history}
     absent = [name for name, wanted in kinds.items() if wanted]
     if absent or (logits is None and needs.entropy and entropy is None):
@@ -82,7 +87,9 @@ def see(
     keys = row_keys(0, torch.arange(len(masked), device=device)) if key is None else key
     may = masked if selectable is None else selectable & masked
     speeds = torch.full((len(masked),), speed, device=device) if isinstance(speed, float | int) else speed
-    return observation_of(reading, masked, may, steps, uniform(keys, steps, length), speed=speeds).only(needs)
+    in_block = steps if block_step is None else block_step
+    noise = uniform(keys, steps, length)
+    return observation_of(reading, masked, may, steps, noise, speed=speeds, block_step=in_block).only(needs)
 
 
 def _check_shapes(masked: Tensor, shown: Tensor, **others: Tensor | float | None) -> None:
@@ -151,6 +158,7 @@ def observation_of(
     noise: Float[Tensor, "b l"],
     kl: Float[Tensor, "b l s"] | None = None,
     speed: Float[Tensor, " b"] | None = None,
+    block_step: Int[Tensor, " b"] | None = None,
 ) -> Observation:
     """The reading of a pass with where the rows stand."""
     return Observation(
@@ -163,6 +171,7 @@ def observation_of(
         kl=kl,
         hidden_states=reading.hidden_states,
         speed=speed,
+        block_step=block_step,
     )
 
 
@@ -212,43 +221,52 @@ def decide(policy: Policy, observation: Observation, duplicates: Duplicates | No
 
 
 def write(
-    model: MaskedDiffusionModel, state: DecodingState, last: Pass, action: Bool[Tensor, "b l"], temperature: float
+    model: MaskedDiffusionModel, state: DecodingState, last: Pass, action: Bool[Tensor, "b l"], sampling: Sampling
 ) -> Int[Tensor, "b l"]:
     """The token each revealed position takes: the likeliest, or one drawn at a token temperature above 0."""
     predicted = last.reading.predicted
-    if temperature == 0:
+    if not sampling.draws or sampling.shown:  # then they were drawn before the policy was asked
         return predicted
     assert last.hidden is not None  # rows with drawn tokens do not share passes
     assert last.slot is not None
     rows, columns = action.nonzero(as_tuple=True)
+    hidden = last.hidden[last.slot[rows, columns]]
     drawn = sample(
         model.head,
-        last.hidden[last.slot[rows, columns]],
+        hidden,
         model.banned_ids,
         model.vocab_size,
-        temperature,
-        state.key[rows],
-        state.step[rows],
-        columns,
+        Drawn(sampling, state.key[rows], state.step[rows], columns),
     )
     return predicted.index_put((rows, columns), drawn)
 
 
-def transition(state: DecodingState, written: Int[Tensor, "b l"], action: Bool[Tensor, "b l"]) -> DecodingState:
-    """Write the dLLM's tokens at the revealed positions; everything else stays."""
+def transition(
+    state: DecodingState, written: Int[Tensor, "b l"], action: Bool[Tensor, "b l"], max_block_steps: int | None = None
+) -> DecodingState:
+    """Write the dLLM's tokens at the revealed positions; everything else stays.
+
+    Args:
+        max_block_steps: a row that has taken so many in its block leaves the rest of it masked for good.
+    """
     region = torch.where(action, written, state.region)
+    given_up = state.given_up
+    if max_block_steps is not None:
+        given_up = torch.where(state.block_step + 1 >= max_block_steps, state.block_end, given_up)
     return replace(
         state,
         tokens=torch.cat([state.tokens[:, : state.prompt_width], region], dim=1),
         masked=state.masked & ~action,
         revealed_at=torch.where(action, state.step[:, None], state.revealed_at),
         step=state.step + 1,
+        block_step=state.block_step + 1,
+        given_up=given_up,
     )
 
 
 def ended(state: DecodingState, eos_ids: Int[Tensor, " e"], max_steps: int, stop_at_eos: bool) -> Int[Tensor, " b"]:
     """Why each row ends here: COMPLETE (nothing masked), EOS, BUDGET, or RUNNING if it does not."""
-    why = torch.where(state.step >= max_steps, BUDGET, RUNNING)
+    why = torch.where((state.step >= max_steps) | ~state.open.any(dim=1), BUDGET, RUNNING)
     if stop_at_eos:
         nothing_masked_before = state.masked.cumsum(dim=1) == 0
         why = why.masked_fill((torch.isin(state.region, eos_ids) & nothing_masked_before).any(dim=1), EOS)

@@ -143,7 +143,7 @@ class _Collector:
 
     def take(self, batch: Ended) -> None:
         """Prompts that have ended."""
-        self._waiting += batch.completions(self._setup.model)
+        self._waiting += batch.completions()
         if len(self._waiting) >= self._setup.active_rows:
             self.flush()
 

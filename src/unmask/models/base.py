@@ -193,11 +193,16 @@ class MaskedDiffusionModel(ABC):
         """Whether `encode` takes messages."""
         return bool(self.tokenizer.chat_template)
 
-    def text(self, tokens: Sequence[int]) -> str:
-        """The text of a region, up to its first EOS, special tokens left out (a mask shows as `[MASK]`)."""
+    def text(self, tokens: Sequence[int], *, after_eos: bool = False, show_masks: bool = True) -> str:
+        """The text of a region, special tokens left out.
+
+        Args:
+            after_eos: with what stands behind the first EOS, which is cut off by default.
+            show_masks: a mask is shown, as `[MASK]`.
+        """
         ends = set(self.eos_ids.tolist())
-        cut = next((i for i, token in enumerate(tokens) if token in ends), len(tokens))
-        skip = set(self.tokenizer.all_special_ids) - {self.mask_id}
+        cut = None if after_eos else next((i for i, token in enumerate(tokens) if token in ends), None)
+        skip = {*self.tokenizer.all_special_ids, *ends, self.mask_id} - ({self.mask_id} if show_masks else set())
         return str(self.tokenizer.decode([token for token in tokens[:cut] if token not in skip]))
 
 

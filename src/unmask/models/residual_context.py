@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.memory import Memory, Reader, spread
+from unmask.models.wrapper import ModelWrapper
 from unmask.observation import Positions
 
 
@@ -57,7 +58,7 @@ class ResidualMemory(Memory):
         return Reader(read, lambda residual: replace(self, residual=spread(residual, shape, rows, columns)))
 
 
-class ResidualContext(MaskedDiffusionModel):
+class ResidualContext(ModelWrapper):
     """A dLLM whose masked positions feed their last distribution p into the next pass.
 
     With E the input embeddings, the embedding of a masked position becomes (1 - a) E[mask] + a sum_v p(v) E[v], where
@@ -69,39 +70,8 @@ class ResidualContext(MaskedDiffusionModel):
         Raises:
             UnmaskError: a family that does not take input embeddings.
         """
-        super().__init__(
-            model.name,
-            model.tokenizer,
-            mask_id=model.mask_id,
-            pad_id=model.pad_id,
-            eos_ids=model.eos_ids.tolist(),
-            vocab_size=model.vocab_size,
-            max_length=model.max_length,
-            hidden_size=model.hidden_size,
-            device=model.device,
-        )
-        self.family = f"{model.family}, residual context"
-        self._model, self.network = model, model.network
+        super().__init__(model, "residual context")
         self._embeddings = model.embeddings
-
-    @property
-    def embeddings(self) -> Float[Tensor, "v h"]:
-        return self._model.embeddings
-
-    def hidden(
-        self,
-        tokens: Int[Tensor, "b t"],
-        attention: Bool[Tensor, "b t"],
-        positions: Int[Tensor, " n"],
-        memory: Memory | None = None,
-    ) -> Float[Tensor, "n h"]:
-        return self._model.hidden(tokens, attention, positions, memory)
-
-    def head(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
-        return self._model.head(hidden)
 
     def memory(self, rows: int) -> ResidualMemory:
         return ResidualMemory(self._embeddings, self.mask_id)
-
-    def compile(self) -> None:
-        self._model.compile()

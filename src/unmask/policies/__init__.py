@@ -13,7 +13,7 @@ from unmask.policies.base import Grid, LearnedPolicy, Policy, PolicySettings, Ru
 from unmask.policies.ranking import ranking, topk_positions
 from unmask.policies.registry import policy_types
 from unmask.policies.transformer import TransformerConfig, TransformerPolicy
-from unmask.policies.wrappers import BetaScaling, MaxReveal, MinReveal, Mode, Plain, Temperature, Wrapper
+from unmask.policies.wrappers import BetaScaling, Dilated, MaxReveal, MinReveal, Mode, Plain, Temperature, Wrapper
 
 if TYPE_CHECKING:  # for type checkers and editors alone: a rule that is not named here works all the same
     from unmask.policies.confidence_threshold import ConfidenceThreshold as ConfidenceThreshold
@@ -21,17 +21,21 @@ if TYPE_CHECKING:  # for type checkers and editors alone: a rule that is not nam
     from unmask.policies.factor import Factor as Factor
     from unmask.policies.fixed_schedule import FixedSchedule as FixedSchedule
     from unmask.policies.klass import KLASS as KLASS
+    from unmask.policies.origin import Origin as Origin
     from unmask.policies.random_order import RandomOrder as RandomOrder
     from unmask.policies.rising_threshold import RisingThreshold as RisingThreshold
+    from unmask.policies.step_count import StepCount as StepCount
     from unmask.policies.top_2_margin import MarginThreshold as MarginThreshold
     from unmask.policies.top_2_margin import MarginTopK as MarginTopK
     from unmask.policies.top_k_confidence import TopKConfidence as TopKConfidence
+    from unmask.policies.top_k_entropy import EntropyTopK as EntropyTopK
 
 __all__ = [
     "DPLS",
     "Actions",
     "Bernoulli",
     "BetaScaling",
+    "Dilated",
     "Grid",
     "LearnedPolicy",
     "MaxReveal",

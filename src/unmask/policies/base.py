@@ -37,6 +37,11 @@ class Policy(ABC):
         return False
 
     @property
+    def may_idle(self) -> bool:
+        """True if a step may reveal nothing in a row that has something to reveal."""
+        return False
+
+    @property
     def needs(self) -> Needs:
         """What the observation must hold."""
         return Needs()

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unmask.observation import Needs, Observation
 from unmask.policies.base import Grid, Rule, rule
-from unmask.policies.ranking import TIE_DECIMALS, ranking
+from unmask.policies.ranking import ranking
 from unmask.policies.top_2_margin import margin
 
 
@@ -43,7 +43,7 @@ class EntropyBound(Rule):
             sure = -entropy
         else:
             sure = margin(observation) if self.order == "margin" else observation.confidence[..., 0]
-        order, rank = ranking(sure.round(decimals=TIE_DECIMALS), may)
+        order, rank = ranking(sure, may)
         # float64, so that a long sum does not depend on how it is added up
         ranked = entropy.masked_fill(~may, torch.inf).gather(1, order).double()
         within = ranked.cumsum(dim=1) - ranked.cummax(dim=1).values <= self.gamma  # inf - inf past the last: False

@@ -34,4 +34,4 @@ class RandomOrder(Rule):
         return True
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
-        return topk_positions(observation.noise, observation.selectable, self.k, tie_decimals=None)
+        return topk_positions(observation.noise, observation.selectable, self.k, exact=True)

@@ -6,18 +6,38 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-TIE_DECIMALS = 4  # see `topk_positions`
+RELATIVE, LEAST = 1e-5, 2e-6  # widths of a tie, see `level`
+BELOW = -1e9  # level of 0, which is below those of all float32 numbers above it
+
+
+def level(score: Float[Tensor, "b l"]) -> Float[Tensor, "b l"]:
+    """Scores as whole numbers, equal where they differ by less than float32 and the shape of a batch can tell.
+
+    A level is about 1e-5 of a probability and of its complement wide, and 2e-6 next to 1, where float32 has few digits
+    left; below 0 (such as an entropy with its sign turned) it is 1e-5 of the score, and 2e-6 next to 0. So the small
+    confidences of an unsure dLLM decide as they are, and positions that are all but certain, which differ by rounding
+    only, are tied: an order of those would be neither reproducible nor meant.
+    """
+    x = score.double()
+    # Levels of a width w(x) are the whole numbers of the integral of 1 / w; 1 is in the middle of level 0.
+    above = (x.clamp(min=0).log() - (RELATIVE * (1 - x).clamp(min=0) / LEAST).log1p()) / (RELATIVE + LEAST)
+    below = BELOW - (RELATIVE * x.neg().clamp(min=0) / LEAST).log1p() / RELATIVE
+    return torch.where(x > 0, above, below).round()
 
 
 def ranking(
-    score: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"]
+    score: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"], *, exact: bool = False
 ) -> tuple[Int[Tensor, "b l"], Int[Tensor, "b l"]]:
     """Positions of each row by falling score, leftmost first on ties, unselectable ones last.
+
+    Args:
+        exact: compare scores as they are, instead of by their `level`.
 
     Returns:
         order (b, l), the position at each rank; and rank (b, l) of each position, from 0; past any k if unselectable.
     """
-    order = score.masked_fill(~selectable, -torch.inf).argsort(dim=1, descending=True, stable=True)
+    levels = (score if exact else level(score)).masked_fill(~selectable, -torch.inf)
+    order = levels.argsort(dim=1, descending=True, stable=True)
     indices = torch.arange(score.shape[1], device=score.device).expand_as(order)
     rank = torch.empty_like(order).scatter_(1, order, indices)
     return order, rank.masked_fill(~selectable, torch.iinfo(torch.long).max)
@@ -28,15 +48,31 @@ def topk_positions(
     selectable: Bool[Tensor, "b l"],
     k: int | Int[Tensor, " b"],
     *,
-    tie_decimals: int | None = TIE_DECIMALS,
+    exact: bool = False,
 ) -> Bool[Tensor, "b l"]:
     """The k selectable positions with the largest score in each row (all of them if fewer), leftmost first on ties.
 
     Args:
         k: one number, or one per row.
-        tie_decimals: scores that agree to this many decimals are tied; None compares them exactly. Positions that are
-            all but certain differ only by the rounding of float32, which changes with the shape of a batch and with the
-            machine: an order by it would be neither reproducible nor meant.
+        exact: as in `ranking`.
     """
-    rounded = score if tie_decimals is None else score.round(decimals=tie_decimals)
-    return ranking(rounded, selectable)[1] < (k[:, None] if isinstance(k, Tensor) else k)
+    return ranking(score, selectable, exact=exact)[1] < (k[:, None] if isinstance(k, Tensor) else k)
+
+
+def drawn_positions(
+    score: Float[Tensor, "b l"],
+    selectable: Bool[Tensor, "b l"],
+    k: int | Int[Tensor, " b"],
+    temperature: float,
+    noise: Float[Tensor, "b l"],
+) -> Bool[Tensor, "b l"]:
+    """k selectable positions drawn without replacement by softmax(score / temperature); at 0 `topk_positions`.
+
+    By Gumbel-top-k. It is Dream's ``alg_temp`` (arXiv 2508.15487; the released code).
+
+    Args:
+        noise: uniform numbers in (0, 1).
+    """
+    if temperature == 0:
+        return topk_positions(score, selectable, k)
+    return topk_positions(score / temperature - (-noise.log()).log(), selectable, k, exact=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unmask.observation import Needs, Observation
 from unmask.policies.base import Grid, Rule, rule
-from unmask.policies.ranking import topk_positions
+from unmask.policies.ranking import drawn_positions, topk_positions
 
 
 def margin(observation: Observation) -> Float[Tensor, "b l"]:
@@ -24,12 +24,18 @@ class MarginTopK(Rule):
 
     Args:
         k: positions a step, at least 1.
+        alg_temp: above 0, draw them by softmax(margin / alg_temp) instead, as Dream's released code can.
     """
 
     type_name: ClassVar[str] = "margin_top_k"
     label: ClassVar[str] = "margin top-k"
     grid: ClassVar[Grid] = {"k": (1, 2, 4, 8)}
     k: Annotated[int, Ge(1)] = 1
+    alg_temp: Annotated[float, Ge(0)] = 0.0
+
+    @property
+    def stochastic(self) -> bool:
+        return self.alg_temp > 0
 
     def distinct_within(self, block_length: int) -> bool:
         return self.k <= block_length
@@ -39,7 +45,8 @@ class MarginTopK(Rule):
         return Needs(top_k=2)
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
-        return topk_positions(margin(observation), observation.selectable, self.k)
+        score, may = margin(observation), observation.selectable
+        return drawn_positions(score, may, self.k, self.alg_temp, observation.noise)
 
 
 @rule

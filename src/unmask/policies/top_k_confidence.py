@@ -1,4 +1,4 @@
-"""High-confidence top-K, LLaDA's "low-confidence remasking" (arXiv 2502.09992, section 2.4)."""
+"""High-confidence top-K, LLaDA's "low-confidence remasking" (arXiv 2502.09992, section 2.4); Dream's `maskgit_plus`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unmask.observation import Observation
 from unmask.policies.base import Grid, Rule, rule
-from unmask.policies.ranking import topk_positions
+from unmask.policies.ranking import drawn_positions
 
 
 @rule
@@ -19,15 +19,22 @@ class TopKConfidence(Rule):
 
     Args:
         k: positions a step, at least 1.
+        alg_temp: above 0, draw them by softmax(confidence / alg_temp) instead, as Dream's released code can.
     """
 
     type_name: ClassVar[str] = "top_k_confidence"
     label: ClassVar[str] = "top-k"
     grid: ClassVar[Grid] = {"k": (1, 2, 4, 8)}
     k: Annotated[int, Ge(1)] = 1
+    alg_temp: Annotated[float, Ge(0)] = 0.0
+
+    @property
+    def stochastic(self) -> bool:
+        return self.alg_temp > 0
 
     def distinct_within(self, block_length: int) -> bool:
         return self.k <= block_length
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
-        return topk_positions(observation.confidence[..., 0], observation.selectable, self.k)
+        score, may = observation.confidence[..., 0], observation.selectable
+        return drawn_positions(score, may, self.k, self.alg_temp, observation.noise)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -40,6 +41,10 @@ class Wrapper(Rule):
         return self.policy.stochastic
 
     @property
+    def may_idle(self) -> bool:
+        return self.policy.may_idle
+
+    @property
     def needs(self) -> Needs:
         return self.policy.needs
 
@@ -65,6 +70,10 @@ class MinReveal(Wrapper):
     policy: AnyPolicy
     n: Annotated[int, Ge(1)] = 1
 
+    @property
+    def may_idle(self) -> bool:
+        return False
+
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         chosen = self.policy.select(observation) & observation.selectable
         rest = observation.selectable & ~chosen
@@ -87,6 +96,34 @@ class MaxReveal(Wrapper):
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         chosen = self.policy.select(observation) & observation.selectable
         return topk_positions(observation.confidence[..., 0], chosen, self.n)
+
+
+@rule
+class Dilated(Wrapper):
+    """Let a policy reveal positions far from each other first: every stride-th, then those halfway between, down to 1.
+
+    Neighbours depend on each other most, and a step writes its positions as if they did not. Around a policy that
+    reveals all it may (``confidence_threshold:threshold=0``) this is the dilated schedule of arXiv 2506.19037.
+
+    Args:
+        stride: of the first round, a power of 2 that divides the block length.
+    """
+
+    type_name: ClassVar[str] = "dilated"
+    policy: AnyPolicy
+    stride: Annotated[int, Ge(2)] = 4
+
+    def __post_init__(self) -> None:
+        if self.stride & (self.stride - 1):
+            raise UnmaskError(f"stride is {self.stride}: give a power of 2, such as {2 ** self.stride.bit_length()}.")
+
+    def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
+        position = torch.arange(observation.masked.shape[1], device=observation.masked.device)
+        # The largest power of 2, up to the stride, that divides the position; of the region, blocks begin at multiples.
+        coarse = sum((position % 2**i == 0).long() for i in range(1, self.stride.bit_length()))
+        of_row = (coarse + 1) * observation.selectable
+        now = observation.selectable & (of_row == of_row.amax(dim=1, keepdim=True))
+        return self.policy.select(replace(observation, selectable=now)) & now
 
 
 class LogitWrapper(Wrapper, StochasticPolicy):
@@ -140,6 +177,10 @@ class Plain(LogitWrapper):
     type_name: ClassVar[str] = "plain"
     policy: AnyPolicy
     force_progress: bool = False
+
+    @property
+    def may_idle(self) -> bool:
+        return not self.force_progress and isinstance(self.actions, Bernoulli)
 
     def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
         return self.inner.logits(observation)

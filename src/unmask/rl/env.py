@@ -242,7 +242,7 @@ class DecodingEnv:
             over, spent = ended.row.cpu(), torch.tensor(ended.why) == BUDGET
             self.live[over] = False
             terminated[over], truncated[over] = ~spent, spent
-            reward[over] = self._rewards(self._judge(ended, over, ~spent))
+            reward[over] = self._rewards(self._judge(ended, over, ~spent | self.options.judge_unfinished))
         return reward, terminated, truncated
 
     def _rewards(self, outcome: Outcome) -> Float[Tensor, " r"]:
@@ -268,10 +268,9 @@ class DecodingEnv:
 
     def _judge(self, ended: Ended, rows: Int[Tensor, " r"], complete: Bool[Tensor, " r"]) -> Outcome:
         examples = [self._examples[row] for row in rows.tolist()]
-        texts = [self.model.text(row) for row in ended.tokens.tolist()]
         speeds = [self._speeds[row] for row in rows.tolist()] if self.needs.speed else None
-        outcome = judge(self.task, examples, texts, ended.nfe.cpu(), complete, self.gen_length, speeds)
-        for row, text in zip(rows.tolist(), texts, strict=True):
+        outcome = judge(self.task, examples, ended.texts, ended.nfe.cpu(), complete, self.gen_length, speeds)
+        for row, text in zip(rows.tolist(), ended.texts, strict=True):
             self.texts[row] = text
         self.correct[rows] = outcome.correct
         return outcome

@@ -32,5 +32,5 @@ def as_seen(steps: Steps, blocks: Blocks, policy: StochasticPolicy) -> Steps:
 
 def in_order(score: Float[Tensor, "s l"], picks: Int[Tensor, "s l"]) -> Int[Tensor, "s l"]:
     """The same positions, picked by falling score."""
-    rank = ranking(score, picks > 0)[1]
+    rank = ranking(score, picks > 0, exact=True)[1]
     return (rank + 1).masked_fill(picks == 0, 0).to(picks.dtype)

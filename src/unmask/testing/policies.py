@@ -24,8 +24,8 @@ def check_policy(policy: Policy, *, batches: int = 20, seed: int = 0, hidden_siz
 
     It must give a boolean for each position; decide each row by itself, whatever the batch and its order; leave the
     observation as it was and decide the same twice; heed the noise only if it is `stochastic`; reveal something in
-    every row that has something selectable; and come back the same from its config (and, if its type is known to
-    `load_policy`, from a saved folder).
+    every row that has something selectable, unless it `may_idle`; and come back the same from its config (and, if its
+    type is known to `load_policy`, from a saved folder).
 
     Args:
         hidden_size: width of the hidden states shown to a policy that needs them.
@@ -75,6 +75,7 @@ def random_observation(
         kl=kl.masked_fill(draw(*kl.shape) < 0.2, torch.inf) if needs.kl_history else None,
         hidden_states=torch.randn(rows, length, hidden_size, generator=generator) if needs.hidden_states else None,
         speed=draw(rows) if needs.speed else None,
+        block_step=(draw(rows) * step).long() if needs.block_step else None,
     ).only(needs)
 
 
@@ -108,9 +109,10 @@ def _check_batch(policy: Policy, seen: Observation, generator: torch.Generator) 
         )
     moved = chosen.any(dim=1) | ~seen.selectable.any(dim=1)
     demand(
-        bool(moved.all()),
+        policy.may_idle or bool(moved.all()),
         name,
-        "must reveal something in every row that can: add topk_positions(...), or MinReveal",
+        "must reveal something in every row that can: add topk_positions(...), or MinReveal, or let its property "
+        "may_idle be True",
     )
 
 

@@ -1,0 +1,79 @@
+"""A number of steps instead of a number of positions: the schedules of LLaDA's and Dream's released code."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+import torch
+from annotated_types import Ge, Gt, Lt
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unmask.observation import Needs, Observation
+from unmask.policies.base import Rule, rule
+from unmask.policies.ranking import drawn_positions
+from unmask.policies.top_2_margin import margin
+
+
+@rule
+class StepCount(Rule):
+    """Reveal the surest selectable positions, as many a step as make a block take `steps` steps.
+
+    Args:
+        steps: of each block, at least 1 (of the whole region in full diffusion).
+        schedule: ``even``: what is left by the steps that are left, rounded up, as LLaDA's ``get_num_transfer_tokens``
+            deals out counts that do not divide (arXiv 2502.09992; the released code); ``linear``: Dream's
+            ``maskgit_plus``, ``topk_margin`` and ``entropy``, which at time t = 1, ..., eps reveal the share 1 - s / t
+            of what is left, rounded down, s the next time, and all in the last step (arXiv 2508.15487; the released
+            code).
+        order: what makes a position sure: high ``confidence``, high ``margin``, low ``entropy``, or ``random``.
+        alg_temp: above 0, draw positions by softmax(score / alg_temp), as Dream's released code can.
+        eps: last time of the linear schedule.
+    """
+
+    type_name: ClassVar[str] = "step_count"
+    label: ClassVar[str] = "step count"
+    steps: Annotated[int, Ge(1)]
+    schedule: Literal["even", "linear"] = "even"
+    order: Literal["confidence", "margin", "entropy", "random"] = "confidence"
+    alg_temp: Annotated[float, Ge(0)] = 0.0
+    eps: Annotated[float, Gt(0), Lt(1)] = 1e-3
+
+    @property
+    def stochastic(self) -> bool:
+        return self.order == "random" or self.alg_temp > 0
+
+    @property
+    def may_idle(self) -> bool:
+        return self.schedule == "linear"  # which rounds down
+
+    @property
+    def needs(self) -> Needs:
+        return Needs(top_k=2 if self.order == "margin" else 1, entropy=self.order == "entropy", block_step=True)
+
+    def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
+        may = observation.selectable
+        temperature = 0.0 if self.order == "random" else self.alg_temp
+        return drawn_positions(self._score(observation), may, self._count(observation), temperature, observation.noise)
+
+    def _count(self, observation: Observation) -> Int[Tensor, " b"]:
+        assert observation.block_step is not None  # the loop gives what is needed
+        left, step = observation.selectable.sum(dim=1), observation.block_step
+        if self.schedule == "even":
+            return left.add((self.steps - step).clamp(min=1) - 1) // (self.steps - step).clamp(min=1)
+        share = torch.tensor(linear_shares(self.steps, self.eps), device=left.device)
+        return (left * share[step.clamp(max=self.steps - 1)]).long()
+
+    def _score(self, observation: Observation) -> Float[Tensor, "b l"]:
+        if self.order == "random":
+            return observation.noise
+        if self.order == "entropy":
+            assert observation.entropy is not None
+            return -observation.entropy
+        return margin(observation) if self.order == "margin" else observation.confidence[..., 0]
+
+
+def linear_shares(steps: int, eps: float) -> list[float]:
+    """The share of the masked positions that Dream reveals in each step: 1 - s / t, and all in the last."""
+    times = torch.linspace(1, eps, steps + 1)
+    return [*(1 - times[1:-1] / times[:-2]).tolist(), 1.0]
