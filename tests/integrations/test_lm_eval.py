@@ -144,7 +144,14 @@ def test_texts_are_cut_at_the_earliest_stop_string_and_in_order(house):
     assert "answer is" in texts[3]
     assert [one.gen_length for one in lm.spent] == [32, 40] * 3
     assert [one.tokens for one in lm.spent] == [len(model.encode(text)) for text in texts]
-    assert [one.nfe for one in lm.spent[::2]] == whole.nfe[::2].tolist(), "what was decoded behind the cut counts"
+    spent, needed = [one.nfe for one in lm.spent[::2]], whole.nfe[::2].tolist()
+    assert spent[0] < needed[0], "decoding ends at a stop string"
+    assert spent[2] == needed[2], "here there is none"
+    assert lm.spent[0].ended == "stop"
+    to_the_end = UnmaskLM(model, policy, block_length=8, stop_at_eos=False)
+    assert to_the_end.generate_until(requests) == texts
+    assert all(a.nfe >= b.nfe for a, b in zip(to_the_end.spent, lm.spent, strict=True))
+    assert to_the_end.spent[0].ended == "complete", "NFE is counted as in the paper"
     assert seen[-1] == (6, 6)
     assert sorted(seen) == seen
 
@@ -153,7 +160,8 @@ def test_texts_are_cut_at_the_earliest_stop_string_and_in_order(house):
     ("settings", "message"),
     [
         ({"do_sample": True}, "The task 'made' asks for do_sample without a temperature"),
-        ({"do_sample": True, "temperature": 0.2, "top_p": 0.95}, "asks for top_p = 0.95, which decoding by a policy"),
+        ({"do_sample": True, "temperature": 0.2, "min_p": 0.1}, "asks for min_p = 0.1, which decoding by a policy"),
+        ({"do_sample": True, "temperature": 0.2, "top_p": 1.5}, "top_p"),
         ({"num_beams": 10}, "asks for num_beams = 10, which decoding by a policy does not have: leave it out"),
         ({"max_gen_toks": 400}, "Document 0 of 'made' has 8 tokens and with gen_length 400 needs 408 positions"),
     ],
@@ -167,10 +175,12 @@ def test_temperatures_are_honoured(house):
     policy, prompt = unmask.load_policy("random_order:k=2"), house[1][0].prompt
     greedy = {"do_sample": False, "temperature": 0.7, "top_p": 0.9, "num_beams": 1, "max_gen_toks": 32}
     hot = {"do_sample": True, "temperature": 1.5, "top_p": 1.0, "max_gen_toks": 32}
+    nucleus = {**hot, "top_p": 1e-6}
     lm = UnmaskLM(house[0], policy, seed=3)
     texts = lm.generate_until([request(prompt, **greedy), request(prompt, **hot), request(prompt, **hot)])
     assert texts[0] == unmask.generate(house[0], policy, prompt, gen_length=32, seed=3).texts[0]
     assert len(set(texts)) == 3, "repeats draw anew"
+    assert lm.generate_until([request(prompt, **nucleus)]) == texts[:1], "of a tiny nucleus only the likeliest is left"
     assert UnmaskLM(house[0], policy, seed=3, temperature=0).generate_until([request(prompt, **hot)]) == texts[:1]
 
 

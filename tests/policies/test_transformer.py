@@ -151,7 +151,8 @@ def test_a_released_checkpoint_of_another_architecture_is_refused(tmp_path):
         load_policy(tmp_path / "a.safetensors")
     save_file({"some.weight": torch.zeros(1)}, tmp_path / "b.safetensors")
     with pytest.raises(
-        UnmaskError, match="has no config.json beside it, and its tensors are not named as in a released"
+        UnmaskError,
+        match="has no config.json beside it that names a policy's type, and its tensors are not named as in a",
     ):
         load_policy(tmp_path / "b.safetensors")
 

@@ -8,7 +8,7 @@ from unmask.errors import UnmaskError
 from unmask.observation import Observation
 from unmask.policies.transformer import TransformerPolicy
 from unmask.rl.algorithms.base import AlgorithmSettings, Credit, Expert, weights_of_steps
-from unmask.rl.optimise import learning_rate
+from unmask.rl.optimise import learning_rates, parameter_groups
 
 
 @pytest.mark.parametrize("variant", [{}, {"kl_weight": 0.5, "normalisation": "step"}, {"experts": (Expert(),)}])
@@ -21,7 +21,7 @@ def test_the_gradient_does_not_depend_on_the_chunking(tiny, tmp_path, variant):
         run.optimiser.reference = TransformerPolicy() if variant.get("kl_weight") else None
         advantage = torch.randn(len(batch.expert), generator=torch.Generator().manual_seed(0))[batch.steps.rollout]
         weight = weights_of_steps(batch, run.team, variant.get("normalisation", "rollout"))
-        run.optimiser.learn(batch, Credit(advantage, weight, advantage != 0), lr=1e-4)
+        run.optimiser.learn(batch, Credit(advantage, weight, advantage != 0), rates=[1e-4])
         gradients.append(torch.cat([p.grad.flatten() for p in run.policy.parameters()]))
     assert gradients[0].norm() > 1e-3
     assert torch.allclose(*gradients, atol=1e-6)
@@ -66,6 +66,38 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights_do(tiny, tmp_pat
 
 def test_learning_rate_warms_up_and_falls_to_zero():
     settings = AlgorithmSettings(warmup=10, lr=1.0)
-    assert learning_rate(settings, 0, 100) == pytest.approx(0.1, abs=1e-3)
-    assert learning_rate(settings, 50, 100) == pytest.approx(0.5)
-    assert learning_rate(settings, 99, 100) < 0.001
+    assert learning_rates(settings, 0, 100) == pytest.approx([0.1] * 2, abs=1e-3)
+    assert learning_rates(settings, 50, 100) == pytest.approx([0.5] * 2)
+    assert max(learning_rates(settings, 99, 100)) < 0.001
+
+
+def test_the_released_learning_rate_is_that_of_transformers():
+    """The paper's run: 936 iterations of two optimiser steps, 100 steps of warm-up."""
+    from transformers import get_cosine_schedule_with_warmup
+
+    settings = AlgorithmSettings(warmup=50, lr=3e-5, inner_iterations=2, lr_schedule="transformers")
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=3e-5)
+    schedule = get_cosine_schedule_with_warmup(optimiser, 100, 1872)
+    expected = []
+    for _ in range(1872):
+        expected.append(optimiser.param_groups[0]["lr"])
+        optimiser.step()
+        schedule.step()
+    found = [rate for i in range(936) for rate in learning_rates(settings, i, 936)]
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert found[0] == 0
+    assert found[936] / 3e-5 == pytest.approx(0.544, abs=5e-4), "the plain schedule has .5 here"
+
+
+def test_released_weight_decay_spares_biases_and_norms():
+    policy = TransformerPolicy()
+    decayed, spared = parameter_groups(policy, 1.0, AlgorithmSettings(decay_biases=False))
+    names = {id(p): name for name, p in policy.named_parameters()}
+    assert "weight_decay" not in decayed
+    assert spared["weight_decay"] == 0
+    assert {names[id(p)].rsplit(".", 1)[-1] for p in decayed["params"]} == {"weight"}
+    free = {names[id(p)] for p in spared["params"]}
+    assert {"final_norm.weight", "transformer_blocks.0.norm1.weight", "output_proj.bias"} <= free
+    assert "mask_embedding.weight" not in free, "an embedding decays, as in transformers' trainer"
+    assert len(free) + len(decayed["params"]) == len(names)
+    assert len(parameter_groups(policy, 1.0, AlgorithmSettings())) == 1

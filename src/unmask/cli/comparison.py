@@ -54,6 +54,16 @@ class ComparisonConfig(ModelConfig, TaskConfig):
     ] = ()
     stop_at_eos: Annotated[bool, Field(description="End a prompt at its EOS (off: NFE as in the paper).")] = False
     suppress_eos: Annotated[bool, Field(description="Confidence 0 for EOS behind masked text.")] = False
+    text_after_eos: Annotated[
+        bool, Field(description="Text goes on behind an EOS, and is judged with it (released code).")
+    ] = False
+    judge_unfinished: Annotated[
+        bool,
+        Field(description="An answer with masks left is judged without them (released code); by default it is wrong."),
+    ] = False
+    max_block_steps: Annotated[
+        int | None, Ge(1), Field(description="Forward passes per block at most; what is masked then stays so.")
+    ] = None
     batch_size: Annotated[
         int | None, Ge(1), Field(description="Active rows at most (default: 32, of a dLLM below 10M weights 256).")
     ] = None
@@ -165,7 +175,8 @@ def _setup(config: ComparisonConfig, task: Task, processes: Processes, model: Ma
     if model is None:
         model = config.load(processes.device if config.device_map is None else None)
         console.print(model.summary(), highlight=False, soft_wrap=True)
-    return Setup(model, task, examples, split or "all", config.batch_size, config.trajectories)
+    decode = config.model_dump(include={"text_after_eos", "judge_unfinished", "max_block_steps"})
+    return Setup(model, task, examples, split or "all", config.batch_size, config.trajectories, decode=decode)
 
 
 def run(

@@ -20,7 +20,7 @@ from rich.text import Text
 from unmask.decoding.trajectory import Trajectory
 
 PANEL = 70  # columns that a policy gets at least where they stand side by side
-ENDED = {"complete": "all revealed", "eos": "at EOS", "budget": "out of steps"}
+ENDED = {"complete": "all revealed", "eos": "at EOS", "stop": "at a stop string", "budget": "out of steps"}
 
 # From early to late, and from unsure to sure: of a lightness that stands out from black and from white.
 EARLY_TO_LATE = ("#4f8ff7", "#12a594", "#8f9b00", "#e5732f", "#d6409f")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Annotated, Any
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, Field
 
 from unmask.decoding.blocks import BlockLength, Blocks, make_blocks
@@ -37,12 +37,14 @@ class Options:
     suppress_eos: bool
     text_after_eos: bool
     judge_unfinished: bool
+    stop: tuple[str, ...]
     cfg_scale: float
     speed: float | None
 
     def text(self, model: MaskedDiffusionModel, tokens: Sequence[int]) -> str:
-        """What a region says."""
-        return model.text(tokens, after_eos=self.text_after_eos, show_masks=not self.judge_unfinished)
+        """What a region says, up to its earliest stop string."""
+        text = model.text(tokens, after_eos=self.text_after_eos, show_masks=not self.judge_unfinished)
+        return text[: min((at for stop in self.stop if (at := text.find(stop)) >= 0), default=len(text))]
 
 
 def _divides(temperature: float) -> float:
@@ -98,6 +100,10 @@ class DecodeConfig(Settings):
         ),
     ] = None
     stop_at_eos: Annotated[bool, Field(description="End a prompt once its text and the EOS behind it stand.")] = True
+    stop: Annotated[
+        tuple[Annotated[str, MinLen(1)], ...],
+        Field(description="Texts at which a prompt ends, once one stands with all before it; they are cut off."),
+    ] = ()
     suppress_eos: Annotated[bool, Field(description="Confidence 0 for EOS behind masked text.")] = False
     text_after_eos: Annotated[
         bool, Field(description="Text goes on behind an EOS, and is judged with it (released code).")
@@ -149,6 +155,7 @@ class DecodeConfig(Settings):
             suppress_eos=self.suppress_eos,
             text_after_eos=self.text_after_eos,
             judge_unfinished=self.judge_unfinished,
+            stop=self.stop,
             cfg_scale=self.cfg_scale,
             speed=self.speed,
         )

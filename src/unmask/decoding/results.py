@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-Ending = Literal["complete", "eos", "budget"]
-ENDINGS: tuple[Ending, ...] = ("complete", "eos", "budget")  # in the order of `unmask.decoding.step`
+Ending = Literal["complete", "eos", "budget", "stop"]
+ENDINGS: tuple[Ending, ...] = ("complete", "eos", "budget", "stop")  # in the order of `unmask.decoding.step`
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Completion:
         nfe: forward passes spent while it was active.
         revealed_at: step at which each position was revealed, from 0; -1 where it never was.
         seconds: from its first forward pass to its last, shared with the other active rows.
-        ended: ``complete`` (nothing is masked), ``eos`` (text and EOS stand, the rest was not decoded), or ``budget``
-            (the steps were spent first).
+        ended: ``complete`` (nothing is masked), ``eos`` (text and EOS stand, the rest was not decoded), ``stop``
+            (a stop string stands, and all before it), or ``budget`` (the steps were spent first).
     """
 
     index: int

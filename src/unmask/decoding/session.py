@@ -17,7 +17,17 @@ from unmask.decoding.options import Options
 from unmask.decoding.passes import Duplicates, Pass, deduplicate, run
 from unmask.decoding.results import Ended
 from unmask.decoding.state import DecodingState, Step, StepCallback, begin
-from unmask.decoding.step import RUNNING, after_eos, ended, hold_back_eos, observation_of, refuse_nan, transition, write
+from unmask.decoding.step import (
+    RUNNING,
+    STOP,
+    after_eos,
+    ended,
+    hold_back_eos,
+    observation_of,
+    refuse_nan,
+    transition,
+    write,
+)
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.guidance import Guided
@@ -189,6 +199,8 @@ class Session:
         # What the host must know comes over in one copy: why each row ended, and whether a confidence is NaN.
         *codes, nan = torch.cat([why, observation.confidence.isnan().any().long()[None]]).tolist()
         refuse_nan(bool(nan), self.model)
+        if self.options.stop:
+            codes = self._stopped(state, codes)
         self._state, self._pass, self._observation = state, None, None
         if all(code == RUNNING for code in codes):
             return None
@@ -208,6 +220,15 @@ class Session:
             why=[code for code in codes if code != RUNNING],
             seconds=[now - self._since.pop(row) for row in rows],
         )
+
+    def _stopped(self, state: DecodingState, codes: Sequence[int]) -> list[int]:
+        """With STOP for running rows whose text stands up to a stop string."""
+        standing = (state.masked.cumsum(dim=1) == 0).sum(dim=1).tolist()
+        found = list(codes)
+        for i, (n, tokens) in enumerate(zip(standing, state.region.tolist(), strict=True)):
+            if codes[i] == RUNNING and any(stop in self.model.text(tokens[:n]) for stop in self.options.stop):
+                found[i] = STOP
+        return found
 
 
 def _indices(codes: Sequence[int], wanted: Callable[[int], bool], state: DecodingState) -> Int[Tensor, " n"]:

@@ -21,7 +21,7 @@ from unmask.observation import Needs, Observation
 from unmask.policies.base import Policy, StochasticPolicy
 
 ROUNDING = 1e-3  # of probabilities in half precision
-RUNNING, COMPLETE, EOS, BUDGET = range(4)  # why a row ended
+RUNNING, COMPLETE, EOS, BUDGET, STOP = range(5)  # why a row ended
 
 
 def see(

@@ -14,7 +14,8 @@ in ``config.unmask`` of its results file.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any, NoReturn
 
 import lm_eval.models  # noqa: F401 (the harness registers its own models only where it finds none)
 import torch
-from lm_eval import simple_evaluate
+from lm_eval import evaluator, simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
@@ -43,6 +44,7 @@ from unmask.provenance import versions
 DEFAULT_GEN_LENGTH = 256  # the harness's own default of max_gen_toks
 LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")  # the first given counts
 SAMPLERS = ("top_p", "top_k", "min_p")  # without effect where nothing is drawn
+HELD = ("top_p", "top_k")  # of those, what decoding has
 OFF = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1, "top_p": 1, "top_k": 0, "min_p": 0}
 
 
@@ -52,13 +54,13 @@ class _Asked:
 
     Attributes:
         tokens: of its prompt.
-        settings: gen_length and temperature; requests that share them share a call of `decode`.
+        options: of decoding; requests that share them share a call of `decode`.
         until: stop strings.
     """
 
     tokens: Sequence[int]
-    settings: tuple[int, float]
-    until: Sequence[str]
+    options: tuple[tuple[str, Any], ...]
+    until: tuple[str, ...]
 
 
 @register_model("unmask")
@@ -124,14 +126,14 @@ class UnmaskLM(LM):  # type: ignore[misc]
         decode_config(None, self._options)  # refused before data are loaded
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Texts in the order of the requests. Those of one length and temperature share one call of `decode`; each
-        draws from the stream of its place among all."""
+        """Texts in the order of the requests. Those of the same options and stop strings share one call of `decode`;
+        each draws from the stream of its place among all."""
         asked = [self._read(request) for request in requests]
         texts, spent = dict[int, str](), dict[int, Spent]()
-        for settings in dict.fromkeys(one.settings for one in asked):
-            gen_length, temperature = settings
-            places = [i for i, one in enumerate(asked) if one.settings == settings]
-            config = DecodeConfig(gen_length=gen_length, temperature=temperature, **self._options)
+        for options, until in dict.fromkeys((one.options, one.until) for one in asked):
+            places = [i for i, one in enumerate(asked) if (one.options, one.until) == (options, until)]
+            stop = until if self._options["stop_at_eos"] else ()  # else NFE is counted to the last position
+            config = DecodeConfig(**dict(options), stop=tuple(text for text in stop if text), **self._options)
             out = decode(
                 self.model,
                 self.policy,
@@ -145,8 +147,10 @@ class UnmaskLM(LM):  # type: ignore[misc]
             for i, tokens, shown, nfe, ended in zip(
                 places, out.tokens.tolist(), revealed, out.nfe.tolist(), out.ended, strict=True
             ):
-                texts[i], length = self._cut(tokens, asked[i].until)
-                spent[i] = Spent(requests[i].task_name, requests[i].doc_id, gen_length, nfe, sum(shown[:length]), ended)
+                texts[i], length = self._cut(tokens, until)
+                spent[i] = Spent(
+                    requests[i].task_name, requests[i].doc_id, config.region(), nfe, sum(shown[:length]), ended
+                )
         self.spent = [spent[i] for i in range(len(asked))]
         return [texts[i] for i in range(len(asked))]
 
@@ -203,8 +207,12 @@ class UnmaskLM(LM):  # type: ignore[misc]
         elif do_sample and temperature is None:
             raise UnmaskError(f"{task} asks for do_sample without a temperature: give one, 0 for the likeliest tokens.")
         temperature = float(temperature or 0)
+        options: dict[str, Any] = {"temperature": temperature}
         for name, value in asked.items():
             if value is None or OFF.get(name) == value or (name in SAMPLERS and not temperature):
+                continue
+            if name in HELD:
+                options[name] = value
                 continue
             instead = " or set the temperature to 0" if name in SAMPLERS else ""
             raise UnmaskError(
@@ -216,9 +224,11 @@ class UnmaskLM(LM):  # type: ignore[misc]
             gen_length = int(next(iter(lengths), DEFAULT_GEN_LENGTH))
             blocks = self._options["block_length"]
             gen_length += -gen_length % blocks if isinstance(blocks, int) and blocks > 0 else 0
+        options = {"gen_length": gen_length, **options}
+        decode_config(None, options)  # refused before any is decoded
         tokens = self.model.encode(context)
         check_prompt(self.model, tokens, gen_length, f"Document {request.doc_id} of {request.task_name!r}")
-        return _Asked(tokens, (gen_length, temperature), [until] if isinstance(until, str) else list(until))
+        return _Asked(tokens, tuple(options.items()), (until,) if isinstance(until, str) else tuple(until))
 
     def _cut(self, tokens: Sequence[int], until: Sequence[str]) -> tuple[str, int]:
         """The text up to its earliest stop string, and how many tokens it takes."""
@@ -277,21 +287,37 @@ def evaluate_tasks(
         raise UnmaskError(f"{reason(e)}: name each task once, or its group.") from None
     for name, task in loaded.items():
         check_task(name, task, confirm_run_unsafe_code)
-    results: dict[str, Any] = simple_evaluate(
-        lm,
-        tasks=built,
-        task_manager=manager,
-        limit=limit,
-        num_fewshot=num_fewshot,
-        apply_chat_template=apply_chat_template,
-        fewshot_as_multiturn=fewshot_as_multiturn and apply_chat_template,
-        system_instruction=system_instruction,
-        log_samples=log_samples,
-        confirm_run_unsafe_code=confirm_run_unsafe_code,
-    )
+    with _outside_of_git():
+        results: dict[str, Any] = simple_evaluate(
+            lm,
+            tasks=built,
+            task_manager=manager,
+            limit=limit,
+            num_fewshot=num_fewshot,
+            apply_chat_template=apply_chat_template,
+            fewshot_as_multiturn=fewshot_as_multiturn and apply_chat_template,
+            system_instruction=system_instruction,
+            log_samples=log_samples,
+            confirm_run_unsafe_code=confirm_run_unsafe_code,
+        )
     results["unmask"] = results["config"].pop("unmask")
     add_spent(results.get("samples", {}), lm.spent)
     return results
+
+
+@contextmanager
+def _outside_of_git() -> Iterator[None]:
+    """Keep the harness from asking git for a commit where there is no repository: it would print git's complaint."""
+    here = Path.cwd()
+    if any((folder / ".git").exists() for folder in (here, *here.parents)):
+        yield
+        return
+    asks = evaluator.get_git_commit_hash
+    evaluator.get_git_commit_hash = lambda: None
+    try:
+        yield
+    finally:
+        evaluator.get_git_commit_hash = asks
 
 
 if __name__ == "__main__":

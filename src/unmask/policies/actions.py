@@ -148,18 +148,23 @@ class DPLS(Actions):
     """Dynamic Plackett-Luce sampling: positions are picked one by one without replacement, until STOP.
 
     The first pick ~ softmax(logits) over selectable positions, so that a step always reveals something; each further
-    one ~ softmax over the remaining positions and STOP, whose logit is 0. The likelihood is that of the ordered picks.
+    one ~ softmax over the remaining positions and STOP. The likelihood is that of the ordered picks.
+
+    Attributes:
+        stop_logit: of STOP.
     """
 
     ordered: ClassVar[bool] = True
+    stop_logit: float = 0.0
 
     def sample(
         self, logits: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"], noise: Float[Tensor, "b l"]
     ) -> Int[Tensor, "b l"]:
-        """A race: position i arrives after an exponential time of rate exp(logit i). STOP, of rate 1, starts when the
-        first has arrived; by memorylessness the others' remaining times are then fresh, and who beats STOP is picked.
+        """A race: position i arrives after an exponential time of rate exp(logit i - STOP's). STOP, of rate 1, starts
+        when the first has arrived; by memorylessness the others' remaining times are then fresh, and who beats STOP is
+        picked.
         """
-        arrival = (-noise.log()).log() - logits.float()  # log of the times
+        arrival = (-noise.log()).log() - self._against_stop(logits)  # log of the times
         arrival = arrival.masked_fill(~selectable, torch.inf)
         first = arrival.amin(dim=1)
         stop = torch.logaddexp(first, (-further(noise).log()).log())
@@ -168,6 +173,7 @@ class DPLS(Actions):
 
     def mode(self, logits: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"]) -> Int[Tensor, "b l"]:
         """The likeliest ordered picks of any number are the largest logits, falling: only their number is open."""
+        logits = self._against_stop(logits)
         place = _places(-_only(logits, selectable))
         ordered = _only(logits, selectable).sort(dim=1, descending=True).values
         first, further_picks, stop = _conditionals(ordered)
@@ -182,7 +188,8 @@ class DPLS(Actions):
         self, logits: Float[Tensor, "b l"], selectable: Bool[Tensor, "b l"], picks: Int[Tensor, "b l"]
     ) -> Float[Tensor, " b"]:
         count = (picks > 0).sum(dim=1, keepdim=True)
-        first, further_picks, stop = _conditionals(_picked_first(_only(logits, selectable), picks))
+        against = _only(self._against_stop(logits), selectable)
+        first, further_picks, stop = _conditionals(_picked_first(against, picks))
         number = torch.arange(logits.shape[1], device=logits.device) + 1
         rest = torch.where((number > 1) & (number <= count), further_picks, 0.0).sum(dim=1)
         ends = torch.where(number == count, stop, 0.0).sum(dim=1)
@@ -195,7 +202,7 @@ class DPLS(Actions):
     ) -> Float[Tensor, " b"]:
         """The entropies of the choices met along these picks, summed: its mean over picks is the entropy."""
         count = (picks > 0).sum(dim=1, keepdim=True)
-        x = _picked_first(_only(logits, selectable), picks)
+        x = _picked_first(_only(self._against_stop(logits), selectable), picks)
         left = x.flip(1).logcumsumexp(1).flip(1)  # of what is left before each pick
         top = x.amax(dim=1, keepdim=True)
         below = ((top - x).clamp(min=1e-30).log() + x).flip(1).logcumsumexp(1).flip(1)
@@ -206,6 +213,9 @@ class DPLS(Actions):
         number = torch.arange(x.shape[1] + 1, device=x.device)  # picks already made
         along = torch.where((number >= 1) & (number <= count), each, 0.0).sum(dim=1)
         return torch.where(selectable.any(dim=1), left[:, 0] - mean[:, 0] + along, 0.0)
+
+    def _against_stop(self, logits: Float[Tensor, "b l"]) -> Float[Tensor, "b l"]:
+        return logits.float() - self.stop_logit  # the first pick is the same whatever is taken off
 
 
 @dataclass(frozen=True)

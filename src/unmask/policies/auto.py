@@ -22,7 +22,9 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None) -> P
 
     Args:
         name_or_path: None for the bundled default; a bundled name; a folder that `Policy.save` wrote; a safetensors
-            file, or a folder with one, in the layout of the paper's released checkpoints; a Hub id; a rule
+            file, or a folder with one, in the layout of the paper's released checkpoints, such as its trainer's
+            ``checkpoint-100``; a Hub id; any of these with settings that its tensors do not tell,
+            ``"checkpoint-100?actions=dpls&stop_logit=0.5"``; a rule
             with its settings, ``"confidence_threshold:threshold=0.8"`` or ``{"type": ..., "threshold": 0.8}``; any of
             these in wrappers, inside out, ``"house-base-full | temperature:tau=0.5 | max_reveal:n=8"``.
 
@@ -37,6 +39,9 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None) -> P
     inside, bar, wrapper = name.rpartition("|")
     if bar and not Path(name).exists():
         return make_policy({**parse_spec(wrapper), "policy": inside.strip()}, f"the policy {name!r}")
+    base, mark, settings = name.rpartition("?")
+    if mark and not Path(name).exists():
+        return _with_settings(load_policy(base), settings, name)
     if name.partition(":")[0] in policy_types() and not Path(name).exists():
         return make_policy(parse_spec(name), f"the policy {name!r}")
     if ":" in name:
@@ -49,10 +54,12 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None) -> P
     except UnmaskError as e:
         hint = nearest(name, policy_types())
         raise UnmaskError(f"{e} For a rule, {hint}" if hint.startswith("did you mean") else str(e)) from None
-    released = None if (folder / "config.json").exists() else _only_weights(folder)
-    if released is not None:
-        return _load_released(released)
-    policy = make_policy(read_config(folder), str(folder / "config.json"))
+    config = read_config(folder) if (folder / "config.json").exists() else None
+    if config is None or "type" not in config:
+        weights = _only_weights(folder)
+        if weights is not None:
+            return _load_released(weights)
+    policy = make_policy(read_config(folder) if config is None else config, str(folder / "config.json"))
     weights = folder / "model.safetensors"
     if policy.weights() is not None or weights.exists():
         policy.load_weights(read_weights(weights), str(weights))
@@ -63,16 +70,35 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None) -> P
 
 
 def _only_weights(folder: Path) -> Path | None:
-    found = sorted(folder.glob("*.safetensors"))
+    usual = folder / "model.safetensors"
+    found = [usual] if usual.exists() else sorted(folder.glob("*.safetensors"))
     return found[0] if len(found) == 1 else None
+
+
+def _with_settings(policy: Policy, settings: str, name: str) -> Policy:
+    """The same weights under other settings; what was measured with the old ones is left behind.
+
+    Raises:
+        UnmaskError: a rule; an unknown setting or a bad value; a setting that asks for other weights.
+    """
+    if not isinstance(policy, LearnedPolicy):
+        raise UnmaskError(
+            f"{name!r} changes settings of {policy.type_name}, which has no weights: write them behind a colon."
+        )
+    if not settings.strip():
+        raise UnmaskError(f"{name!r} names no setting behind its question mark: write it as name?key=value&key=value.")
+    given = parse_spec(f"{policy.type_name}:{settings.replace('&', ',')}")
+    changed = make_policy({"type": policy.type_name, **policy.config(), **given}, f"the policy {name!r}")
+    changed.load_weights(policy.weights(), f"{name!r}, whose weights do not go with these settings")
+    return changed
 
 
 def _load_released(path: Path) -> Policy:
     weights = read_weights(path)
     if not is_released(weights):
         raise UnmaskError(
-            f"{path} has no config.json beside it, and its tensors are not named as in a released checkpoint "
-            "('base_policy.'...): give a folder that `policy.save` wrote."
+            f"{path} has no config.json beside it that names a policy's type, and its tensors are not named as in a "
+            "released checkpoint ('base_policy.'...): give a folder that `policy.save` wrote."
         )
     config, ours = from_released(weights, str(path))
     policy = make_policy(config, str(path))

@@ -20,7 +20,8 @@ def is_released(weights: Mapping[str, Tensor]) -> bool:
 def from_released(weights: Mapping[str, Tensor], where: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """A released checkpoint as this project saves policies.
 
-    Sizes are read from the shapes. The released time features have P = 1 and are rounded to bfloat16.
+    Sizes are read from the shapes. The released time features have P = 1 and are rounded to bfloat16. The tensors tell
+    neither another P nor how actions are drawn: Bernoulli, unless the user says so.
 
     Returns:
         The config with its type, and the tensors under our names; the rotary buffer is left out.
@@ -34,6 +35,7 @@ def from_released(weights: Mapping[str, Tensor], where: str) -> tuple[dict[str, 
         width, top_k = ours["confidence_proj.weight"].shape
         feed_forward = len(ours["transformer_blocks.0.linear1.weight"])
         heads = width // (2 * len(rotary["transformer_blocks.0.inv_freq"]))
+        time_size = ours["time_mlp.0.weight"].shape[1]
     except KeyError as e:
         raise UnmaskError(
             f"{where} has the layout of a released checkpoint but lacks the tensor '{PREFIX}{e.args[0]}': "
@@ -46,6 +48,7 @@ def from_released(weights: Mapping[str, Tensor], where: str) -> tuple[dict[str, 
         "heads": heads,
         "feed_forward": feed_forward,
         "blocks": len(rotary),
+        "time_size": None if time_size == width else time_size,
         "time_period": 1.0,
         "round_time": True,
     }

@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, MultipleOf
 from jaxtyping import Bool, Float
 from pydantic import model_validator
 from torch import Tensor, nn
@@ -39,11 +39,18 @@ class TransformerConfig(PolicySettings):
         use_mask: condition on the mask (an ablation of the paper).
         use_entropy: see the entropy of each position beside its confidences, in nats: some rules decide by it.
         use_speed: condition on the speed asked for: one policy for every speed.
+        context: positions of the block that it sees: it is blind outside the block of the first position that it may
+            reveal (released code: `policy_full_context` off, with its block length); None: the whole region.
+        time_size: number of time features (released code: `policy_time_embed_dim`); None: the width.
+        initial_logit: output bias of fresh weights, whose modulation is then the identity (released code:
+            `policy_smart_init`); None: torch's own initialisation. By default a position is revealed with probability
+            0.119 at first: a slow, careful start.
         time_period: P of the time features' frequencies P^(-i/64). Released checkpoints have 1 (all frequencies 1);
             below 1 the frequencies rise from 1 to 1/P, which tells steps apart in [0, 1].
         round_time: round the time features to bfloat16, as released checkpoints expect.
         actions: the distribution that draws, ``bernoulli`` or ``dpls``.
         force_progress: reveal the largest logit where a row draws nothing (Bernoulli; DPLS always reveals something).
+        stop_logit: of STOP in DPLS (released code: `dpls_stop_logit`).
     """
 
     reads: Literal["confidence", "hidden_states"] = "confidence"
@@ -57,10 +64,14 @@ class TransformerConfig(PolicySettings):
     use_mask: bool = True
     use_entropy: bool = False
     use_speed: bool = False
+    context: Annotated[int | None, Ge(1)] = None
+    time_size: Annotated[int | None, Ge(2), MultipleOf(2)] = None
+    initial_logit: float | None = -2.0
     time_period: Annotated[float, Gt(0)] = 0.01
     round_time: bool = False
     actions: Literal["bernoulli", "dpls"] = "bernoulli"
     force_progress: bool = True
+    stop_logit: float = 0.0
 
     @property
     def has_speed(self) -> bool:
@@ -78,6 +89,8 @@ class TransformerConfig(PolicySettings):
             raise ValueError("use_entropy goes with reads = 'confidence'")
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of 2 * heads = {2 * self.heads}")
+        if self.stop_logit and self.actions != "dpls":
+            raise ValueError("stop_logit goes with actions = 'dpls'")
         return self
 
 
@@ -97,7 +110,8 @@ class TransformerPolicy(LearnedPolicy):
         if c.reads == "hidden_states" and c.hidden_size is None:
             raise UnmaskError("A policy that reads hidden states needs hidden_size, the width of the dLLM's.")
         if c.use_time:
-            self.time_mlp = nn.Sequential(nn.Linear(c.width, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
+            size = c.time_size or c.width
+            self.time_mlp = nn.Sequential(nn.Linear(size, c.width), nn.SiLU(), nn.Linear(c.width, c.width))
         if c.use_speed:
             self.speed_mlp = nn.Sequential(
                 nn.Linear(2 * SPEED_FREQUENCIES, c.width), nn.SiLU(), nn.Linear(c.width, c.width)
@@ -108,10 +122,13 @@ class TransformerPolicy(LearnedPolicy):
             self.hidden_proj = nn.Linear(c.hidden_size, c.width)
         if c.use_mask:
             self.mask_embedding = nn.Embedding(2, c.width)
-        self.transformer_blocks = nn.ModuleList(Block(c.width, c.heads, c.feed_forward) for _ in range(c.blocks))
+        self.transformer_blocks = nn.ModuleList(
+            Block(c.width, c.heads, c.feed_forward, c.initial_logit is not None) for _ in range(c.blocks)
+        )
         self.final_norm = nn.LayerNorm(c.width)
         self.output_proj = nn.Linear(c.width, 1)
-        nn.init.constant_(self.output_proj.bias, -2.0)  # sigmoid(-2) = 0.119: a slow, careful start
+        if c.initial_logit is not None:
+            nn.init.constant_(self.output_proj.bias, c.initial_logit)
 
     @property
     def needs(self) -> Needs:
@@ -121,7 +138,11 @@ class TransformerPolicy(LearnedPolicy):
 
     @property
     def actions(self) -> Actions:
-        return DPLS() if self.settings.actions == "dpls" else Bernoulli(self.settings.force_progress)
+        return (
+            DPLS(self.settings.stop_logit)
+            if self.settings.actions == "dpls"
+            else Bernoulli(self.settings.force_progress)
+        )
 
     def logits(self, observation: Observation) -> Float[Tensor, "b l"]:
         """
@@ -137,8 +158,9 @@ class TransformerPolicy(LearnedPolicy):
             condition = condition + self.time_mlp(self._time_features(observation.step_fraction))[:, None]
         if self.settings.use_speed:
             condition = condition + self.speed_mlp(speed_features(self.knob(observation)))[:, None]
+        in_view = self._view(observation)
         for block in self.transformer_blocks:
-            x = block(x, condition, observation.masked)
+            x = block(x, condition, observation.masked, in_view)
         return self.output_proj(self.final_norm(x))[..., 0]
 
     def _read(self, observation: Observation) -> Float[Tensor, "b l w"]:
@@ -158,8 +180,16 @@ class TransformerPolicy(LearnedPolicy):
             )
         return self.hidden_proj(observation.hidden_states.float())
 
+    def _view(self, observation: Observation) -> Bool[Tensor, "b l"] | None:
+        """The positions it sees; None for all."""
+        if self.settings.context is None:
+            return None
+        block = torch.arange(observation.masked.shape[1], device=observation.masked.device) // self.settings.context
+        current = observation.selectable.int().argmax(dim=1) // self.settings.context
+        return block == current[:, None]
+
     def _time_features(self, step_fraction: Float[Tensor, " b"]) -> Float[Tensor, "b w"]:
-        half = self.settings.width // 2
+        half = (self.settings.time_size or self.settings.width) // 2
         exponent = torch.arange(half, device=step_fraction.device, dtype=torch.float32) / half
         angle = step_fraction[:, None] * self.settings.time_period**-exponent
         features = torch.cat([angle.cos(), angle.sin()], dim=1)
@@ -175,35 +205,42 @@ def speed_features(knob: Float[Tensor, " b"]) -> Float[Tensor, "b 16"]:
 class Block(nn.Module):
     """Pre-norm transformer block with adaptive LayerNorm and rotary positions 0..l-1."""
 
-    def __init__(self, width: int, heads: int, feed_forward: int) -> None:
+    def __init__(self, width: int, heads: int, feed_forward: int, identity: bool = True) -> None:
         super().__init__()
         self.heads = heads
         self.q_proj, self.k_proj, self.v_proj, self.out_proj = (nn.Linear(width, width) for _ in range(4))
         self.linear1, self.linear2 = nn.Linear(width, feed_forward), nn.Linear(feed_forward, width)
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.ada_conditioning = nn.Linear(width, 6 * width)
-        nn.init.zeros_(self.ada_conditioning.weight)
-        nn.init.zeros_(self.ada_conditioning.bias)
+        if identity:
+            nn.init.zeros_(self.ada_conditioning.weight)
+            nn.init.zeros_(self.ada_conditioning.bias)
 
     def forward(
-        self, x: Float[Tensor, "b l w"], condition: Float[Tensor, "b 2 w"], masked: Bool[Tensor, "b l"]
+        self,
+        x: Float[Tensor, "b l w"],
+        condition: Float[Tensor, "b 2 w"],
+        masked: Bool[Tensor, "b l"],
+        in_view: Bool[Tensor, "b l"] | None = None,
     ) -> Float[Tensor, "b l w"]:
         """
         Args:
             condition: what modulates revealed (0) and masked (1) positions.
+            in_view: positions that are attended to; all by default.
         """
         revealed, hidden = self.ada_conditioning(condition)[:, :, None].unbind(dim=1)
         modulation = torch.where(masked[..., None], hidden, revealed)
         scale1, shift1, gate1, scale2, shift2, gate2 = modulation.chunk(6, dim=-1)
-        x = x + self._attention(self.norm1(x) * (1 + scale1) + shift1) * (1 + gate1)
+        x = x + self._attention(self.norm1(x) * (1 + scale1) + shift1, in_view) * (1 + gate1)
         h = self.norm2(x) * (1 + scale2) + shift2
         return x + self.linear2(F.gelu(self.linear1(h))) * (1 + gate2)
 
-    def _attention(self, h: Float[Tensor, "b l w"]) -> Float[Tensor, "b l w"]:
+    def _attention(self, h: Float[Tensor, "b l w"], in_view: Bool[Tensor, "b l"] | None) -> Float[Tensor, "b l w"]:
         q, k, v = (
             p(h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
         )
-        mixed = F.scaled_dot_product_attention(_rotate(q), _rotate(k), v)
+        seen = None if in_view is None else in_view[:, None, None]
+        mixed = F.scaled_dot_product_attention(_rotate(q), _rotate(k), v, seen)
         return self.out_proj(mixed.transpose(1, 2).flatten(-2))
 
 

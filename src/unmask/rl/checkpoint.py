@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from unmask.errors import UnmaskError
@@ -87,6 +87,11 @@ class Keeper:
         if self._team.main:
             self.folder.write(line)
             self._log(line)
+
+    def keep_completions(self, samples: Sequence[Mapping[str, Any]]) -> None:
+        """Roll-outs of the coming iteration, for a person to read."""
+        if self._team.main and samples:
+            self.folder.write_completions([{"iteration": self.progress.iteration + 1, **one} for one in samples])
 
     def started(self) -> None:
         """Keep the policy that reinforcement learning starts from."""

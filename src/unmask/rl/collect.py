@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -201,6 +203,23 @@ def by_speed(outcome: Outcome | None, reward: Tensor | None, parts: int, process
     return found
 
 
+def samples_of(found: Collected, group_size: int, n: int) -> list[dict[str, Any]]:
+    """The first roll-outs of the first n prompts of this process, for a person to read."""
+    outcome, reward = found.outcome, found.batch.reward
+    kept = []
+    for i in range(min(n, len(reward))):
+        row = i * group_size
+        sample = {
+            "prompt": outcome.examples[row].prompt,
+            "text": outcome.texts[row],
+            "correct": bool(outcome.correct[row]),
+            "nfe": int(outcome.nfe[row]),
+            "reward": float(reward[i, 0]),
+        }
+        kept.append(sample if outcome.speed is None else {**sample, "speed": float(outcome.speed[row])})
+    return kept
+
+
 def metrics_of(outcome: Outcome, reward: torch.Tensor, parts: int, processes: Processes) -> Metrics:
     """How roll-outs ended, in all processes.
 
@@ -209,13 +228,16 @@ def metrics_of(outcome: Outcome, reward: torch.Tensor, parts: int, processes: Pr
         parts: as in `by_speed`.
     """
     nfe = processes.gather(outcome.nfe.tolist())
-    earned, correct = processes.total(reward.sum().item(), outcome.correct.sum().item())
+    left = 0 if outcome.unfinished is None else outcome.unfinished.sum().item()
+    earned, correct, unfinished = processes.total(reward.sum().item(), outcome.correct.sum().item(), left)
     return {
         "reward": earned / len(nfe),
         "correct": correct / len(nfe),
         "nfe": sum(nfe) / len(nfe),
+        "nfe_std": statistics.pstdev(nfe),
         "nfe_min": min(nfe),
         "nfe_max": max(nfe),
+        "unfinished": unfinished / len(nfe),
         **correct_by_task(processes.gather(outcome.by_task())),
         **({} if outcome.speed is None else by_speed(outcome, reward, parts, processes)),
     }

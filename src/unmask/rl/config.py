@@ -161,6 +161,9 @@ class RunConfig(Settings):
     seed: Annotated[int, Field(description="Seed of weights, prompts and actions.")] = 0
     iterations: Annotated[int, Ge(0), Field(description="Iterations of the algorithm.")] = 90
     validate_every: Annotated[int, Ge(1), Field(description="Iterations between validations.")] = 15
+    log_completions: Annotated[
+        int, Ge(0), Field(description="Roll-outs written to completions.jsonl with each validation.")
+    ] = 4
     checkpoint_minutes: Annotated[
         float, Ge(0), Field(description="Minutes between checkpoints; each validation saves one, too.")
     ] = 1.0

@@ -242,7 +242,7 @@ class DecodingEnv:
             over, spent = ended.row.cpu(), torch.tensor(ended.why) == BUDGET
             self.live[over] = False
             terminated[over], truncated[over] = ~spent, spent
-            reward[over] = self._rewards(self._judge(ended, over, ~spent | self.options.judge_unfinished))
+            reward[over] = self._rewards(self._judge(ended, over, ~spent))
         return reward, terminated, truncated
 
     def _rewards(self, outcome: Outcome) -> Float[Tensor, " r"]:
@@ -269,7 +269,8 @@ class DecodingEnv:
     def _judge(self, ended: Ended, rows: Int[Tensor, " r"], complete: Bool[Tensor, " r"]) -> Outcome:
         examples = [self._examples[row] for row in rows.tolist()]
         speeds = [self._speeds[row] for row in rows.tolist()] if self.needs.speed else None
-        outcome = judge(self.task, examples, ended.texts, ended.nfe.cpu(), complete, self.gen_length, speeds)
+        lenient = self.options.judge_unfinished
+        outcome = judge(self.task, examples, ended.texts, ended.nfe.cpu(), complete, self.gen_length, speeds, lenient)
         for row, text in zip(rows.tolist(), ended.texts, strict=True):
             self.texts[row] = text
         self.correct[rows] = outcome.correct

@@ -45,17 +45,20 @@ class Optimiser:
         more = {name: module.to(device) for name, module in algorithm.modules().items()}
         self.module: nn.Module = nn.ModuleDict({"policy": policy, **more}) if more else policy
         rates = algorithm.learning_rates()
-        groups: list[dict[str, Any]] = [{"params": list(policy.parameters()), "share": 1.0}]
+        groups: list[dict[str, Any]] = parameter_groups(policy, 1.0, self.settings)
         for name, module in more.items():
             share = rates.get(name, self.settings.lr) / self.settings.lr
-            groups.append({"params": list(module.parameters()), "share": share})
+            groups += parameter_groups(module, share, self.settings)
         self.optimizer = adamw(groups, self.settings)
 
-    def learn(self, batch: Batch, credit: Credit, lr: float) -> dict[str, float]:
+    def learn(self, batch: Batch, credit: Credit, rates: Sequence[float]) -> dict[str, float]:
         """`inner_iterations` optimiser steps.
 
         Steps that teach nothing are left out. The first pass scores the old policy as well: its likelihoods are those
         of the policy that acted.
+
+        Args:
+            rates: learning rate of each.
 
         Returns:
             What is logged: reveal probabilities, entropy, ratio, gradient norm, KL, and what the algorithm adds.
@@ -64,8 +67,6 @@ class Optimiser:
             FloatingPointError: the gradient is not finite; nothing was changed.
         """
         settings, steps = self.settings, batch.steps
-        for group in self.optimizer.param_groups:
-            group["lr"] = lr * group["share"]
         own = ~batch.expert[steps.rollout]
         kept = credit.kept.clone()
         if settings.kl_weight or settings.entropy_weight:
@@ -73,7 +74,9 @@ class Optimiser:
         chunks = [self._chunk(steps, credit, own, index) for index in self._split(kept)]
         old: list[Tensor] = []
         logged: dict[str, float] = {}
-        for inner in range(settings.inner_iterations):
+        for inner, lr in enumerate(rates):
+            for group in self.optimizer.param_groups:
+                group["lr"] = lr * group["share"]
             self.optimizer.zero_grad()
             means = Means()
             for i, chunk in enumerate(chunks):
@@ -141,7 +144,8 @@ class Optimiser:
         selectable = part.observation.selectable
         probability = torch.sigmoid(logits)[selectable]
         entropy = self.actions.entropy(logits, selectable, part.picks)
-        return {"reveal_probability": probability, "entropy": entropy, "revealed": (part.picks > 0).sum(dim=1)}
+        revealed = (part.picks > 0).sum(dim=1)
+        return {"reveal_probability": probability, "entropy": entropy, "revealed": revealed, "idle": revealed == 0}
 
     def _reduce_and_clip(self) -> float:
         """Add up the processes' gradients and clip their norm."""
@@ -206,6 +210,22 @@ class Means:
         return found
 
 
+def parameter_groups(module: nn.Module, share: float, settings: AlgorithmSettings) -> list[dict[str, Any]]:
+    """A module's parameters with their weight decay.
+
+    Args:
+        share: of the policy's learning rate.
+    """
+    if settings.decay_biases:
+        return [{"params": list(module.parameters()), "share": share}]
+    norms = [id(p) for part in module.modules() if isinstance(part, nn.LayerNorm) for p in part.parameters()]
+    plain = [name.endswith("bias") or id(p) in norms for name, p in module.named_parameters()]
+    parts = [
+        [p for p, free in zip(module.parameters(), plain, strict=True) if free == wanted] for wanted in (False, True)
+    ]
+    return [{"params": parts[0], "share": share}, {"params": parts[1], "share": share, "weight_decay": 0.0}]
+
+
 def adamw(groups: list[dict[str, Any]], settings: AlgorithmSettings) -> torch.optim.Optimizer:
     """The paper's optimiser (arXiv 2512.09106, appendix).
 
@@ -215,7 +235,20 @@ def adamw(groups: list[dict[str, Any]], settings: AlgorithmSettings) -> torch.op
     return torch.optim.AdamW(groups, settings.lr, (0.9, 0.99), weight_decay=settings.weight_decay)
 
 
-def learning_rate(settings: AlgorithmSettings, iteration: int, iterations: int) -> float:
-    """A cosine from the first iteration to zero, times a linear warm-up."""
-    warm = min((iteration + 1) / max(settings.warmup, 1), 1.0)
-    return settings.lr * warm * 0.5 * (1 + math.cos(math.pi * iteration / max(iterations, 1)))
+def learning_rates(settings: AlgorithmSettings, iteration: int, iterations: int) -> list[float]:
+    """The learning rate of each optimiser step of an iteration: a cosine to zero, and a linear warm-up.
+
+    The cosine begins with the first iteration and is multiplied by the warm-up; transformers' begins behind the
+    warm-up, which begins at 0, and both move on with each optimiser step.
+    """
+    inner = settings.inner_iterations
+    if settings.lr_schedule == "transformers":
+        warm, total = settings.warmup * inner, iterations * inner
+        steps = range(iteration * inner, (iteration + 1) * inner)
+        return [settings.lr * (k / warm if k < warm else _cosine((k - warm) / max(total - warm, 1))) for k in steps]
+    warmed = min((iteration + 1) / max(settings.warmup, 1), 1.0)
+    return [settings.lr * warmed * _cosine(iteration / max(iterations, 1))] * inner
+
+
+def _cosine(share: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * share))

@@ -33,6 +33,7 @@ class Outcome:
         nfe: forward passes.
         gen_length: positions of the region, L.
         speed: that each was asked for, of a policy with a speed.
+        unfinished: episodes that still hold a mask; None where nobody asks.
     """
 
     examples: Sequence[Example]
@@ -41,6 +42,7 @@ class Outcome:
     nfe: Int[Tensor, " r"]
     gen_length: int
     speed: Float[Tensor, " r"] | None = None
+    unfinished: Bool[Tensor, " r"] | None = None
 
     def by_task(self) -> list[tuple[str, bool]]:
         """The task of each episode of a mixture, and whether it is correct; nothing for one task."""
@@ -56,15 +58,17 @@ def judge(
     complete: Bool[Tensor, " r"],
     gen_length: int,
     speeds: Sequence[float] | None = None,
+    judge_unfinished: bool = False,
 ) -> Outcome:
     """What the task's verifier says of episodes.
 
     Args:
         complete: False where the step budget was spent with masks left: such an answer is wrong.
+        judge_unfinished: judge it by the text it has.
     """
-    verified = verdicts(task, examples, texts, complete.tolist())
+    verified = verdicts(task, examples, texts, (complete | judge_unfinished).tolist())
     speed = None if speeds is None else torch.tensor(speeds, device=nfe.device)
-    return Outcome(examples, texts, torch.tensor(verified, device=nfe.device), nfe, gen_length, speed)
+    return Outcome(examples, texts, torch.tensor(verified, device=nfe.device), nfe, gen_length, speed, ~complete)
 
 
 def correct_by_task(pairs: Iterable[tuple[str, bool]]) -> dict[str, float]:

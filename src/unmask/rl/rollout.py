@@ -155,5 +155,5 @@ def roll_out(
         also_observe=needs,
         on_ended=on_ended,
     )
-    outcome = judge(task, examples, out.texts, out.nfe, out.complete, config.region(), speeds)
+    outcome = judge(task, examples, out.texts, out.nfe, out.complete, config.region(), speeds, config.judge_unfinished)
     return Rollouts(recorder.steps(), out, outcome)

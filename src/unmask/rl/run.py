@@ -2,6 +2,7 @@
 
     config.json         what was asked for, all defaults filled in
     versions.json       of this package and what it stands on
+    completions.jsonl   some roll-outs of the iterations before validations: prompt, text, verdict, NFE
     metrics.jsonl       a line per event: note, clone, each iteration under its algorithm's name, validation, collapse
     start/              the policy that reinforcement learning starts from: by default a behaviour-cloned one
     best/               the best on validation prompts
@@ -16,7 +17,7 @@ from __future__ import annotations
 import filecmp
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -79,6 +80,7 @@ class RunFolder:
     def __init__(self, path: str | Path, *, main: bool = True) -> None:
         self.path = Path(path)
         self.metrics = self.path / "metrics.jsonl"
+        self.completions = self.path / "completions.jsonl"
         self._main = main
         self._claim: Claim | None = None
 
@@ -104,12 +106,16 @@ class RunFolder:
     def abandon(self) -> None:
         """Remove what `start` wrote, if there is no checkpoint."""
         if not self._checkpoints():
-            for name in ("config.json", "versions.json", "metrics.jsonl"):
+            for name in ("config.json", "versions.json", "metrics.jsonl", "completions.jsonl"):
                 (self.path / name).unlink(missing_ok=True)
 
     def write(self, metrics: Metrics) -> None:
         """Add a line of metrics."""
         Journal(self.metrics).append([metrics])
+
+    def write_completions(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Add roll-outs, each with its iteration."""
+        Journal(self.completions).append(rows)
 
     def save(
         self, policy: LearnedPolicy, module: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress
@@ -201,6 +207,9 @@ class RunFolder:
         """Drop metrics of later iterations, which will come again."""
         kept = [line for line in read_metrics(self.metrics) if line["iteration"] <= iteration]
         Journal(self.metrics).replace(kept)
+        if self.completions.exists():
+            samples = Journal(self.completions)
+            samples.replace([row for row in samples.rows() if row.get("iteration", 0) <= iteration])
 
     def _claim_it(self) -> None:
         if self._main and self._claim is None:

@@ -166,7 +166,15 @@ class Search:
             tokens = [prompts[i].tokens for i in mine]
             out = decode(self.model, load_policy(cell.policy), tokens, config, streams=mine)
             examples = [prompts[i].example for i in mine]
-            outcome = judge(self.task, examples, out.texts, out.nfe, out.complete, config.region())
+            outcome = judge(
+                self.task,
+                examples,
+                out.texts,
+                out.nfe,
+                out.complete,
+                config.region(),
+                judge_unfinished=config.judge_unfinished,
+            )
             rows = list(zip(mine, out.texts, outcome.correct.tolist(), outcome.nfe.tolist(), strict=True))
         fresh = sorted(team.gather(rows))
         self._write(cell, fresh)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
@@ -26,9 +26,9 @@ from unmask.policies.wrappers import Plain
 from unmask.rl.algorithms.base import Credit, check_weight
 from unmask.rl.checkpoint import Keeper
 from unmask.rl.collapse import CollapseDetector
-from unmask.rl.collect import Collected, Collector, draw_speeds, metrics_of
+from unmask.rl.collect import Collected, Collector, draw_speeds, metrics_of, samples_of
 from unmask.rl.config import TrainConfig
-from unmask.rl.optimise import Optimiser, learning_rate
+from unmask.rl.optimise import Optimiser, learning_rates
 from unmask.rl.processes import Processes, Stop, never
 from unmask.rl.prompts import draw_prompts, training_prompts
 from unmask.rl.run import Metrics
@@ -236,16 +236,18 @@ class Trainer:
         credit = self.algorithm.credit(found.batch, team)
         signal = team.total(self.algorithm.signal(found.batch.reward))[0] / settings.prompts
         updated = signal > 0 and signal >= settings.min_signal
-        lr = learning_rate(settings, number, run.iterations)
+        rates = learning_rates(settings, number, run.iterations)
+        if (number + 1) % run.validate_every == 0 and run.log_completions:
+            self.keeper.keep_completions(samples_of(found, settings.group_size, run.log_completions))
         collected = time.perf_counter()
-        logged = self._learn(found, credit, lr) if updated else self.optimiser.look(found.batch)
+        logged = self._learn(found, credit, rates) if updated else self.optimiser.look(found.batch)
         progress.iteration += 1
         now = time.perf_counter()
         return {
             **metrics_of(found.outcome, found.batch.reward[:, : settings.group_size], settings.speeds, team),
             "signal": signal,
             "updated": updated,
-            "lr": lr,
+            "lr": rates[-1],
             **logged,
             "passes": progress.passes,
             "passes_run": progress.passes_run,
@@ -255,9 +257,9 @@ class Trainer:
             "seconds_update": now - collected,
         }
 
-    def _learn(self, found: Collected, credit: Credit, lr: float) -> Mapping[str, float]:
+    def _learn(self, found: Collected, credit: Credit, rates: Sequence[float]) -> Mapping[str, float]:
         try:
-            return self.optimiser.learn(found.batch, credit, lr)
+            return self.optimiser.learn(found.batch, credit, rates)
         except FloatingPointError as e:
             raise UnmaskError(
                 f"At iteration {self.keeper.progress.iteration + 1} {e}: resume with a lower lr (--resume "

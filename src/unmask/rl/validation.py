@@ -61,7 +61,9 @@ def validator(
                 seed=SEED,
             )
             examples = [prompt.example for prompt, *_ in rows]
-            outcome = judge(task, examples, out.texts, out.nfe, out.complete, config.region(), asked)
+            outcome = judge(
+                task, examples, out.texts, out.nfe, out.complete, config.region(), asked, config.judge_unfinished
+            )
             earned_each = reward(outcome)
             sums = [x.sum().item() for x in (earned_each, outcome.correct, outcome.nfe)]
             seconds = [out.total_seconds, out.model_seconds, out.policy_seconds]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Gt, Le
@@ -68,7 +68,15 @@ class AlgorithmSettings(Settings):
     ] = False
     lr: Annotated[float, Gt(0), Field(description="Peak learning rate, cosine to 0 (paper: 3e-5).")] = 5e-5
     warmup: Annotated[int, Ge(0), Field(description="Warm-up iterations (paper: 50).")] = 5
+    lr_schedule: Annotated[
+        Literal["cosine", "transformers"],
+        Field(
+            description="cosine: from the first iteration, times the warm-up; transformers: as its trainer's, behind "
+            "the warm-up and anew at each optimiser step (released code)."
+        ),
+    ] = "cosine"
     weight_decay: Annotated[float, Ge(0), Field(description="AdamW weight decay.")] = 0.1
+    decay_biases: Annotated[bool, Field(description="Biases and norms decay, too (released code: they do not).")] = True
     max_grad_norm: Annotated[float, Gt(0), Field(description="Gradient clipping.")] = 0.2
     inner_iterations: Annotated[int, Ge(1), Field(description="Optimiser steps per batch of roll-outs.")] = 2
     update_batch_size: Annotated[int, Ge(1), Field(description="Decoding steps scored at a time.")] = 1024
