@@ -14,6 +14,11 @@ class Stopped(Exception):  # noqa: N818 (nothing is wrong)
     """The user asked to stop (Ctrl-C): what is done is kept. The message says where it is, and how to go on."""
 
 
+def is_out_of_memory(error: Exception) -> bool:
+    """True if torch has said that a device's memory is full."""
+    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """Name the known word that comes closest to `word`, or list them all.
 

@@ -161,3 +161,12 @@ def test_processes_share_the_prompts(capsys, tmp_path, tiny_folder):
         _, err = running.communicate(timeout=120)
         assert running.returncode == 0, err
     assert rows(tmp_path / "one") == rows(tmp_path / "two")
+
+
+def test_a_dry_run_counts_the_prompts_of_a_file(capsys, tmp_path):
+    rows = "".join(json.dumps({"prompt": f"hall: red{i}?", "answer": "hall"}) + "\n" for i in range(5))
+    (tmp_path / "five.jsonl").write_text(rows)
+    argv = ["eval", "--task", tmp_path / "five.jsonl", "--verifier", "exact", "--policies", "top_k_confidence"]
+    code, out, err = run(capsys, *argv, "--gen-length", 8, "--dry-run")
+    assert code == 0, err
+    assert "on 5 prompts of five" in out

@@ -57,3 +57,25 @@ def test_bad_flags_are_refused(capsys, argv, message):
     assert code == 2
     assert message in err
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_dry_run_checks_the_task_and_counts_weights_as_they_are_saved(capsys, tmp_path):
+    rows = "".join(json.dumps({"prompt": f"hall: red{i}?", "answer": "hall"}) + "\n" for i in range(40))
+    (tmp_path / "mine.jsonl").write_text(rows)
+    flags = ["--gen-length", 16, "--dry-run"]
+    code, out, _ = run(capsys, "train", "--task", tmp_path / "mine.jsonl", "--verifier", "exact", *flags)
+    assert code == 0
+    assert "2 MiB in float32 for the dLLM's 640,636 weights" in out, "as house-base is saved, not in bfloat16"
+    for argv, message in (
+        (["--task", tmp_path / "none.jsonl", "--verifier", "exact"], "none.jsonl"),
+        (["--task", tmp_path / "mine.jsonl"], "has no verifier, and training needs one: pass --verifier"),
+    ):
+        code, _, err = run(capsys, "train", *argv, *flags)
+        assert code == 2
+        assert message in err
+
+
+def test_a_value_that_begins_with_a_minus_is_told_how_to_be_given(capsys):
+    code, _, err = run(capsys, "train", "--algorithm.beta", "-0.01,3")
+    assert code == 2
+    assert "Join a value that begins with a minus to it: --algorithm.beta=-0.01,3" in err

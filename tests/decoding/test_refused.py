@@ -8,6 +8,7 @@ import torch
 
 from tests.conftest import make_tiny
 from unmask.decoding.blocks import AdaptiveBlocks
+from unmask.decoding.decode import decode
 from unmask.decoding.generate import generate
 from unmask.errors import UnmaskError
 from unmask.models.auto import load_model
@@ -156,3 +157,32 @@ for call in (lambda: unmask.load_task(7), lambda: unmask.load_task(["house", 7])
             for n in ("nan", "'3'", "1.5")
         ),
     ], done.stderr
+
+
+def test_too_little_memory_says_which_batch_size_to_try(tiny, monkeypatch):
+    def full(tokens, *args):
+        if len(tokens) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+        return original(tokens, *args)
+
+    original = tiny.hidden
+    monkeypatch.setattr(tiny, "hidden", full)
+    policy, prompts = ConfidenceThreshold(0.5), [[5 + i, 6] for i in range(8)]
+    message = r"cpu has too little memory for a pass of 8 rows of 10 positions: try batch_size 4\."
+    with pytest.raises(UnmaskError, match=message):
+        decode(tiny, policy, prompts, gen_length=8)
+    assert len(decode(tiny, policy, prompts, gen_length=8, batch_size=2)) == 8
+
+    def broken(tokens, *args):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(tiny, "hidden", broken)
+    with pytest.raises(UnmaskError, match="of 1 rows of 10 positions: take a smaller dtype"):
+        decode(tiny, policy, prompts[:1], gen_length=8)
+
+    def other(tokens, *args):
+        raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
+
+    monkeypatch.setattr(tiny, "hidden", other)
+    with pytest.raises(RuntimeError, match="mat1 and mat2"):
+        decode(tiny, policy, prompts[:1], gen_length=8)

@@ -15,7 +15,7 @@ from tests.models.plain import plain_logits
 from unmask.decoding.decode import decode
 from unmask.decoding.generate import generate
 from unmask.errors import UnmaskError
-from unmask.models.auto import load_model, parameter_count
+from unmask.models.auto import load_model, size_of
 from unmask.models.config import ModelConfig
 from unmask.policies import ConfidenceThreshold
 from unmask.testing import check_model
@@ -92,7 +92,12 @@ def test_ids_and_sizes_come_from_the_published_files(published):
     assert model.mask_id == config["mask_token_id"]
     assert model.eos_ids.tolist() == [config["eos_token_id"], model.tokenizer.convert_tokens_to_ids(end_of_turn)]
     assert model.max_length == config.get("max_sequence_length", config.get("max_position_embeddings"))
-    assert parameter_count(folder) == (sum(p.numel() for p in model.network.parameters()), model.hidden_size)
+    size = size_of(folder)
+    assert size is not None
+    assert (size.parameters, size.hidden_size) == (
+        sum(p.numel() for p in model.network.parameters()),
+        model.hidden_size,
+    )
     assert f"mask id {config['mask_token_id']}" in model.summary()
     assert load_model(folder, mask_id=7).mask_id == 7
 

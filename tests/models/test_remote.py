@@ -114,6 +114,12 @@ def test_a_mask_id_that_the_files_do_not_tell_is_asked_for(folder):
 def test_families_that_need_a_mask_between_blocks_are_refused(folder, tmp_path, changes, why):
     path = tmp_path / "novel" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    with pytest.raises(UnmaskError, match=rf"causally between blocks \({why}\).*Use a dLLM with full attention"):
+    with pytest.raises(UnmaskError, match=rf"causally between blocks \({why}\).*or pass full_attention"):
         load_model(tmp_path / "novel", trust_remote_code=True)
     assert not (tmp_path / "ran").exists()
+
+
+def test_who_knows_better_runs_such_a_family_without_a_mask(folder):
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "block_size": 32}))
+    check_model(load_model(folder, trust_remote_code=True, full_attention=True))

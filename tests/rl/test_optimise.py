@@ -101,3 +101,16 @@ def test_released_weight_decay_spares_biases_and_norms():
     assert "mask_embedding.weight" not in free, "an embedding decays, as in transformers' trainer"
     assert len(free) + len(decayed["params"]) == len(names)
     assert len(parameter_groups(policy, 1.0, AlgorithmSettings())) == 1
+
+
+def test_too_little_memory_for_an_update_names_the_setting(tiny, tmp_path, monkeypatch):
+    run = trainer(tiny, tmp_path / "run")
+
+    def full(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(run.optimiser, "learn", full)
+    with pytest.raises(
+        UnmaskError, match="to score 16 decoding steps at a time: resume with algorithm.update_batch_size 8"
+    ):
+        run.run()

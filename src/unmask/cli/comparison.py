@@ -22,7 +22,7 @@ from unmask.models.base import MaskedDiffusionModel
 from unmask.models.config import ModelConfig
 from unmask.rl.processes import Processes
 from unmask.settings import Output
-from unmask.tasks.base import Split, Task
+from unmask.tasks.base import Example, Split, Task
 from unmask.tasks.config import TaskConfig
 
 SPEEDS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -122,8 +122,13 @@ def verifiable(config: ComparisonConfig) -> Task:
     return task
 
 
-def plan(candidates: Sequence[Candidate], prompts: int, task: Task) -> None:
-    """Say what would be done."""
+def plan(config: ComparisonConfig, candidates: Sequence[Candidate], task: Task) -> None:
+    """Say what would be done. Of the user's files, the prompts are counted; a data set is not loaded.
+
+    Raises:
+        UnmaskError: a file cannot be read.
+    """
+    prompts = len(_examples(config, task)) if config.from_file else config.prompts
     console.print(f"Would evaluate {len(candidates)} entries on {prompts} prompts of {task.name}:")
     for entry, _ in candidates:
         block_length = entry.columns()["block_length"]
@@ -166,17 +171,26 @@ def compare(
     return comparison.finish([entry for entry, _ in [*candidates, *replays]])
 
 
-def _setup(config: ComparisonConfig, task: Task, processes: Processes, model: MaskedDiffusionModel | None) -> Setup:
-    split = config.split or (None if config.from_file else "test")
+def _split(config: ComparisonConfig) -> Split | None:
+    return config.split or (None if config.from_file else "test")
+
+
+def _examples(config: ComparisonConfig, task: Task) -> Sequence[Example]:
+    split = _split(config)
     examples = task.examples(split, config.skip + config.prompts, seed=config.sample_seed)[config.skip :]
     if not examples:
         raise UnmaskError(f"The task {task.name!r} has no prompts in its {split or 'file'}: give another --split.")
+    return examples
+
+
+def _setup(config: ComparisonConfig, task: Task, processes: Processes, model: MaskedDiffusionModel | None) -> Setup:
+    examples = _examples(config, task)
     task.prepare()
     if model is None:
         model = config.load(processes.device if config.device_map is None else None)
         console.print(model.summary(), highlight=False, soft_wrap=True)
     decode = config.model_dump(include={"text_after_eos", "judge_unfinished", "max_block_steps"})
-    return Setup(model, task, examples, split or "all", config.batch_size, config.trajectories, decode=decode)
+    return Setup(model, task, examples, _split(config) or "all", config.batch_size, config.trajectories, decode=decode)
 
 
 def run(

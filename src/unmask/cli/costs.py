@@ -8,25 +8,31 @@ import torch
 
 from unmask.cli.console import console
 from unmask.decoding.blocks import AdaptiveBlocks, check_block_length
-from unmask.models.auto import dtype_of, parameter_count
+from unmask.errors import UnmaskError
+from unmask.models.auto import dtype_of, size_of
 from unmask.rl.card import describe
 from unmask.rl.config import TrainConfig
 from unmask.rl.plan import plan
 
 
 def describe_costs(config: TrainConfig, processes: int) -> None:
-    """The resolved config, the batch arithmetic, and what it will cost at most. Loads neither weights nor data."""
+    """The resolved config, the batch arithmetic, and what it will cost at most. Loads neither weights nor a data set.
+
+    Raises:
+        UnmaskError: there is no such task, its file cannot be read, or it has no verifier.
+    """
     settings, decode, asked = config.algorithm.settings, config.decode, config.task
-    if decode.gen_length is None:
-        task = asked.load_task()
-        gen_length, task_name = task.gen_length, task.name
-    else:
-        gen_length, task_name = decode.gen_length, asked.task or "+".join(asked.tasks) or "the default task"
+    task = asked.load_task()
+    if not task.verifiable:
+        raise UnmaskError(f"The task {task.name!r} has no verifier, and training needs one: pass --verifier.")
+    if asked.from_file:
+        task.examples("train", 1)
+    gen_length, task_name = decode.gen_length or task.gen_length, task.name
     if not isinstance(decode.block_length, AdaptiveBlocks):
         check_block_length(gen_length, decode.block_length)
     model = config.model.model or "the default dLLM"
-    count, hidden_size = parameter_count(config.model.model)
-    p = plan(config, gen_length, processes, hidden_size)
+    size = size_of(config.model.model)
+    p = plan(config, gen_length, processes, size.hidden_size if size else None)
     console.print_json(config.model_dump_json())
     say: Callable[[str], None] = lambda line: console.print(line, highlight=False, soft_wrap=True)  # noqa: E731
     say(describe(config, model, task_name, gen_length))
@@ -47,13 +53,14 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
     )
     if p.label_passes:
         say(f"Slow answers, which say what is right: {p.label_passes:,} more forward passes at most.")
-    if count is None:
+    if size is None:
         weights = f"the dLLM's weights (the config.json of {model} cannot be read here, so their size is not known)"
     else:
         dtype = dtype_of(config.model.dtype)
-        dtypes = [torch.bfloat16, torch.float32] if isinstance(dtype, str) else [dtype]  # as saved: not known here
-        sizes = " or ".join(f"{_bytes(count * d.itemsize)} in {str(d).removeprefix('torch.')}" for d in dtypes)
-        weights = f"{sizes} for the dLLM's {count:,} weights"
+        saved = [torch.bfloat16, torch.float32] if size.dtype is None else [size.dtype]
+        dtypes = saved if isinstance(dtype, str) else [dtype]
+        told = (f"{_bytes(size.parameters * d.itemsize)} in {str(d).removeprefix('torch.')}" for d in dtypes)
+        weights = f"{' or '.join(told)} for the dLLM's {size.parameters:,} weights"
     say(
         f"Memory of a process, about: {weights}; its activations for {p.active} rows; "
         f"{_bytes(p.recorded_bytes)} at most for recorded steps; {_bytes(p.update_bytes)} for the policy's update "

@@ -43,7 +43,7 @@ def evaluate(
         found += tuned(decode) if resolved.heuristics else []
     candidates = list({entry.key: (entry, policy) for entry, policy in resolved.at_speeds(found)}.values())
     if dry_run:
-        plan(candidates, resolved.prompts, task)
+        plan(resolved, candidates, task)
         return
     result = compare(resolved, task, gen_length, candidates, resume=resume)
     if result is not None:

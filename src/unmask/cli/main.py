@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 
 from cyclopts import App, CycloptsError
 from pydantic import ValidationError
@@ -155,12 +157,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     except CycloptsError as e:
         cause = e.__cause__
         ours = isinstance(cause, UnmaskError)
-        _refuse(explain(cause) if isinstance(cause, ValidationError) else str(cause if ours else e))
+        told = explain(cause) if isinstance(cause, ValidationError) else str(cause if ours else e)
+        _refuse(told + _of_a_minus(told, tokens))
     except Stopped as e:
         Console(stderr=True).print(str(e), markup=False, highlight=False, soft_wrap=True)
         sys.exit(130)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _of_a_minus(told: str, tokens: Sequence[str]) -> str:
+    """The remedy for a value such as -0.01,3 that was taken for a flag."""
+    for flag, value in pairwise(tokens):
+        if "requires an argument" in told and flag in told and re.match(r"-[\d.]", value):
+            return f" Join a value that begins with a minus to it: {flag}={value}."
+    return ""
 
 
 def _refuse(sentence: str) -> None:

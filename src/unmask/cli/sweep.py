@@ -93,7 +93,7 @@ def sweep(
     gen_length = resolved.gen_length or task.gen_length
     candidates = resolved.candidates(gen_length)
     if dry_run:
-        plan(candidates, resolved.prompts, task)
+        plan(resolved, candidates, task)
         return
     started = time.perf_counter()
     found = compare(resolved, task, gen_length, candidates, resume=resume, controls=resolved.controls)

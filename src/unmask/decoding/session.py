@@ -28,7 +28,7 @@ from unmask.decoding.step import (
     transition,
     write,
 )
-from unmask.errors import UnmaskError
+from unmask.errors import UnmaskError, is_out_of_memory
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.guidance import Guided
 from unmask.noise import uniform
@@ -149,11 +149,20 @@ class Session:
 
     @torch.no_grad()
     def observe(self) -> Observation:
-        """One forward pass of the active rows, unless nothing has changed since the last one."""
+        """One forward pass of the active rows, unless nothing has changed since the last one.
+
+        Raises:
+            UnmaskError: too little memory.
+        """
         if self._observation is not None:
             return self._observation
         state, options, started = self._active, self.options, time.perf_counter()
-        last = run(self.model, state, self.needs, options.blocks, self._share, options.sampling)
+        try:
+            last = run(self.model, state, self.needs, options.blocks, self._share, options.sampling)
+        except RuntimeError as e:
+            if not is_out_of_memory(e):
+                raise
+            raise UnmaskError(_too_large(self.model, state)) from e
         reading = last.reading
         scope = options.blocks.scope(state.open, state.block_end)
         block_end = options.blocks.end(state.open, state.block_end, reading.predicted, reading.confidence[..., 0])
@@ -229,6 +238,12 @@ class Session:
             if codes[i] == RUNNING and any(stop in self.model.text(tokens[:n]) for stop in self.options.stop):
                 found[i] = STOP
         return found
+
+
+def _too_large(model: MaskedDiffusionModel, state: DecodingState) -> str:
+    rows, width = state.tokens.shape
+    remedy = f"try batch_size {rows // 2}" if rows > 1 else "take a smaller dtype, fewer bits, or a shorter gen_length"
+    return f"{model.device} has too little memory for a pass of {rows} rows of {width} positions: {remedy}."
 
 
 def _indices(codes: Sequence[int], wanted: Callable[[int], bool], state: DecodingState) -> Int[Tensor, " n"]:

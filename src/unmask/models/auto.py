@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ def load_model(
     compile: bool = False,
     residual_context: bool = False,
     trust_remote_code: bool = False,
+    full_attention: bool = False,
     **options: Any,
 ) -> MaskedDiffusionModel:
     """Load a frozen dLLM; its config.json says of which family it is.
@@ -52,6 +54,7 @@ def load_model(
         compile: `torch.compile` the forward pass.
         residual_context: the dLLM was trained with Residual Context Diffusion (`ResidualContext`).
         trust_remote_code: load a family not named above by the code published with it. That code runs on this machine.
+        full_attention: run that code without a mask even if the family is known to need one between blocks.
         options: further ones of ``from_pretrained``, such as ``revision`` or ``quantization_config``.
 
     Raises:
@@ -71,7 +74,7 @@ def load_model(
     if wants_cuda and not torch.cuda.is_available():
         raise UnmaskError("There is no CUDA device here that torch can use: leave out device and device_map.")
     published = config_of(name, path, options)
-    model = _load(name, path, published, options, mask_id, trust_remote_code)
+    model = _load(name, path, published, options, mask_id, trust_remote_code, full_attention)
     if not model.tokenizer.get_vocab().keys() - set(model.tokenizer.all_special_tokens):  # transformers makes it up
         raise UnmaskError(f"The folder of {name!r} lacks its tokenizer: download all of its files.")
     if residual_context:
@@ -88,10 +91,11 @@ def _load(
     options: Mapping[str, Any],
     mask_id: int | None,
     trust_remote_code: bool,
+    full_attention: bool,
 ) -> MaskedDiffusionModel:
     model_type = published.get("model_type")
     if trust_remote_code and "auto_map" in published:
-        return load_remote(name, path, published, options, mask_id)
+        return load_remote(name, path, published, options, mask_id, full_attention)
     if model_type in FAMILIES:
         return FAMILIES[model_type](name, path, published, options, mask_id)
     if model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
@@ -129,8 +133,23 @@ def dtype_of(name: torch.dtype | str | None) -> torch.dtype | str:
     return found
 
 
-def parameter_count(name_or_path: str | Path | None) -> tuple[int | None, int | None]:
-    """Weights and hidden size of a dLLM by its config alone; None where that cannot be read here."""
+@dataclass(frozen=True)
+class Size:
+    """A dLLM by its config alone.
+
+    Attributes:
+        parameters: how many weights it has.
+        hidden_size: of its hidden states.
+        dtype: that its weights were saved in; None where the config does not tell.
+    """
+
+    parameters: int
+    hidden_size: int
+    dtype: torch.dtype | None
+
+
+def size_of(name_or_path: str | Path | None) -> Size | None:
+    """What the config of a dLLM tells of its size; None where that cannot be read here."""
     name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
     path = str(bundled("models").get(name, name))
     try:
@@ -144,5 +163,6 @@ def parameter_count(name_or_path: str | Path | None) -> tuple[int | None, int | 
             else:
                 network = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(path))
     except (UnmaskError, OSError, ValueError, KeyError, ImportError):
-        return None, None
-    return network.num_parameters(), network.config.hidden_size
+        return None
+    dtype = getattr(torch, str(published.get("dtype", published.get("torch_dtype"))).removeprefix("torch."), None)
+    return Size(network.num_parameters(), network.config.hidden_size, dtype)

@@ -42,6 +42,9 @@ class ModelConfig(Settings):
     trust_remote_code: Annotated[
         bool, Field(description="Run the code published with a dLLM of an unknown family, on this machine.")
     ] = False
+    full_attention: Annotated[
+        bool, Field(description="Run that code without a mask even if its family is known to need one between blocks.")
+    ] = False
 
     def load(self, device: torch.device | str | None = None) -> MaskedDiffusionModel:
         """
@@ -61,6 +64,7 @@ class ModelConfig(Settings):
             compile=self.compile,
             residual_context=self.residual_context,
             trust_remote_code=self.trust_remote_code,
+            full_attention=self.full_attention,
             **options,
         )
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
-from unmask.errors import UnmaskError
+from unmask.errors import UnmaskError, is_out_of_memory
 from unmask.hub import is_finite
 
 Loader = Callable[..., Any]  # a from_pretrained
@@ -110,6 +110,11 @@ def refused(name: str) -> Iterator[None]:
     try:
         yield
     except REFUSALS as e:
+        if is_out_of_memory(e):
+            raise UnmaskError(
+                f"There is too little memory for the weights of {name!r}: load it with dtype bfloat16, in fewer bits "
+                "(quantization), or over several devices (device_map auto)."
+            ) from None
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise UnmaskError(
             f"Cannot load the dLLM {name!r} ({reason.rstrip('.')}): give a folder with config.json, model.safetensors "

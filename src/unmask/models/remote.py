@@ -89,20 +89,29 @@ class RemoteModel(MaskedDiffusionModel):
 
 
 def load_remote(
-    name: str, path: str, published: Mapping[str, Any], options: Mapping[str, Any], mask_id: int | None
+    name: str,
+    path: str,
+    published: Mapping[str, Any],
+    options: Mapping[str, Any],
+    mask_id: int | None,
+    full_attention: bool = False,
 ) -> RemoteModel:
     """
+    Args:
+        full_attention: a family that is known to need a mask between blocks is run without one.
+
     Raises:
         UnmaskError: the code cannot be run, neither config nor tokenizer tell the mask id, or the family is known to
             need a mask between blocks.
     """
     kind = str(published.get("model_type"))
     sign = next((key for key in BLOCK_KEYS if key in published), None)
-    if kind.lower() in BLOCK_CAUSAL or sign is not None:
+    if (kind.lower() in BLOCK_CAUSAL or sign is not None) and not full_attention:
         why = f"it is a {kind!r}" if kind.lower() in BLOCK_CAUSAL else f"its config.json has {sign!r}"
         raise UnmaskError(
             f"{name!r} attends in full within a block and causally between blocks ({why}). Its code does so only when "
-            "told by a mask, which is not given here: its answers would be wrong. Use a dLLM with full attention."
+            "told by a mask, which is not given here: its answers would be wrong. Use a dLLM with full attention, "
+            "or pass full_attention (--full-attention) if this one was trained with it."
         )
     auto = next((cls for cls in AUTO_CLASSES if cls in published["auto_map"]), None)
     if auto is None:

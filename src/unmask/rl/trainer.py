@@ -19,7 +19,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 
-from unmask.errors import Stopped, UnmaskError
+from unmask.errors import Stopped, UnmaskError, is_out_of_memory
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
 from unmask.policies.wrappers import Plain
@@ -265,3 +265,11 @@ class Trainer:
                 f"At iteration {self.keeper.progress.iteration + 1} {e}: resume with a lower lr (--resume "
                 f"--allow-changes), or use the best policy so far in {self.keeper.folder.path / 'best'}."
             ) from None
+        except RuntimeError as e:
+            if not is_out_of_memory(e):
+                raise
+            size = self.config.algorithm.settings.update_batch_size
+            raise UnmaskError(
+                f"{self.model.device} has too little memory to score {size} decoding steps at a time: resume with "
+                f"algorithm.update_batch_size {max(size // 2, 1)} (--resume --allow-changes)."
+            ) from e
