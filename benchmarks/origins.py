@@ -4,6 +4,7 @@ python benchmarks/origins.py ablations --studies house     trainings that differ
 python benchmarks/origins.py controls --studies house      replay of its pace, information, oracle
 python benchmarks/origins.py domains                       on the other task, trained on both, at twice the length
 python benchmarks/origins.py envelope                      forward passes against those of a policy per alpha
+python benchmarks/origins.py longer --prompts 300          as they are at twice the length, after `tuning.py rules`
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ from benchmarks.tuning import (
     main,
     nfe_of,
     over_seeds,
+    point,
+    points_of,
     results,
+    rivals,
     spread,
     told,
     unmask,
@@ -43,7 +47,7 @@ from benchmarks.tuning import (
 from unmask.evaluation.differences import Difference, Outcomes, paired_difference
 from unmask.evaluation.summaries import outcomes
 from unmask.journal import Journal
-from unmask.pareto import Point, accuracy_at, curve_volume
+from unmask.pareto import Point, accuracy_at, curve_volume, frontier
 from unmask.rl.run import read_metrics
 
 
@@ -141,6 +145,26 @@ def envelope(args: argparse.Namespace) -> None:
         )
 
 
+def longer(args: argparse.Namespace) -> None:
+    """The policies of `house` as they are, on longer prompts in a region of twice the length, against all rules there.
+
+    After `python benchmarks/tuning.py rules --studies twice` with the same number of prompts.
+    """
+    for seed in args.seeds:
+        run = folder(args.out, "house", seed)
+        decode(args, run, "twice", run / "held-out" / "twice")
+    seeds, cells = curves(args, "house", "twice"), rivals(args, "twice")
+    prompts = cells[0].correct.shape[1]
+    print(f"house at twice the length: {len(seeds)} training seeds, {prompts} prompts, {len(cells)} cells of rules")
+    print("| speed | accuracy % @ NFE | difference at this NFE, points | each seed |\n|---|---|---|---|")
+    for i, nfe in enumerate(nfe_of(seeds)):
+        reached, gap = against(seeds, [cells] * len(seeds), nfe, hull=True)
+        alone = ", ".join(map(point, (one[i] for one in seeds)))
+        print(f"| {i / (SPEEDS - 1):.2f} | {reached} | {told(*gap, none='no rule is as fast')} | {alone} |", flush=True)
+    best = (f"{100 * one.accuracy:.1f} @ {one.nfe:.2f}" for one in frontier(points_of(cells)))
+    print(f"the rules' frontier: {', '.join(best)}")
+
+
 ALPHAS = (0.3, 1.0, 3.0, 10.0, 30.0)
 
 
@@ -230,4 +254,4 @@ def _entropy(counts: Counter[int]) -> float:
 
 
 if __name__ == "__main__":
-    main(__doc__, ablations, controls, domains, envelope)
+    main(__doc__, ablations, controls, domains, envelope, longer)

@@ -186,7 +186,7 @@ def picture(args: argparse.Namespace) -> None:
 def rules(args: argparse.Namespace) -> None:
     """Every rule over its whole grid in every block length; those near the best, on the held-out prompts.
 
-    Every cell decodes `TRIED` validation prompts; what `near_frontier` leaves out does not decode the held-out ones:
+    Every cell decodes `--tried` validation prompts; what `near_frontier` leaves out does not decode the held-out ones:
     chosen on other prompts, the rest flatter no one.
     """
     for place in dict.fromkeys(home for study in args.studies for home in homes(study)):
@@ -194,14 +194,11 @@ def rules(args: argparse.Namespace) -> None:
         flags = {key: value for key, value in PLACES[place].items() if key != "block-length"}
         longest, own = int(flags.get("gen-length", 32)), PLACES[place].get("block-length")
         lengths = [f"--block-lengths={n}" for n in (4, 8, 16, 32, 64) if n == own or (own is None and n <= longest)]
-        _sweep(tried, *words_of(flags), *lengths, "--prompts", TRIED, "--split", "validation", "--sample-seed", 1)
+        _sweep(tried, *words_of(flags), *lengths, "--prompts", args.tried, "--split", "validation", "--sample-seed", 1)
         kept = near_the_best(results(tried))
         print(f"{place}: {len(kept)} of {len(results(tried))} cells decode the held-out prompts", flush=True)
         (args.out / "rules" / f"{place}.toml").write_text("".join(map(grid_of, kept)), encoding="utf-8")
         _sweep(target, *words_of(flags), "--config", args.out / "rules" / f"{place}.toml", "--prompts", args.prompts)
-
-
-TRIED = 200
 
 
 def _sweep(target: Path, *words: Any) -> None:
@@ -251,7 +248,7 @@ def show(args: argparse.Namespace) -> None:
             cells = rivals(args, ground)
             blocks = "in blocks of 8" if ground == "house-blocks" else "in any blocks"
             print(f"\n{study}{on}: {len(seeds)} training seeds, {cells[0].correct.shape[1]} prompts", end="")
-            print(f", {len(cells)} cells of rules {blocks}, chosen on {TRIED} other prompts")
+            print(f", {len(cells)} cells of rules {blocks}, chosen on {args.tried} other prompts")
             print("| speed | accuracy % @ NFE | difference at this NFE, points | each seed |\n|---|---|---|---|")
             for i, nfe in enumerate((*nfe_of(seeds), *args.at)):
                 reached, gap = against(seeds, [cells] * len(seeds), nfe, hull=True)
@@ -431,6 +428,7 @@ def main(about: str | None, *commands: Callable[[argparse.Namespace], None]) -> 
     parser.add_argument("--studies", nargs="+", choices=list(STUDIES), default=["house"])
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--prompts", type=int, default=1000, help="Held-out prompts.")
+    parser.add_argument("--tried", type=int, default=200, help="Prompts that choose among the rules' cells.")
     parser.add_argument("--at", nargs="+", type=float, default=[], help="NFE to show beside those of the speeds.")
     parser.add_argument("--calibration-prompts", type=int, default=400)
     parser.add_argument("--jobs", type=int, default=1, help="Trainings at once.")
