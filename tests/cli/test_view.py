@@ -25,7 +25,7 @@ def decoded(name, prompt, correct=None, gen_length=32):
     policy = unmask.load_policy(name)
     config = DecodeConfig(gen_length=gen_length)
     (batch,) = stream(model, policy, [model.encode(prompt)], config, callback=recorder)
-    (done,) = batch.completions(model)
+    (done,) = batch.completions()
     return Run(name, recorder.trajectory(model, prompt, done), correct)
 
 

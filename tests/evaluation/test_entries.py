@@ -46,7 +46,11 @@ def test_a_row_holds_its_entry():
 
 def test_rules_and_learned_policies():
     rule, _ = candidate("top_k_confidence:k=2", decoding(32, 8))
-    assert (rule.kind, rule.label, rule.policy) == ("rule", "top-k", {"type": "top_k_confidence", "k": 2})
+    assert (rule.kind, rule.label, rule.policy) == (
+        "rule",
+        "top-k",
+        {"type": "top_k_confidence", "k": 2, "alg_temp": 0.0},
+    )
     assert (rule.of, rule.weights, rule.stochastic) == (None, None, False)
     assert candidate("factor", decoding(32, suppress_eos=True))[0].label == "factor, EOS suppressed"
     assert candidate("factor | max_reveal:n=2", FULL)[0].label == "max_reveal"

@@ -79,7 +79,7 @@ def test_findings_of_it_all():
     assert [cell.rule for cell in found.cells] == ["policy", "cloned", "replay", "policy", "factor", "random"]
     assert [cell.learned for cell in found.cells] == [True, True, False, True, False, False]
     assert found.cells[4].config == {
-        "policy": {"type": "factor", "factor": 1.0},
+        "policy": {"type": "factor", "factor": 1.0, "released": False},
         "gen_length": 32,
         "block_length": 32,
         "suppress_eos": False,

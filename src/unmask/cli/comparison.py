@@ -18,6 +18,7 @@ from unmask.errors import UnmaskError
 from unmask.evaluation.comparison import Comparison, ComparisonResult
 from unmask.evaluation.entries import Candidate, decoding
 from unmask.evaluation.evaluate import Setup
+from unmask.evaluation.tables import setting
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.config import ModelConfig
 from unmask.rl.processes import Processes
@@ -132,7 +133,7 @@ def plan(config: ComparisonConfig, candidates: Sequence[Candidate], task: Task) 
     console.print(f"Would evaluate {len(candidates)} entries on {prompts} prompts of {task.name}:")
     for entry, _ in candidates:
         block_length = entry.columns()["block_length"]
-        console.print(f"  {entry.label}  block_length {block_length}  {dict(entry.policy)}", highlight=False)
+        console.print(f"  {entry.label}  block_length {block_length}  {setting(entry)}", highlight=False)
 
 
 def compare(

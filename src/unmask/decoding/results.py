@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -99,7 +100,7 @@ class Ended:
         row: index among the prompts.
         why: codes of `unmask.decoding.step`.
         tokens: as in `Generation`.
-        texts: as in `Generation`.
+        say: the text of a region.
         nfe: as in `Generation`.
         revealed_at: as in `Generation`.
         seconds: as in `Generation`.
@@ -107,11 +108,16 @@ class Ended:
 
     row: Int[Tensor, " r"]
     tokens: Int[Tensor, "r l"]
-    texts: list[str]
+    say: Callable[[Sequence[int]], str]
     nfe: Int[Tensor, " r"]
     revealed_at: Int[Tensor, "r l"]
     why: list[int]
     seconds: list[float]
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """As in `Generation`."""
+        return [self.say(row) for row in self.tokens.tolist()]
 
     def completions(self) -> Iterator[Completion]:
         """One by one."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from jaxtyping import Int
@@ -223,7 +224,7 @@ class Session:
         return Ended(
             row=gone.row,
             tokens=tokens,
-            texts=[self.options.text(self.model, row) for row in tokens.tolist()],
+            say=partial(self.options.text, self.model),
             nfe=gone.step,
             revealed_at=gone.revealed_at,
             why=[code for code in codes if code != RUNNING],

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-import torch
 from annotated_types import Ge, Gt, Lt
 from jaxtyping import Bool
 from torch import Tensor
 
 from unmask.observation import Needs, Observation
 from unmask.policies.base import Rule, rule
-from unmask.policies.step_count import linear_shares
+from unmask.policies.step_count import linear_share
 
 
 @rule
@@ -43,7 +42,5 @@ class Origin(Rule):
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         assert observation.block_step is not None  # the loop gives what is needed
-        share = torch.tensor(linear_shares(self.steps, self.eps), device=observation.noise.device)
-        return observation.selectable & (
-            observation.noise < share[observation.block_step.clamp(max=self.steps - 1)][:, None]
-        )
+        share = linear_share(observation.block_step, self.steps, self.eps)
+        return observation.selectable & (observation.noise < share[:, None])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-import torch
 from annotated_types import Ge, Gt, Lt
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -61,8 +60,7 @@ class StepCount(Rule):
         left, step = observation.selectable.sum(dim=1), observation.block_step
         if self.schedule == "even":
             return left.add((self.steps - step).clamp(min=1) - 1) // (self.steps - step).clamp(min=1)
-        share = torch.tensor(linear_shares(self.steps, self.eps), device=left.device)
-        return (left * share[step.clamp(max=self.steps - 1)]).long()
+        return (left * linear_share(step, self.steps, self.eps)).long()
 
     def _score(self, observation: Observation) -> Float[Tensor, "b l"]:
         if self.order == "random":
@@ -73,7 +71,9 @@ class StepCount(Rule):
         return margin(observation) if self.order == "margin" else observation.confidence[..., 0]
 
 
-def linear_shares(steps: int, eps: float) -> list[float]:
-    """The share of the masked positions that Dream reveals in each step: 1 - s / t, and all in the last."""
-    times = torch.linspace(1, eps, steps + 1)
-    return [*(1 - times[1:-1] / times[:-2]).tolist(), 1.0]
+def linear_share(step: Int[Tensor, " b"], steps: int, eps: float) -> Float[Tensor, " b"]:
+    """The share of the masked positions that Dream reveals at a step: 1 - s / t, t falling evenly from 1 to eps, s the
+    next one; all in the last step."""
+    fall = (1 - eps) / steps
+    time = 1 - fall * step
+    return (fall / time).masked_fill(step >= steps - 1, 1.0)
