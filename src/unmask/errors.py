@@ -16,7 +16,8 @@ class Stopped(Exception):  # noqa: N818 (nothing is wrong)
 
 def is_out_of_memory(error: Exception) -> bool:
     """True if torch has said that a device's memory is full."""
-    return type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error)
+    told = ("can't allocate memory", "not enough memory", "out of memory")
+    return type(error).__name__ == "OutOfMemoryError" or any(words in str(error) for words in told)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -64,13 +64,14 @@ class Observation:
     """What a policy sees at one step: the state of the decision process (arXiv 2512.09106, section 2).
 
     Attributes:
-        confidence: the k largest probabilities of the dLLM's plain softmax at each position.
+        confidence: the k largest probabilities of the dLLM's plain softmax at each position, or what
+            `DecodeConfig.confidence_of` asks for.
         masked: the position is still masked.
         selectable: masked, and in the row's current block: the policy may reveal it.
         step_fraction: steps taken so far / gen_length.
         noise: uniform numbers in (0, 1), a stream of its own for each row, so that a random policy needs no
             generator and no row depends on its neighbours.
-        entropy: of the plain softmax, in nats; None unless needed.
+        entropy: in nats, of the same distribution; None unless needed.
         kl: KL(this step's distribution || the last step's), newest first, in nats, for the last s steps; infinite
             where a step was not looked at. None unless needed.
         hidden_states: None unless needed.

@@ -207,6 +207,16 @@ PAIR = rf'\s*[^=,"\[\]]+=(?:\s*\[(?:{QUOTED}|[^"\[\]])*\]\s*|[^,\[\]]*)'
 ITEM = rf'\s*{QUOTED}\s*|[^",]*'
 
 
+LEAST = 1e-6  # temperature above 0
+
+
+def divides(temperature: float) -> float:
+    """A temperature that scores can be divided by, or 0."""
+    if 0 < temperature < LEAST:
+        raise ValueError(f"too small to divide by: give 0, which takes the likeliest, or at least {LEAST}")
+    return temperature
+
+
 def parse_spec(spec: str) -> dict[str, Any]:
     """``type:key=value,key=[1,2]`` as a mapping; pydantic reads the values. A list's items may be JSON: ``[".",","]``.
 

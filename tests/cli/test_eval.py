@@ -170,3 +170,23 @@ def test_a_dry_run_counts_the_prompts_of_a_file(capsys, tmp_path):
     code, out, err = run(capsys, *argv, "--gen-length", 8, "--dry-run")
     assert code == 0, err
     assert "on 5 prompts of five" in out
+
+
+def test_settings_of_released_code_are_refused_or_told_apart(capsys, tmp_path):
+    base = ["eval", "--policies", "top_k_confidence:k=4", "--prompts", 4, "--block-lengths", 8, "--trajectories", 0]
+    code, _, err = run(capsys, *base, "--text-after-eos", "--stop-at-eos", "--dry-run")
+    assert code == 2
+    assert "text_after_eos keeps text behind an EOS" in err
+    code, _, err = run(capsys, *base, "--output", tmp_path / "a")
+    assert code == 0, err
+    more = ["--max-block-steps", 1, "--judge-unfinished", "--policies", "top_k_confidence:k=8"]
+    code, _, err = run(capsys, *base, *more, "--output", tmp_path / "b")
+    assert code == 0, err
+    rows = [json.loads(line) for line in (tmp_path / "b" / "rows.jsonl").read_text().splitlines()]
+    four = [row for row in rows if row["policy"]["k"] == 4]
+    assert {row["nfe"] for row in four} == {4}
+    assert not any(row["complete"] for row in four)
+    assert all(sum(row["reveals"]) == 16 for row in four)
+    code, _, err = run(capsys, "report", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "page.html")
+    assert code == 2
+    assert "judge_unfinished" in err or "max_block_steps" in err

@@ -106,8 +106,7 @@ for streams in ([0], []):
         ),
         *(f"The seed is {value}: {seed}" for value in ("None", "'a'", 2**63)),
         "The config is a dict: pass an unmask.DecodeConfig, or options by name, such as gen_length=256.",
-        f"{BAD}: temperature = 1e-300 (too small to divide logits by: give 0, which takes the likeliest, or at least "
-        "1e-06).",
+        f"{BAD}: temperature = 1e-300 (too small to divide by: give 0, which takes the likeliest, or at least 1e-06).",
         f"{BAD}: batch_size = {10**24} (give a whole number of at most 64 bits).",
         "There are 1 streams for 2 prompts: give one per prompt.",
         "There are 0 streams for 2 prompts: give one per prompt.",

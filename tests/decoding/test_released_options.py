@@ -266,3 +266,64 @@ def house():
 
     model = load_model("house-base")
     return model, [model.encode(one.prompt) for one in load_task("house").examples("test", 6)]
+
+
+def test_what_is_given_up_does_not_hold_up_an_eos_or_a_stop_string(house):
+    """The row ends where it would, and counts as unfinished: its text has masks."""
+    model, prompts = house
+    options = {"gen_length": 32, "block_length": 8, "max_block_steps": 4}
+    policy = TopKConfidence(1)
+    spent = decode(model, policy, prompts, stop_at_eos=False, **options)
+    assert spent.nfe.tolist() == [16] * 6
+    stopped = decode(model, policy, prompts, stop=("is",), judge_unfinished=True, **options)
+    assert (stopped.nfe < spent.nfe).any()
+    assert set(stopped.ended) == {"budget"}
+    assert all("is" not in text.split() for text in stopped.texts)
+
+
+@pytest.mark.parametrize(
+    ("policy", "options", "message"),
+    [
+        (
+            "step_count:steps=64,schedule=linear",
+            {},
+            "takes 64 steps in each of 1 blocks, and max_steps is 32: set max_steps = 64",
+        ),
+        (
+            "origin:steps=12",
+            {"block_length": 8},
+            "takes 12 steps in each of 4 blocks, and max_steps is 32: set max_steps = 48",
+        ),
+        (
+            "origin:steps=12 | dilated",
+            {"max_steps": 99, "max_block_steps": 8},
+            "and max_block_steps is 8: leave it out",
+        ),
+    ],
+)
+def test_a_budget_below_what_a_rule_takes_is_refused(policy, options, message):
+    with pytest.raises(UnmaskError, match=message):
+        decode(TINY, load_policy(policy), PROMPTS, gen_length=32, **options)
+    assert decode(TINY, load_policy("step_count:steps=4,schedule=linear"), PROMPTS, gen_length=16).complete.all()
+
+
+@pytest.mark.parametrize("rule", ["top_k_confidence", "margin_top_k", "entropy_top_k", "step_count:steps=4"])
+def test_a_temperature_that_divides_by_nothing_is_refused(rule):
+    with pytest.raises(UnmaskError, match="alg_temp = .*too small to divide by: give 0"):
+        load_policy(f"{rule}{',' if ':' in rule else ':'}alg_temp=1e-300")
+
+
+def test_an_expert_teaches_nothing_of_a_block_that_is_given_up():
+    """The learner's block is that of the first position that is still open, not of the first mask."""
+    from unmask.decoding.blocks import FixedBlocks
+    from unmask.rl.experts import as_seen
+    from unmask.rl.rollout import Recorder
+
+    policy, recorder = TransformerPolicy().eval(), Recorder(Needs(positions="region"))
+    options = {"gen_length": 16, "block_length": 4, "stop_at_eos": False, "max_block_steps": 2}
+    decode(TINY, TopKConfidence(1), PROMPTS, callback=recorder, also_observe=Needs(positions="region"), **options)
+    steps = recorder.steps()
+    for length in (4, 8, 16):
+        seen = as_seen(steps, FixedBlocks(length), policy)
+        assert not (seen.picks > 0)[~seen.observation.selectable].any(), "what was picked could be picked"
+    assert steps.observation.masked[:, :4].any(dim=1).all(), "masks stay behind"

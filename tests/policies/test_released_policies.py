@@ -54,6 +54,7 @@ def test_settings_that_the_tensors_do_not_tell(tmp_path):
     assert isinstance(wrapped, Temperature)
     assert not wrapped.actions.force_progress
     assert load_policy("house-base-full?actions=dpls").calibrations == (), "measured with other draws"
+    assert load_policy("house-base-full?actions=dpls").settings.speed_axis == ()
     assert load_policy(f"{RELEASED}?actions=dpls").actions == DPLS()
 
 
@@ -62,7 +63,7 @@ def test_settings_that_the_tensors_do_not_tell(tmp_path):
     [
         ("house-base-full?actoins=dpls", r"Unknown key 'actoins'.*did you mean 'actions'"),
         ("house-base-full?actions=plackett", "actions"),
-        ("house-base-full?width=64", r"whose weights do not go with these settings: tensor .* has shape"),
+        ("house-base-full?width=64", "these settings ask for other weights than the policy has"),
         ("confidence_threshold?threshold=0.5", "changes settings of confidence_threshold, which has no weights"),
         ("house-base-full?", "names no setting behind its question mark: write it as name.key=value"),
     ],

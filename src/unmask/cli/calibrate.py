@@ -73,6 +73,9 @@ def calibrate(
     resolved = load_settings(CalibrateConfig, config, settings.model_dump(exclude_unset=True) if settings else {})
     if resolved.policy is None:
         raise UnmaskError("Nothing to calibrate: give --policy, the folder of a policy with a speed.")
+    for name in ("text_after_eos", "judge_unfinished", "max_block_steps"):
+        if getattr(resolved, name):
+            raise UnmaskError(f"A calibration is of decoding as it is by default: leave out {name}.")
     folder = find_policy_folder(resolved.policy)
     if not Path(resolved.policy).exists():
         raise UnmaskError(

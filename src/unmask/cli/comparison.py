@@ -9,7 +9,7 @@ from typing import Annotated
 
 from accelerate import Accelerator
 from annotated_types import Ge, Le
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from unmask.cli.console import Stop, console, errors, ticking
 from unmask.decoding.options import DecodeConfig
@@ -69,6 +69,12 @@ class ComparisonConfig(ModelConfig, TaskConfig):
         int | None, Ge(1), Field(description="Active rows at most (default: 32, of a dLLM below 10M weights 256).")
     ] = None
     trajectories: Annotated[int, Ge(0), Field(description="Prompts whose decoding is kept step by step.")] = 4
+
+    @model_validator(mode="after")
+    def _text_behind_an_eos_is_decoded(self) -> ComparisonConfig:
+        if self.text_after_eos and self.stop_at_eos:
+            raise ValueError("text_after_eos keeps text behind an EOS, where stop_at_eos stops: leave one out")
+        return self
 
     def decodings(self, gen_length: int, block_lengths: Sequence[int | str]) -> list[DecodeConfig]:
         """How entries decode, one for each block length.

@@ -47,9 +47,9 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
         f"{settings.update_batch_size} decoding steps at a time. Each prompt is used {p.epochs:.2f} times."
     )
     say(
-        f"dLLM forward passes (rows): {p.most_passes:,} if every roll-out spends its {gen_length} steps, "
+        f"dLLM forward passes (rows): {p.most_passes:,} if every roll-out spends its {p.most_steps} steps, "
         f"{p.most_passes // 4:,} at a quarter of them; validations {p.validation_passes:,} at most. One pass of a row "
-        f"spans prompt + {gen_length} positions."
+        f"spans prompt + {gen_length} positions{', and runs twice for cfg_scale' if decode.cfg_scale else ''}."
     )
     if p.label_passes:
         say(f"Slow answers, which say what is right: {p.label_passes:,} more forward passes at most.")

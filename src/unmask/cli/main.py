@@ -169,7 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _of_a_minus(told: str, tokens: Sequence[str]) -> str:
     """The remedy for a value such as -0.01,3 that was taken for a flag."""
     for flag, value in pairwise(tokens):
-        if "requires an argument" in told and flag in told and re.match(r"-[\d.]", value):
+        if "requires an argument" in told and flag in told and re.match(r"-[^-]", value):
             return f" Join a value that begins with a minus to it: {flag}={value}."
     return ""
 

@@ -72,6 +72,12 @@ def at_speed(
         differs.append(f"the likeliest tokens, not temperature {config.temperature:g}")
     if config.max_steps is not None:
         differs.append(f"no budget, not one of {config.max_steps} steps")
+    if config.max_block_steps is not None:
+        differs.append(f"no budget, not one of {config.max_block_steps} steps in each block")
+    if config.cfg_scale:
+        differs.append(f"plain passes, not guided ones (cfg_scale {config.cfg_scale:g})")
+    if config.confidence_of != "likeliest":
+        differs.append(f"confidences of the likeliest tokens, not {config.confidence_of}")
     speed = (
         table.for_nfe(wanted.target_nfe)
         if wanted.target_nfe is not None

@@ -101,8 +101,9 @@ def tuning(config: str | Path | None, overrides: dict[str, dict[str, Any]]) -> T
     asked = load_settings(TrainConfig, None, values)
     if asked.policy.init is None and not asked.policy.network.has_speed:
         raise UnmaskError("Tuning makes a policy with a speed: leave policy.use_speed on, or use unmask train.")
-    for name, usual in (("temperature", 0), ("max_steps", None), ("speed", None)):
-        if getattr(asked.decode, name) != usual:
+    carried = {"gen_length", "block_length", "batch_size", "stop_at_eos", "suppress_eos"}
+    for name, field in type(asked.decode).model_fields.items():
+        if name not in carried and getattr(asked.decode, name) != field.default:
             raise UnmaskError(
                 f"decode.{name} is {getattr(asked.decode, name)}, and tuning decodes the likeliest tokens without a "
                 "budget at every speed: leave it out, or use unmask train."

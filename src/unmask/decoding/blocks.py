@@ -76,7 +76,10 @@ class Blocks(ABC):
 
     @abstractmethod
     def learnt(self, masked: Bool[Tensor, "b l"], selectable: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
-        """What a policy in these blocks could select where another policy, in blocks of its own, could `selectable`."""
+        """What a policy in these blocks could select where another policy, in blocks of its own, could `selectable`.
+
+        Masked positions before the first of those are given up.
+        """
 
     @abstractmethod
     def fewest(self, gen_length: int) -> int:
@@ -104,7 +107,8 @@ class FixedBlocks(Blocks):
     length: int
 
     def learnt(self, masked: Bool[Tensor, "b l"], selectable: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
-        return masked & (_positions(masked) < self._end(masked)[:, None])
+        positions, first = _positions(masked), selectable.int().argmax(dim=1, keepdim=True)
+        return masked & (positions >= first) & (positions < self._end(selectable)[:, None])
 
     def fewest(self, gen_length: int) -> int:
         return gen_length // self.length

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from unmask.decoding.options import DecodeConfig, check_policy_fits, decode_config, speeds_of
+from unmask.decoding.options import DecodeConfig, check_budget, check_policy_fits, decode_config, speeds_of
 from unmask.decoding.results import Ended, Generation, in_order
 from unmask.decoding.session import Session, Totals
 from unmask.decoding.source import Source, check_prompts
@@ -90,6 +90,7 @@ def stream(
     each = speeds_of(needs, options.speed, speeds, len(prompts))
     if streams is not None and len(streams) != len(prompts):
         raise UnmaskError(f"There are {len(streams)} streams for {len(prompts)} prompts: give one per prompt.")
+    check_budget(policy, options)
     source = Source(prompts, seed, range(len(prompts)) if streams is None else streams, each)
     session = Session(model, needs, options, share=source.repeats, callback=callback, totals=totals)
     return _loop(session, policy, source)
@@ -102,7 +103,8 @@ def _loop(session: Session, policy: Policy, source: Source) -> Iterator[Ended]:
         observation = session.observe()
         started = time.perf_counter()
         duplicates = session.duplicates() if isinstance(policy, StochasticPolicy) else None
-        picks = decide(policy, observation, duplicates)
+        with session.enough_memory():
+            picks = decide(policy, observation, duplicates)
         session.totals.policy_seconds += time.perf_counter() - started
         ended = session.reveal(picks)
         if ended is not None:

@@ -38,7 +38,7 @@ def generate(
         policy: from `unmask.load_policy`, or any `unmask.policies.Policy`.
         prompts: of any lengths, each a text, the messages of a chat (``[{"role": "user", "content": ...}]``, put
             through the tokenizer's chat template), or token ids.
-        config: how to decode; what policies see is the plain softmax at any token temperature.
+        config: how to decode; by default policies see the plain softmax at any token temperature.
         speed: from 0 (slow, careful) to 1 (fast), of all prompts or of each, for a policy with a speed
             (`policy.speed_for` finds the one for a number of forward passes); by default the config's, or else 0.
         seed: of tokens drawn and of policies that draw; row i of a call draws from its own streams.

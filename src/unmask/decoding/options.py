@@ -8,18 +8,17 @@ from numbers import Real
 from typing import Annotated, Any
 
 from annotated_types import Ge, Gt, Le, MinLen
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
-from unmask.decoding.blocks import BlockLength, Blocks, make_blocks
+from unmask.decoding.blocks import AdaptiveBlocks, BlockLength, Blocks, make_blocks
 from unmask.decoding.readout import ConfidenceOf, Sampling
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.observation import Needs
 from unmask.policies.base import Policy
-from unmask.settings import Settings, build
+from unmask.settings import Settings, build, divides
 from unmask.tasks.base import Task
 
-LEAST = 1e-6  # temperature above 0
 LONG, SHORT = 256, 32  # region of a dLLM that has room for four long ones, and of one that has not
 
 
@@ -47,12 +46,6 @@ class Options:
         return text[: min((at for stop in self.stop if (at := text.find(stop)) >= 0), default=len(text))]
 
 
-def _divides(temperature: float) -> float:
-    if 0 < temperature < LEAST:
-        raise ValueError(f"too small to divide logits by: give 0, which takes the likeliest, or at least {LEAST}")
-    return temperature
-
-
 class DecodeConfig(Settings):
     """How to decode, in every face: `unmask.generate`, commands, training, evaluation, the environment."""
 
@@ -68,7 +61,7 @@ class DecodeConfig(Settings):
     ] = None
     batch_size: Annotated[int, Ge(1), Field(description="Active rows at most.")] = 32
     temperature: Annotated[
-        float, Ge(0), AfterValidator(_divides), Field(description="Of the tokens; 0 takes the likeliest.")
+        float, Ge(0), AfterValidator(divides), Field(description="Of the tokens; 0 takes the likeliest.")
     ] = 0.0
     top_p: Annotated[
         float,
@@ -119,6 +112,21 @@ class DecodeConfig(Settings):
         Field(description="Of a policy with a speed: 0 slow and careful, 1 fast (default: 0)."),
     ] = None
 
+    @model_validator(mode="after")
+    def _text_behind_an_eos_is_decoded(self) -> DecodeConfig:
+        if self.text_after_eos and self.stop_at_eos:
+            raise ValueError(
+                "text_after_eos keeps text behind an EOS, where stop_at_eos stops: set stop_at_eos = false"
+            )
+        return self
+
+    def most_steps(self, gen_length: int) -> int:
+        """Forward passes that a prompt takes at most."""
+        most = self.max_steps or gen_length
+        if self.max_block_steps is None or isinstance(self.block_length, AdaptiveBlocks):
+            return most
+        return min(most, -(-gen_length // (self.block_length or gen_length)) * self.max_block_steps)
+
     def region(self, task: Task | None = None, model: MaskedDiffusionModel | None = None) -> int:
         """The region length L, in the order: this config's, the task's, what the dLLM has room for."""
         if self.gen_length is not None:
@@ -140,10 +148,6 @@ class DecodeConfig(Settings):
                 go against each other.
         """
         gen_length = self.region(task, model)
-        if self.text_after_eos and self.stop_at_eos:
-            raise UnmaskError(
-                "text_after_eos keeps text behind an EOS, where stop_at_eos stops: set stop_at_eos = false."
-            )
         return Options(
             gen_length=gen_length,
             blocks=make_blocks(self.block_length, gen_length, model),
@@ -207,6 +211,26 @@ def speeds_of(needs: Needs, asked: float | None, each: Sequence[float] | None, n
         if not 0 <= speed <= 1:
             raise UnmaskError(f"The speed of prompt {i} is {speed}: give a number from 0 (slow, careful) to 1 (fast).")
     return speeds
+
+
+def check_budget(policy: Policy, options: Options) -> None:
+    """
+    Raises:
+        UnmaskError: a policy that takes a number of steps in each block, and a budget below that.
+    """
+    steps, blocks = policy.block_steps, options.blocks.fewest(options.gen_length)
+    if steps is None:
+        return
+    if steps * blocks > options.max_steps:
+        raise UnmaskError(
+            f"{policy.type_name} takes {steps} steps in each of {blocks} blocks, and max_steps is {options.max_steps}: "
+            f"set max_steps = {steps * blocks}, or fewer steps."
+        )
+    if options.max_block_steps is not None and steps > options.max_block_steps:
+        raise UnmaskError(
+            f"{policy.type_name} takes {steps} steps in each block, and max_block_steps is {options.max_block_steps}: "
+            "leave it out, or set fewer steps."
+        )
 
 
 def check_policy_fits(model: MaskedDiffusionModel, policy: Policy) -> None:

@@ -21,7 +21,7 @@ class Completion:
 
     Attributes:
         index: among the prompts.
-        text: up to the first EOS, special tokens left out.
+        text: up to the first EOS or stop string, special tokens left out; also behind an EOS with `text_after_eos`.
         tokens: token ids of the region; a position left masked holds the mask id.
         nfe: forward passes spent while it was active.
         revealed_at: step at which each position was revealed, from 0; -1 where it never was.
@@ -44,7 +44,7 @@ class Generation:
     """What decoding gives back, in the order of the prompts (n of them, region length l). Iterate for `Completion`s.
 
     Attributes:
-        texts: up to the first EOS, special tokens left out.
+        texts: as in `Completion`.
         tokens: (n, l) token ids of the region; a position left masked holds the mask id.
         nfe: (n,) forward passes spent while the row was active.
         revealed_at: (n, l) step at which each position was revealed, from 0; -1 where it never was.

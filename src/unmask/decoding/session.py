@@ -6,7 +6,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -19,6 +20,7 @@ from unmask.decoding.passes import Duplicates, Pass, deduplicate, run
 from unmask.decoding.results import Ended
 from unmask.decoding.state import DecodingState, Step, StepCallback, begin
 from unmask.decoding.step import (
+    BUDGET,
     RUNNING,
     STOP,
     after_eos,
@@ -148,6 +150,19 @@ class Session:
         self._state = self._state.join(fresh, self.model.pad_id) if self._state is not None else fresh
         self._pass = self._observation = None
 
+    @contextmanager
+    def enough_memory(self) -> Iterator[None]:
+        """
+        Raises:
+            UnmaskError: torch says that the device's memory is full.
+        """
+        try:
+            yield
+        except RuntimeError as e:
+            if not is_out_of_memory(e):
+                raise
+            raise UnmaskError(_too_large(self.model, self._active)) from e
+
     @torch.no_grad()
     def observe(self) -> Observation:
         """One forward pass of the active rows, unless nothing has changed since the last one.
@@ -158,12 +173,8 @@ class Session:
         if self._observation is not None:
             return self._observation
         state, options, started = self._active, self.options, time.perf_counter()
-        try:
+        with self.enough_memory():
             last = run(self.model, state, self.needs, options.blocks, self._share, options.sampling)
-        except RuntimeError as e:
-            if not is_out_of_memory(e):
-                raise
-            raise UnmaskError(_too_large(self.model, state)) from e
         reading = last.reading
         scope = options.blocks.scope(state.open, state.block_end)
         block_end = options.blocks.end(state.open, state.block_end, reading.predicted, reading.confidence[..., 0])
@@ -201,7 +212,8 @@ class Session:
         observation, state, last = self.observe(), self._active, self._pass
         assert last is not None
         action = picks > 0
-        written = write(self.model, state, last, action, self.options.sampling)
+        with self.enough_memory():
+            written = write(self.model, state, last, action, self.options.sampling)
         if self._callback is not None:
             self._callback(Step(state, observation, last.reading.predicted, written, action, picks))
         state = transition(state, written, action, self.options.max_block_steps)
@@ -233,11 +245,11 @@ class Session:
 
     def _stopped(self, state: DecodingState, codes: Sequence[int]) -> list[int]:
         """With STOP for running rows whose text stands up to a stop string."""
-        standing = (state.masked.cumsum(dim=1) == 0).sum(dim=1).tolist()
+        standing = (state.open.cumsum(dim=1) == 0).sum(dim=1).tolist()
         found = list(codes)
         for i, (n, tokens) in enumerate(zip(standing, state.region.tolist(), strict=True)):
             if codes[i] == RUNNING and any(stop in self.model.text(tokens[:n]) for stop in self.options.stop):
-                found[i] = STOP
+                found[i] = BUDGET if self.model.mask_id in tokens[:n] else STOP  # what is given up is not complete
         return found
 
 

@@ -25,7 +25,7 @@ class Reading(Memory):
         confidence: as in `Observation`.
         entropy: as in `Observation`.
         hidden_states: as in `Observation`.
-        predicted: the likeliest token.
+        predicted: the likeliest token, or the one drawn where a policy is to see that.
     """
 
     confidence: Float[Tensor, "b l k"]
@@ -217,8 +217,9 @@ class Step:
     Attributes:
         before: the active rows when the policy was asked.
         observation: what was computed for the policy.
-        predicted: the dLLM's likeliest token at each region position that was read.
-        written: the token each revealed position takes (as `predicted` at token temperature 0).
+        predicted: the dLLM's likeliest token at each region position that was read, or the one drawn where a policy is
+            to see that (`DecodeConfig.confidence_of`).
+        written: the token each revealed position takes (as `predicted`, or drawn after the policy was asked).
         action: positions the policy revealed.
         picks: the same with the order of picking, as in `unmask.policies.actions`.
     """

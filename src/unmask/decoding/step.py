@@ -223,7 +223,7 @@ def decide(policy: Policy, observation: Observation, duplicates: Duplicates | No
 def write(
     model: MaskedDiffusionModel, state: DecodingState, last: Pass, action: Bool[Tensor, "b l"], sampling: Sampling
 ) -> Int[Tensor, "b l"]:
-    """The token each revealed position takes: the likeliest, or one drawn at a token temperature above 0."""
+    """The token each revealed position takes: what the pass chose, or one drawn now at a token temperature above 0."""
     predicted = last.reading.predicted
     if not sampling.draws or sampling.shown:  # then they were drawn before the policy was asked
         return predicted
@@ -268,8 +268,9 @@ def ended(state: DecodingState, eos_ids: Int[Tensor, " e"], max_steps: int, stop
     """Why each row ends here: COMPLETE (nothing masked), EOS, BUDGET, or RUNNING if it does not."""
     why = torch.where((state.step >= max_steps) | ~state.open.any(dim=1), BUDGET, RUNNING)
     if stop_at_eos:
-        nothing_masked_before = state.masked.cumsum(dim=1) == 0
-        why = why.masked_fill((torch.isin(state.region, eos_ids) & nothing_masked_before).any(dim=1), EOS)
+        eos = torch.isin(state.region, eos_ids)
+        why = why.masked_fill((eos & (state.open.cumsum(dim=1) == 0)).any(dim=1), BUDGET)  # with what is given up
+        why = why.masked_fill((eos & (state.masked.cumsum(dim=1) == 0)).any(dim=1), EOS)
     return why.masked_fill(~state.masked.any(dim=1), COMPLETE)
 
 

@@ -162,7 +162,8 @@ class _Collector:
             self._on_rows(made)
 
     def _row(self, one: Completion, example: Example, correct: bool) -> ResultRow:
-        length = next((i for i, token in enumerate(one.tokens) if token in self._eos_ids), len(one.tokens))
+        ends = () if self._setup.decode.get("text_after_eos") else self._eos_ids
+        length = next((i for i, token in enumerate(one.tokens) if token in ends), len(one.tokens))
         reveals = Counter(one.revealed_at)
         row: Any = {
             "index": self._indices[one.index],

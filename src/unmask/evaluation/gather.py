@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +22,7 @@ from unmask.evaluation.tables import blocks, setting
 from unmask.pareto import Point
 
 ALIKE = ("model", "task", "split", "gen_length", "stop_at_eos")  # what may not differ in one comparison
+JUDGED = ("text_after_eos", "judge_unfinished", "max_block_steps")  # nor these, which stand in its settings
 SHOWN = 16  # entries whose trajectories are shown, at most
 
 
@@ -51,11 +53,17 @@ def read_results(folders: Iterable[str | Path]) -> list[tuple[Entry, list[Result
     return _complete(found, source)
 
 
+def _told(row: ResultRow, key: str) -> Any:
+    if key in JUDGED:
+        return row.get("config", {}).get(key) or None  # an older evaluation knew none of them
+    return task_of(row) if key == "task" else row.get(key)
+
+
 def _compare(first: tuple[Path, ResultRow], folder: Path, row: ResultRow) -> None:
     """Refuse what does not belong into one plot."""
     origin, before = first
-    for key in ALIKE:
-        a, b = (task_of(one) if key == "task" else one.get(key) for one in (before, row))
+    for key in (*ALIKE, *JUDGED):
+        a, b = (_told(one, key) for one in (before, row))
         if a != b:
             raise UnmaskError(
                 f"{origin} has {key} {a!r} and {folder} {b!r}: results that differ in it are not comparable; report "

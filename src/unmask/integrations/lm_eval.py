@@ -46,6 +46,7 @@ LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_token
 SAMPLERS = ("top_p", "top_k", "min_p")  # without effect where nothing is drawn
 HELD = ("top_p", "top_k")  # of those, what decoding has
 OFF = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1, "top_p": 1, "top_k": 0, "min_p": 0}
+ALL_TOKENS = (0, -1)  # of top_k, in other engines
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,12 @@ class UnmaskLM(LM):  # type: ignore[misc]
         temperature = float(temperature or 0)
         options: dict[str, Any] = {"temperature": temperature}
         for name, value in asked.items():
-            if value is None or OFF.get(name) == value or (name in SAMPLERS and not temperature):
+            if (
+                value is None
+                or OFF.get(name) == value
+                or (name == "top_k" and value in ALL_TOKENS)
+                or (name in SAMPLERS and not temperature)
+            ):
                 continue
             if name in HELD:
                 options[name] = value

@@ -59,6 +59,10 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None) -> P
         weights = _only_weights(folder)
         if weights is not None:
             return _load_released(weights)
+        if config is not None:
+            raise UnmaskError(
+                f"{folder / 'config.json'} names no policy's type: give a folder that `policy.save` wrote."
+            )
     policy = make_policy(read_config(folder) if config is None else config, str(folder / "config.json"))
     weights = folder / "model.safetensors"
     if policy.weights() is not None or weights.exists():
@@ -88,8 +92,14 @@ def _with_settings(policy: Policy, settings: str, name: str) -> Policy:
     if not settings.strip():
         raise UnmaskError(f"{name!r} names no setting behind its question mark: write it as name?key=value&key=value.")
     given = parse_spec(f"{policy.type_name}:{settings.replace('&', ',')}")
-    changed = make_policy({"type": policy.type_name, **policy.config(), **given}, f"the policy {name!r}")
-    changed.load_weights(policy.weights(), f"{name!r}, whose weights do not go with these settings")
+    known = {**policy.config(), "speed_axis": (), **given}
+    changed = make_policy({**known, "type": policy.type_name}, f"the policy {name!r}")
+    try:
+        changed.load_weights(policy.weights(), name)
+    except UnmaskError:
+        raise UnmaskError(
+            f"{name!r}: these settings ask for other weights than the policy has: leave them out."
+        ) from None
     return changed
 
 

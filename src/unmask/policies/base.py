@@ -42,6 +42,11 @@ class Policy(ABC):
         return False
 
     @property
+    def block_steps(self) -> int | None:
+        """Steps that it takes in each block before all is revealed; None if that depends on what it sees."""
+        return None
+
+    @property
     def needs(self) -> Needs:
         """What the observation must hold."""
         return Needs()

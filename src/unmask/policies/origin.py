@@ -37,6 +37,10 @@ class Origin(Rule):
         return self.steps > 1
 
     @property
+    def block_steps(self) -> int:
+        return self.steps
+
+    @property
     def needs(self) -> Needs:
         return Needs(block_step=True)
 

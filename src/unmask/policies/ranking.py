@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge
 from jaxtyping import Bool, Float, Int
+from pydantic import AfterValidator
 from torch import Tensor
+
+from unmask.settings import divides
+
+AlgTemp = Annotated[float, Ge(0), AfterValidator(divides)]
+"""Temperature of `drawn_positions`."""
 
 RELATIVE, LEAST = 1e-5, 2e-6  # widths of a tie, see `level`
 BELOW = -1e9  # level of 0, which is below those of all float32 numbers above it

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from unmask.observation import Needs, Observation
 from unmask.policies.base import Rule, rule
-from unmask.policies.ranking import drawn_positions
+from unmask.policies.ranking import AlgTemp, drawn_positions
 from unmask.policies.top_2_margin import margin
 
 
 @rule
 class StepCount(Rule):
     """Reveal the surest selectable positions, as many a step as make a block take `steps` steps.
+
+    A wrapper that holds positions back makes it take more.
 
     Args:
         steps: of each block, at least 1 (of the whole region in full diffusion).
@@ -35,7 +37,7 @@ class StepCount(Rule):
     steps: Annotated[int, Ge(1)]
     schedule: Literal["even", "linear"] = "even"
     order: Literal["confidence", "margin", "entropy", "random"] = "confidence"
-    alg_temp: Annotated[float, Ge(0)] = 0.0
+    alg_temp: AlgTemp = 0.0
     eps: Annotated[float, Gt(0), Lt(1)] = 1e-3
 
     @property
@@ -45,6 +47,10 @@ class StepCount(Rule):
     @property
     def may_idle(self) -> bool:
         return self.schedule == "linear"  # which rounds down
+
+    @property
+    def block_steps(self) -> int | None:
+        return self.steps if self.schedule == "linear" else None
 
     @property
     def needs(self) -> Needs:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unmask.observation import Needs, Observation
 from unmask.policies.base import Grid, Rule, rule
-from unmask.policies.ranking import drawn_positions, topk_positions
+from unmask.policies.ranking import AlgTemp, drawn_positions, topk_positions
 
 
 def margin(observation: Observation) -> Float[Tensor, "b l"]:
@@ -31,7 +31,7 @@ class MarginTopK(Rule):
     label: ClassVar[str] = "margin top-k"
     grid: ClassVar[Grid] = {"k": (1, 2, 4, 8)}
     k: Annotated[int, Ge(1)] = 1
-    alg_temp: Annotated[float, Ge(0)] = 0.0
+    alg_temp: AlgTemp = 0.0
 
     @property
     def stochastic(self) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unmask.observation import Observation
 from unmask.policies.base import Grid, Rule, rule
-from unmask.policies.ranking import drawn_positions
+from unmask.policies.ranking import AlgTemp, drawn_positions
 
 
 @rule
@@ -26,7 +26,7 @@ class TopKConfidence(Rule):
     label: ClassVar[str] = "top-k"
     grid: ClassVar[Grid] = {"k": (1, 2, 4, 8)}
     k: Annotated[int, Ge(1)] = 1
-    alg_temp: Annotated[float, Ge(0)] = 0.0
+    alg_temp: AlgTemp = 0.0
 
     @property
     def stochastic(self) -> bool:

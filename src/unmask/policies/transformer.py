@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, MultipleOf
 from jaxtyping import Bool, Float
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 from torch import Tensor, nn
 
 from unmask.errors import UnmaskError
@@ -43,8 +43,8 @@ class TransformerConfig(PolicySettings):
             reveal (released code: `policy_full_context` off, with its block length); None: the whole region.
         time_size: number of time features (released code: `policy_time_embed_dim`); None: the width.
         initial_logit: output bias of fresh weights, whose modulation is then the identity (released code:
-            `policy_smart_init`); None: torch's own initialisation. By default a position is revealed with probability
-            0.119 at first: a slow, careful start.
+            `policy_smart_init`); None (in TOML "none"): torch's own initialisation. By default a position is revealed
+            with probability 0.119 at first: a slow, careful start.
         time_period: P of the time features' frequencies P^(-i/64). Released checkpoints have 1 (all frequencies 1);
             below 1 the frequencies rise from 1 to 1/P, which tells steps apart in [0, 1].
         round_time: round the time features to bfloat16, as released checkpoints expect.
@@ -66,7 +66,7 @@ class TransformerConfig(PolicySettings):
     use_speed: bool = False
     context: Annotated[int | None, Ge(1)] = None
     time_size: Annotated[int | None, Ge(2), MultipleOf(2)] = None
-    initial_logit: float | None = -2.0
+    initial_logit: Annotated[float | None, BeforeValidator(lambda value: None if value == "none" else value)] = -2.0
     time_period: Annotated[float, Gt(0)] = 0.01
     round_time: bool = False
     actions: Literal["bernoulli", "dpls"] = "bernoulli"

@@ -45,6 +45,10 @@ class Wrapper(Rule):
         return self.policy.may_idle
 
     @property
+    def block_steps(self) -> int | None:
+        return self.policy.block_steps
+
+    @property
     def needs(self) -> Needs:
         return self.policy.needs
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig
@@ -47,7 +48,14 @@ class SlowAnswers(Task):
         self.name, self.gen_length = task.name, task.gen_length
         self.block_length, self.endless = task.block_length, task.endless
         block_length = expert_block(None, task, config, "block_length")
-        plain = {"speed": None, "max_steps": None, "temperature": 0.0, "stop_at_eos": False}
+        plain: dict[str, Any] = {
+            "speed": None,
+            "max_steps": None,
+            "max_block_steps": None,
+            "stop": (),
+            "temperature": 0.0,
+        }
+        plain |= {"stop_at_eos": False, "confidence_of": "likeliest", "top_p": 1.0, "top_k": None}
         self.config = config.of(task, model).model_copy(update={**plain, "block_length": block_length})
         room = None if model.max_length is None else model.max_length - self.config.region()
         self.longest = min((n for n in (longest, room) if n is not None), default=None)

@@ -25,6 +25,7 @@ class Plan:
         active: rows of the widest batch that the dLLM sees at once.
         epochs: times each training prompt is used.
         updates: optimiser steps.
+        most_steps: forward passes of a roll-out at most.
         most_passes: dLLM forward passes of training roll-outs if every one spends its whole budget.
         validation_passes: as many for the validations.
         label_passes: of the slow decode of each prompt, where that says what is right.
@@ -38,6 +39,7 @@ class Plan:
     active: int
     epochs: float
     updates: int
+    most_steps: int
     most_passes: int
     validation_passes: int
     label_passes: int
@@ -63,6 +65,7 @@ def plan(config: TrainConfig, gen_length: int, processes: int, hidden_size: int 
         speeds = settings.speeds if policy.needs.speed else 1
         taught = min(speeds, len(cells)) + (config.clone.best_of * speeds if config.clone.best_of > 1 else 0)
         clone_rows = config.clone.examples * taught + (len(cells) * config.clone.search_prompts if searches else 0)
+    most = config.decode.most_steps(gen_length)
     labelled = min(limits.train_examples, run.iterations * settings.prompts) + limits.validation_prompts
     labelled += config.clone.examples if config.clones else 0
     validations = math.ceil(run.iterations / run.validate_every) + 1
@@ -73,11 +76,12 @@ def plan(config: TrainConfig, gen_length: int, processes: int, hidden_size: int 
         active=min(prompts_here * settings.group_size, config.decode.batch_size),
         epochs=run.iterations * settings.prompts / limits.train_examples,
         updates=run.iterations * settings.inner_iterations,
-        most_passes=(run.iterations * settings.prompts * members + clone_rows) * gen_length,
-        validation_passes=validations * limits.validation_prompts * gen_length,
+        most_steps=most,
+        most_passes=(run.iterations * settings.prompts * members + clone_rows) * most,
+        validation_passes=validations * limits.validation_prompts * most,
         label_passes=0 if limits.labels == "verifier" else labelled * gen_length,
         policy_parameters=sum(p.numel() for p in policy.parameters()),
-        recorded_bytes=prompts_here * members * gen_length * step_bytes(gen_length, policy.needs, hidden_size or 1),
+        recorded_bytes=prompts_here * members * most * step_bytes(gen_length, policy.needs, hidden_size or 1),
         update_bytes=settings.update_batch_size * gen_length * activations(policy) * FLOAT_BYTES,
     )
 

@@ -51,7 +51,7 @@ class Steps:
             return seen, torch.arange(len(self), device=self.rollout.device)
         told = [seen.confidence.flatten(1), seen.masked, seen.step_fraction[:, None], seen.selectable]
         told += [values.flatten(1) for values in (seen.entropy, seen.kl) if values is not None]
-        told += [seen.speed[:, None]] if seen.speed is not None else []
+        told += [values[:, None] for values in (seen.speed, seen.block_step) if values is not None]
         same = deduplicate(torch.cat([values.float() for values in told], dim=1))
         return seen.take(same.rows), same.of
 

@@ -40,7 +40,14 @@ from unmask.settings import explain
 
 Metrics = dict[str, Any]
 # May differ when a run is resumed: results do not hang on them.
-FREE = ("run.folder", "run.trackers", "run.checkpoint_minutes", "decode.batch_size", "model.device_map")
+FREE = (
+    "run.folder",
+    "run.trackers",
+    "run.checkpoint_minutes",
+    "run.log_completions",
+    "decode.batch_size",
+    "model.device_map",
+)
 MEASURED = ("reward", "correct", "nfe", "entropy", "signal")  # numbers, in whatever line they stand
 POLICY, OTHERS = "policy.", "algorithm.safetensors"  # prefix of the policy's tensors in what learns; the others' file
 

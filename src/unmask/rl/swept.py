@@ -20,6 +20,7 @@ from unmask.rl.start import Block
 from unmask.tasks.base import Example, Task
 
 Tried = dict[Demonstration, Outcome]
+SHARED = ("text_after_eos", "judge_unfinished", "max_block_steps")  # settings of a whole sweep
 COLUMNS = {"model", "task", "gen_length", "split", "suppress_eos", "stop_at_eos", "kind", "policy", "block_length"}
 COLUMNS |= {"prompt", "text", "correct", "nfe"}
 
@@ -55,6 +56,13 @@ def swept(
         alike = (row["suppress_eos"], row["stop_at_eos"]) == (config.suppress_eos, config.stop_at_eos)
         if row["kind"] != "rule" or not alike:
             continue
+        for key in SHARED:
+            judged = (row.get("config") or {}).get(key)
+            if (judged or None) != (getattr(config, key) or None):
+                raise UnmaskError(
+                    f"clone.sweep: {folder} was decoded with {key} = {judged}, and this run has "
+                    f"{getattr(config, key)}: sweep as it decodes."
+                )
         if kind not in (EVERY, row["policy"]["type"]):
             continue
         for key, value in wanted.items():

@@ -103,7 +103,8 @@ class Trainer:
         self.optimiser = Optimiser(self.policy, self.algorithm, actor.actions, self.team, model.device)
         self.keeper = Keeper(config, self.policy, self.team, log)
         fewest = options.blocks.fewest(options.gen_length)
-        self.detector = CollapseDetector(config.run.patience, fewest, options.max_steps)
+        most = config.decode.most_steps(options.gen_length)
+        self.detector = CollapseDetector(config.run.patience, fewest, most)
         self.collapse: str | None = None
 
     def run(self, resume: bool = False, allow_changes: bool = False, stop: Stop = never) -> Policy:
