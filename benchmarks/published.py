@@ -1,7 +1,7 @@
-"""Random weights in the layout in which LLaDA, Dream and DiffuCoder are published: files, tensor names, configs.
+"""Random weights in the layout in which dLLMs are published: files, tensor names, configs.
 
     python benchmarks/published.py llada-8b folder --layers 4     # the real widths, fewer layers
-    python benchmarks/published.py dream-7b folder --layers 4
+    python benchmarks/published.py dream-7b folder --layers 4     # or sdar, llada2, fast-dllm
 
 Tests write tiny ones.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,10 @@ import torch
 from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.layouts import BLOCK_CAUSAL, llada2_tensors, qwen_tensors
 
 Config = dict[str, Any]
 
@@ -141,22 +146,7 @@ def tensors_of(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]
             yield f"{block}.up_proj.weight", (inner, width)
             yield f"{block}.ff_out.weight", (width, inner)
         return
-    width, inner, vocabulary = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
-    narrow = width // config["num_attention_heads"] * config["num_key_value_heads"]
-    yield "model.embed_tokens.weight", (vocabulary, width)
-    yield "model.norm.weight", (width,)
-    yield "lm_head.weight", (vocabulary, width)
-    for layer in range(config["num_hidden_layers"]):
-        block = f"model.layers.{layer}"
-        yield f"{block}.input_layernorm.weight", (width,)
-        yield f"{block}.post_attention_layernorm.weight", (width,)
-        for name, rows in (("q_proj", width), ("k_proj", narrow), ("v_proj", narrow)):
-            yield f"{block}.self_attn.{name}.weight", (rows, width)
-            yield f"{block}.self_attn.{name}.bias", (rows,)
-        yield f"{block}.self_attn.o_proj.weight", (width, width)
-        yield f"{block}.mlp.gate_proj.weight", (inner, width)
-        yield f"{block}.mlp.up_proj.weight", (inner, width)
-        yield f"{block}.mlp.down_proj.weight", (width, inner)
+    yield from (llada2_tensors if config["model_type"] == "llada2_moe" else qwen_tensors)(config)
 
 
 def random_weights(config: Mapping[str, Any], dtype: torch.dtype, seed: int, scale: float) -> dict[str, torch.Tensor]:
@@ -264,18 +254,24 @@ def tiny(config: Config, vocabulary: int = 400, layers: int = 2) -> Config:
         sizes = {"d_model": 32, "n_heads": 4, "n_kv_heads": 4, "n_layers": layers, "mlp_hidden_size": 64}
         return {**config, **sizes, **ends, "embedding_size": vocabulary, "vocab_size": vocabulary}
     sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
+    if "head_dim" in config:
+        sizes["head_dim"] = 16
+    if "num_experts" in config:
+        sizes |= {"num_experts": 8, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2}
+        sizes |= {"moe_intermediate_size": 24}
     return {**config, **sizes, **ends, "num_hidden_layers": layers, "vocab_size": vocabulary}
 
 
 def main() -> None:
     """Write one at its real width."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shape", choices=("llada-8b", "dream-7b"))
+    known = {"llada-8b": LLADA, "dream-7b": DREAM, **BLOCK_CAUSAL}
+    parser.add_argument("shape", choices=known)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, help="instead of all")
     parser.add_argument("--shard", default="5GB")
     args = parser.parse_args()
-    config = dict(LLADA if args.shape == "llada-8b" else DREAM)
+    config = dict(known[args.shape])
     if args.layers:
         config["n_layers" if args.shape == "llada-8b" else "num_hidden_layers"] = args.layers
     write(args.folder, config, ["what is twelve times seven?"], dtype=torch.bfloat16, shard=args.shard)

@@ -19,7 +19,9 @@ from unmask.pretrain import (
     lengths_at,
     pretrain,
 )
+from unmask.pretrain.objective import block_attention, draw_block_batch, draw_block_mask
 from unmask.tasks.auto import load_task
+from unmask.testing import check_model
 
 
 def small(folder, **changes):
@@ -129,3 +131,53 @@ def test_a_damaged_checkpoint_is_refused(tmp_path, name):
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with pytest.raises(UnmaskError, match=r"The checkpoint .*m.checkpoint is damaged .*: delete it and start again."):
         pretrain(small(tmp_path / "m"), resume=True)
+
+
+def test_who_sees_whom_beside_the_clean_row():
+    see = block_attention(4, 2)
+    noised = [[1, 1, 0, 0, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0, 0, 0], [0, 0, 1, 1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1, 0, 0]]
+    clean = [[0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1, 0, 0], [0, 0, 0, 0, 1, 1, 1, 1], [0, 0, 0, 0, 1, 1, 1, 1]]
+    assert see.int().tolist() == noised + clean
+
+
+def test_masks_of_blocks_hold_their_ratio_of_the_region():
+    region = torch.arange(40).expand(64, 40) >= torch.arange(64)[:, None] % 13
+    masked, share = draw_block_mask(region, 8, torch.Generator().manual_seed(0))
+    assert not (masked & ~region).any()
+    counts, sizes = (each.view(-1, 8).sum(dim=1) for each in (masked, region))
+    assert (counts[sizes > 0] >= 1).all()
+    wanted = counts[sizes > 0] / sizes[sizes > 0]
+    assert torch.allclose(share.view(-1, 8)[sizes > 0, 0], wanted)
+    assert (share > 0).all(), "it divides"
+    assert sorted(set(counts[sizes == 8].tolist())) == list(range(1, 9))
+
+
+def test_batches_of_blocks_have_no_padding(house_tokenizer):
+    task, tokenizer = house_tokenizer
+    config = PretrainConfig(batch_size=16, block_length=8, double_share=0.0)
+    tokens, region = draw_block_batch(config, [task], tokenizer, 9000)
+    assert tokens.shape[1] % 8 == 0
+    assert not (tokens == tokenizer.pad_token_id).any()
+    first = tokenizer.convert_tokens_to_ids("?")
+    for row, inside in zip(tokens.tolist(), region.tolist(), strict=True):
+        assert row.index(first) + 1 == inside.index(True), "the region begins behind the prompt"
+        assert row[-1] == tokenizer.eos_token_id
+
+
+@pytest.fixture
+def house_tokenizer():
+    task = load_task("house")
+    return task, build_tokenizer([task])
+
+
+def test_a_block_causal_dllm_is_written_in_sdars_layout_and_resumes(tmp_path):
+    recipe = {"block_length": 4, "double_share": 0.0}
+    pretrain(small(tmp_path / "whole", **recipe))
+    model = load_model(tmp_path / "whole")
+    assert (model.family, model.block_length) == ("SDAR", 4)
+    check_model(model)
+    with pytest.raises(Stopped):
+        pretrain(small(tmp_path / "cut", **recipe), stop=lambda: True)
+    pretrain(small(tmp_path / "cut", **recipe), resume=True)
+    a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(a[key], b[key]) for key in a)

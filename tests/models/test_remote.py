@@ -105,9 +105,7 @@ def test_a_mask_id_that_the_files_do_not_tell_is_asked_for(folder):
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
-        ({"model_type": "sdar"}, "it is a 'sdar'"),
-        ({"model_type": "llada2_moe"}, "it is a 'llada2_moe'"),
-        ({"model_type": "Fast_dLLM_Qwen"}, "it is a 'Fast_dLLM_Qwen'"),
+        ({"model_type": "LLaDA2"}, "it is a 'LLaDA2'"),
         ({"block_size": 32}, "its config.json has 'block_size'"),
     ],
 )

@@ -34,9 +34,12 @@ def check_model(
     console.print(table)
     start = time.perf_counter()
     conforms(model)
+    attention = "attention is full"
+    if model.block_length is not None:
+        attention += f" within blocks of {model.block_length} and causal between them, with the cache as without"
     console.print(
         f"Checks passed in {time.perf_counter() - start:.1f} s: rows do not change with left padding, with their "
-        "neighbours or with the positions asked about; attention is full; ids fit; logits are finite and frozen.",
+        f"neighbours or with the positions asked about; {attention}; ids fit; logits are finite and frozen.",
         highlight=False,
     )
 
@@ -53,6 +56,7 @@ def found(model: MaskedDiffusionModel) -> dict[str, str]:
         "memory": f"{sum(p.nbytes for p in weights) / 2**20:,.1f} MiB of weights",
         "mask": _named(model, [model.mask_id]),
         "EOS": _named(model, model.eos_ids.tolist()),
+        "blocks": "none: each position sees all" if model.block_length is None else f"{model.block_length}, causal",
         "padding": _named(model, [model.pad_id]),
         "vocabulary": f"{model.vocab_size:,} logits, {len(model.tokenizer):,} tokens in the tokenizer",
         "positions": "any number" if model.max_length is None else f"{model.max_length:,}",

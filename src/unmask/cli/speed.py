@@ -65,7 +65,7 @@ def at_speed(
     if not policy.needs.speed or not isinstance(policy, LearnedPolicy):
         raise UnmaskError("This policy has no speed to choose: leave out --target-nfe and --max-drop, or tune one.")
     length = config.region(model=model)
-    blocks = config.model_dump(mode="json")["block_length"] or length
+    blocks = config.model_dump(mode="json")["block_length"] or model.block_length or length
     place = {"model": model.name, "task": wanted.calibrated_on, "gen_length": length, "block_length": blocks}
     table, differs = choose(policy.calibrations, **place, suppress_eos=config.suppress_eos)
     if config.temperature:

@@ -85,6 +85,14 @@ class Blocks(ABC):
     def fewest(self, gen_length: int) -> int:
         """Steps that a row takes at least: its number of blocks, if each ends as late as it can."""
 
+    def start(self, prompt_length: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        """Where the block before the first one ends."""
+        return torch.zeros_like(prompt_length)
+
+    def view(self, masked: Bool[Tensor, "b l"], prompt_length: Int[Tensor, " b"]) -> Bool[Tensor, "b l"] | None:
+        """Positions that the coming pass can read; None for all."""
+        return None
+
     @abstractmethod
     def scope(self, masked: Bool[Tensor, "b l"], block_end: Int[Tensor, " b"]) -> Bool[Tensor, "b l"]:
         """Masked positions that the coming pass may make selectable."""
@@ -173,12 +181,66 @@ class DelimitedBlocks(Blocks):
         return start, start >= block_end
 
 
+@dataclass(frozen=True)
+class AlignedBlocks(Blocks):
+    """The blocks of a block-causal dLLM, counted from a row's first token, or shorter ones within them.
+
+    Attributes:
+        length: a divisor of the dLLM's.
+        model_length: the dLLM's; nothing outside the current one can be read.
+    """
+
+    length: int
+    model_length: int
+
+    def learnt(self, masked: Bool[Tensor, "b l"], selectable: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+        return selectable  # they are the dLLM's own: all policies decode in the same
+
+    def fewest(self, gen_length: int) -> int:
+        return -(-gen_length // self.length)
+
+    def start(self, prompt_length: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        return -(prompt_length % self.model_length)
+
+    def view(self, masked: Bool[Tensor, "b l"], prompt_length: Int[Tensor, " b"]) -> Bool[Tensor, "b l"]:
+        first = masked.int().argmax(dim=1) + prompt_length
+        block = (_positions(masked) + prompt_length[:, None]) // self.model_length
+        return block == (first // self.model_length)[:, None]
+
+    def scope(self, masked: Bool[Tensor, "b l"], block_end: Int[Tensor, " b"]) -> Bool[Tensor, "b l"]:
+        return masked & (_positions(masked) < self._end(masked, block_end)[:, None])
+
+    def end(
+        self,
+        masked: Bool[Tensor, "b l"],
+        block_end: Int[Tensor, " b"],
+        predicted: Int[Tensor, "b l"],
+        confidence: Float[Tensor, "b l"],
+    ) -> Int[Tensor, " b"]:
+        return self._end(masked, block_end)
+
+    def _end(self, masked: Bool[Tensor, "b l"], block_end: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+        first = masked.int().argmax(dim=1)
+        beyond = first - block_end  # at least 0 where a new block begins
+        return block_end + torch.where(beyond >= 0, (beyond // self.length + 1) * self.length, 0)
+
+
 def make_blocks(block_length: int | AdaptiveBlocks | None, gen_length: int, model: MaskedDiffusionModel) -> Blocks:
     """The blocks a user asked for.
 
     Raises:
-        UnmaskError: a length that does not divide the region; a delimiter that is not one token.
+        UnmaskError: a length that does not divide the region, or the blocks of the dLLM; a delimiter that is not one
+            token.
     """
+    own = model.block_length
+    if own is not None:
+        block_length = None if block_length == gen_length else block_length  # one block, as far as the dLLM has it
+        if block_length is not None and (isinstance(block_length, AdaptiveBlocks) or own % block_length):
+            raise UnmaskError(
+                f"block_length is {block_length}, and {model.name!r} decodes in blocks of {own}: leave it out, "
+                f"or give a divisor of {own}."
+            )
+        return AlignedBlocks(block_length or own, own)
     if not isinstance(block_length, AdaptiveBlocks):
         return FixedBlocks(check_block_length(gen_length, block_length))
     ids = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
@@ -69,6 +70,9 @@ def run(
     kept = [memory for memory in (state.memory.model, state.memory.kl) if memory is not None]
     positions = max([needs.positions, *(memory.positions for memory in kept)], key=WIDER.index)
     wanted = {"selectable": scope, "masked": state.masked, "region": torch.ones_like(scope)}[positions]
+    view = blocks.view(state.open, state.prompt_length)
+    if view is not None:
+        wanted = wanted & view
     if share and not kept:
         return _shared(model, state, wanted, needs, sampling)
     return _plain(model, state, wanted, needs, sampling)
@@ -93,7 +97,8 @@ def _plain(
     if sampling.shown:
         drawn = Drawn(sampling, state.key[rows], state.step[rows], columns)
     found = read(model.head, hidden, needs, model.banned_ids, model.vocab_size, list(present.values()), drawn)
-    remembered = {
+    moved: dict[str, Any] = {name: memory.advance() for name, memory in kept.items() if name not in present}
+    remembered = moved | {
         name: reader.remember(taken) for (name, reader), taken in zip(present.items(), found.read, strict=True)
     }
     reading = Reading(

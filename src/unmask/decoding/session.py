@@ -143,6 +143,7 @@ class Session:
             self.options.gen_length,
             rows=rows,
             keys=keys,
+            blocks=self.options.blocks,
             speeds=[self.options.speed or 0.0] * len(prompts) if speeds is None else speeds,
             kl_history=self.needs.kl_history,
         )

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from unmask.decoding.blocks import Blocks
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.kl_history import KLHistory
 from unmask.models.memory import Memory
@@ -121,6 +122,11 @@ class DecodingState:
         return self.tokens.shape[1] - self.masked.shape[1]
 
     @property
+    def prompt_length(self) -> Int[Tensor, " b"]:
+        """Of each row, without padding."""
+        return self.attention.sum(dim=1) - self.gen_length
+
+    @property
     def region(self) -> Int[Tensor, "b l"]:
         """Token ids of the generation region."""
         return self.tokens[:, -self.gen_length :]
@@ -175,11 +181,13 @@ def begin(
     rows: Sequence[int],
     keys: Int[Tensor, " b"],
     speeds: Sequence[float],
+    blocks: Blocks,
     kl_history: int = 0,
 ) -> DecodingState:
     """Rows at their first step: the prompts left-padded to the longest, each with a region that is all masked.
 
     Args:
+        blocks: where their first blocks begin.
         kl_history: steps of KL history to keep.
     """
     width = max((len(prompt) for prompt in prompts), default=1)
@@ -196,7 +204,7 @@ def begin(
         attention=attention.to(model.device),
         masked=torch.ones(len(rows), gen_length, dtype=torch.bool, device=model.device),
         revealed_at=torch.full((len(rows), gen_length), -1, device=model.device),
-        block_end=nothing,
+        block_end=blocks.start(torch.tensor([len(prompt) for prompt in prompts], device=model.device)),
         block_step=nothing,
         given_up=nothing,
         step=nothing,

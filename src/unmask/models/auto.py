@@ -14,15 +14,21 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from unmask.errors import UnmaskError
 from unmask.hub import bundled
 from unmask.models.base import MaskedDiffusionModel
+from unmask.models.block_causal import BlockCausalDecoder
 from unmask.models.dream import load_dream, qwen2_config
 from unmask.models.llada import llama_config, load_llada
+from unmask.models.llada2 import LLADA2, load_llada2
 from unmask.models.loading import config_of, hub_options, load_network, refused
 from unmask.models.masked_lm import MaskedLM
 from unmask.models.remote import load_remote
 from unmask.models.residual_context import ResidualContext
+from unmask.models.sdar import QWEN, blocks_of, load_qwen
 
 DEFAULT_MODEL = "house-base"
-FAMILIES = {"llada": load_llada, "Dream": load_dream}  # by config.json's model_type; DiffuCoder calls itself Dream
+# By config.json's model_type; DiffuCoder calls itself Dream.
+FAMILIES = {"llada": load_llada, "Dream": load_dream}
+BLOCK_CAUSAL = {**dict.fromkeys(QWEN, load_qwen), "llada2_moe": load_llada2}
+FAMILY_OF = {**QWEN, "llada2_moe": LLADA2}
 
 
 def load_model(
@@ -37,12 +43,14 @@ def load_model(
     residual_context: bool = False,
     trust_remote_code: bool = False,
     full_attention: bool = False,
+    causal_block: int | None = None,
+    cache: bool = True,
     **options: Any,
 ) -> MaskedDiffusionModel:
     """Load a frozen dLLM; its config.json says of which family it is.
 
-    LLaDA (8B Base and Instruct, 1.5), Dream 7B, DiffuCoder 7B and any masked language model that transformers knows are
-    read from their published folders, without remote code.
+    LLaDA (8B Base and Instruct, 1.5), Dream 7B, DiffuCoder 7B, SDAR and TraDo, LLaDA2.0 and 2.1, Fast-dLLM v2 and any
+    masked language model that transformers knows are read from their published folders, without remote code.
 
     Args:
         name_or_path: a bundled dLLM (None: the default one), a folder in Hugging Face format, or a Hub id.
@@ -55,6 +63,8 @@ def load_model(
         residual_context: the dLLM was trained with Residual Context Diffusion (`ResidualContext`).
         trust_remote_code: load a family not named above by the code published with it. That code runs on this machine.
         full_attention: run that code without a mask even if the family is known to need one between blocks.
+        causal_block: block length of a block-causal dLLM, where its files do not tell another than its family's.
+        cache: keep keys and values of a block-causal dLLM's finished blocks from pass to pass.
         options: further ones of ``from_pretrained``, such as ``revision`` or ``quantization_config``.
 
     Raises:
@@ -74,7 +84,13 @@ def load_model(
     if wants_cuda and not torch.cuda.is_available():
         raise UnmaskError("There is no CUDA device here that torch can use: leave out device and device_map.")
     published = config_of(name, path, options)
-    model = _load(name, path, published, options, mask_id, trust_remote_code, full_attention)
+    model = _load(name, path, published, options, mask_id, trust_remote_code, full_attention, causal_block)
+    if isinstance(model, BlockCausalDecoder):
+        model.caches = cache
+    elif causal_block is not None:
+        raise UnmaskError(
+            f"causal_block is for block-causal dLLMs, and {name!r} ({model.family}) attends in full: leave it out."
+        )
     if not model.tokenizer.get_vocab().keys() - set(model.tokenizer.all_special_tokens):  # transformers makes it up
         raise UnmaskError(f"The folder of {name!r} lacks its tokenizer: download all of its files.")
     if residual_context:
@@ -92,8 +108,11 @@ def _load(
     mask_id: int | None,
     trust_remote_code: bool,
     full_attention: bool,
+    causal_block: int | None,
 ) -> MaskedDiffusionModel:
     model_type = published.get("model_type")
+    if model_type in BLOCK_CAUSAL:  # its own code would need a mask that is not given to it
+        return BLOCK_CAUSAL[model_type](name, path, published, options, mask_id, causal_block)
     if trust_remote_code and "auto_map" in published:
         return load_remote(name, path, published, options, mask_id, full_attention)
     if model_type in FAMILIES:
@@ -109,9 +128,20 @@ def _load(
         else "load one of these"
     )
     raise UnmaskError(
-        f"{name!r} is a {model_type!r}, which is neither a LLaDA, a Dream or DiffuCoder, nor a masked language model "
-        f"that transformers knows: {remedy}."
+        f"{name!r} is a {model_type!r}, which is neither a LLaDA, Dream, DiffuCoder, SDAR, LLaDA2 or Fast-dLLM v2, "
+        f"nor a masked language model that transformers knows: {remedy}."
     )
+
+
+def block_length_of(name_or_path: str | Path | None, causal_block: int | None = None) -> int | None:
+    """The blocks of a block-causal dLLM by its config alone; None of one that attends in full, or that is not here."""
+    name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
+    try:
+        published = config_of(name, str(bundled("models").get(name, name)), {})
+    except UnmaskError:
+        return None  # told when it is loaded
+    family = FAMILY_OF.get(str(published.get("model_type")))
+    return None if family is None else blocks_of(published, family, causal_block)
 
 
 def default_device() -> str:

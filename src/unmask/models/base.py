@@ -32,6 +32,8 @@ class MaskedDiffusionModel(ABC):
         vocab_size: logits that `head` gives for a position.
         max_length: positions of prompt and region together, None if unbounded.
         hidden_size: width of the last hidden states, None if the family gives none to policies.
+        block_length: None if every position sees all others; or else each sees its own block of this many and those
+            before it, counted from the row's first token.
     """
 
     family = "dLLM"
@@ -68,6 +70,8 @@ class MaskedDiffusionModel(ABC):
         self.device = device
         self.eos_ids = torch.tensor(list(eos_ids), dtype=torch.long, device=device)
         self.banned_ids = torch.tensor([mask_id], device=device)
+
+    block_length: int | None = None
 
     @abstractmethod
     def hidden(

@@ -7,11 +7,12 @@ from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 import torch
+from annotated_types import Ge
 from pydantic import Field
 from transformers import BitsAndBytesConfig, TorchAoConfig
 
 from unmask.errors import UnmaskError
-from unmask.models.auto import load_model
+from unmask.models.auto import block_length_of, load_model
 from unmask.models.base import MaskedDiffusionModel
 from unmask.settings import Settings
 
@@ -46,6 +47,16 @@ class ModelConfig(Settings):
         bool, Field(description="Run that code without a mask even if its family is known to need one between blocks.")
     ] = False
 
+    causal_block: Annotated[
+        int | None, Ge(1), Field(description="Block length of a block-causal dLLM, if not its family's.")
+    ] = None
+    cache: Annotated[bool, Field(description="Keep keys and values of a block-causal dLLM's finished blocks.")] = True
+
+    @property
+    def own_blocks(self) -> int | None:
+        """Block length of a block-causal dLLM, whose blocks are the default of all decoding."""
+        return block_length_of(self.model, self.causal_block)
+
     def load(self, device: torch.device | str | None = None) -> MaskedDiffusionModel:
         """
         Raises:
@@ -65,6 +76,8 @@ class ModelConfig(Settings):
             residual_context=self.residual_context,
             trust_remote_code=self.trust_remote_code,
             full_attention=self.full_attention,
+            causal_block=self.causal_block,
+            cache=self.cache,
             **options,
         )
 

@@ -43,7 +43,7 @@ class Guided(ModelWrapper):
         attention: Bool[Tensor, "b t"],
         positions: Int[Tensor, " n"],
         memory: Memory | None = None,
-    ) -> Float[Tensor, "n 2*h"]:
+    ) -> Float[Tensor, "n w"]:
         in_prompt = attention & (
             torch.arange(tokens.shape[1], device=tokens.device) < tokens.shape[1] - self._gen_length
         )
@@ -51,6 +51,6 @@ class Guided(ModelWrapper):
         where = torch.cat([positions, positions + tokens.numel()])
         return torch.cat(self.inner.hidden(both, attention.repeat(2, 1), where).chunk(2), dim=1)
 
-    def head(self, hidden: Float[Tensor, "n 2*h"]) -> Float[Tensor, "n v"]:
+    def head(self, hidden: Float[Tensor, "n w"]) -> Float[Tensor, "n v"]:
         given, without = (self.inner.head(part) for part in hidden.chunk(2, dim=1))
         return given.sub_(without).mul_(self._scale + 1).add_(without)

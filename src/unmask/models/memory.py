@@ -38,6 +38,10 @@ class Memory(ABC):
         """Without the first columns, which are padding in every row."""
         return self
 
+    def advance(self) -> Memory:
+        """What the pass that was run has made of it, where the network itself moves it on."""
+        return self
+
     def inputs(self, tokens: Int[Tensor, "b t"]) -> dict[str, Tensor]:
         """What the network takes in place of token ids alone."""
         return {"input_ids": tokens}

@@ -20,7 +20,7 @@ from unmask.models.memory import Memory
 AUTO_CLASSES = ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel")
 
 
-BLOCK_CAUSAL = ("sdar", "sdar_moe", "llada2_moe", "llada2", "fast_dllm_qwen")
+BLOCK_CAUSAL = ("trado", "llada2", "bd3lm")  # beside those that are read without their code
 BLOCK_KEYS = ("block_size", "block_length", "bd_size", "canvas_length")
 
 

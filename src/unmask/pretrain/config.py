@@ -11,12 +11,17 @@ from unmask.settings import Output, Settings
 
 
 class PretrainConfig(Settings):
-    """Recipe of a small dLLM (RoBERTa, pre-norm)."""
+    """Recipe of a small dLLM: a RoBERTa with full attention (pre-norm), or a block-causal Qwen3."""
 
     output: Annotated[Output, Field(description="Folder that the dLLM is written to.")] = "runs/dllm"
     layers: Annotated[int, Ge(1), Field(description="Transformer layers.")] = 3
     width: Annotated[int, Ge(8), Field(description="Hidden size; the feed-forward is four times as wide.")] = 128
     heads: Annotated[int, Ge(1), Field(description="Attention heads.")] = 4
+    block_length: Annotated[
+        int | None,
+        Ge(2),
+        Field(description="Blocks of a block-causal dLLM, in SDAR's layout (default: full attention)."),
+    ] = None
     tasks: Annotated[dict[str, float], Field(min_length=1, description="Task name -> share of the training text.")] = {
         "house": 1.0
     }

@@ -71,13 +71,59 @@ def draw_mask(size: int, length: int, generator: torch.Generator) -> tuple[Bool[
     return rank < count, count / length
 
 
+def draw_block_batch(
+    config: PretrainConfig, tasks: Sequence[WorkedTask], tokenizer: PreTrainedTokenizerFast, step: int
+) -> tuple[Int[Tensor, "b t"], Bool[Tensor, "b t"]]:
+    """Prompts, each followed by its completion and EOS up to the end of a block, without padding; and the region."""
+    rng = random.Random(f"{config.seed}/{step}")
+    assert config.block_length is not None
+    drawn = rng.choices(tasks, [config.tasks[task.name] for task in tasks], k=config.batch_size)
+    texts = [_fitting_text(config, task, tokenizer, rng, step, config.gen_length) for task in drawn]
+    longest = max(len(prompt) for prompt, _ in texts) + config.gen_length
+    width = -(-longest // config.block_length) * config.block_length
+    rows = [
+        [*prompt, *answer, *[tokenizer.eos_token_id] * (width - len(prompt) - len(answer))] for prompt, answer in texts
+    ]
+    begins = torch.tensor([len(prompt) for prompt, _ in texts])
+    return torch.tensor(rows), torch.arange(width) >= begins[:, None]
+
+
+def draw_block_mask(
+    region: Bool[Tensor, "b t"], block_length: int, generator: torch.Generator
+) -> tuple[Bool[Tensor, "b t"], Float[Tensor, "b t"]]:
+    """Masked positions of each block, and their share of its region: drawn for blocks as `draw_mask` does for rows."""
+    b, t = region.shape
+    each = region.view(-1, block_length)
+    size = each.sum(dim=1, keepdim=True)
+    spread = (torch.randperm(len(each), generator=generator) + torch.rand(len(each), generator=generator)) / len(each)
+    count = 1 + (spread[:, None] * size).long().clamp(max=size - 1)
+    noise = torch.rand(each.shape, generator=generator).masked_fill(~each, 2.0)
+    masked = (noise.argsort(dim=1).argsort(dim=1) < count) & each
+    share = (count.clamp(min=1) / size.clamp(min=1)).expand(-1, block_length)  # a block of the prompt has none
+    return masked.view(b, t), share.reshape(b, t)
+
+
+def block_attention(length: int, block_length: int) -> Bool[Tensor, "s s"]:
+    """Who sees whom where a noised row stands before the same row without noise (arXiv 2503.09573).
+
+    A noised position sees its own noised block and the clean ones before it; a clean one clean blocks up to its own.
+    """
+    block = torch.arange(length) // block_length
+    same, before = block[:, None] == block[None], block[None] < block[:, None]
+    return torch.cat([torch.cat([same, before], dim=1), torch.cat([same & False, same | before], dim=1)])
+
+
 def diffusion_loss(
     logits: Float[Tensor, "b l v"],
     target: Int[Tensor, "b l"],
     masked: Bool[Tensor, "b l"],
-    ratio: Float[Tensor, "b 1"],
+    ratio: Float[Tensor, "b k"],
 ) -> Float[Tensor, ""]:
-    """LLaDA's loss: cross-entropy of the masked tokens, each weighted by 1 / ratio, over b * l positions."""
+    """LLaDA's loss: cross-entropy of the masked tokens, each weighted by 1 / ratio, over b * l positions.
+
+    Args:
+        ratio: of each row (k = 1), or of each position's block (k = l).
+    """
     entropy = F.cross_entropy(logits.float().flatten(0, 1), target.flatten(), reduction="none").view_as(target)
     return (entropy * masked / ratio).mean()
 

@@ -19,7 +19,15 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast, RobertaPreLayerNormConfig, RobertaPreLayerNormForMaskedLM
+from torch import Tensor
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    RobertaPreLayerNormConfig,
+    RobertaPreLayerNormForMaskedLM,
+)
 
 from unmask.checkpoint import read_checkpoint, weights_of, write_checkpoint
 from unmask.errors import Stopped, UnmaskError
@@ -27,11 +35,20 @@ from unmask.files import read_object, write_text, written_whole
 from unmask.hub import read_weights
 from unmask.journal import Claim, check_begun
 from unmask.pretrain.config import PretrainConfig
-from unmask.pretrain.objective import diffusion_loss, draw_batch, draw_mask, learning_rate
+from unmask.pretrain.objective import (
+    block_attention,
+    diffusion_loss,
+    draw_batch,
+    draw_block_batch,
+    draw_block_mask,
+    draw_mask,
+    learning_rate,
+)
 from unmask.tasks.auto import load_task
 from unmask.tasks.worked import WorkedTask, check_styles
 
 SPECIAL = ("[PAD]", "[EOS]", "[MASK]", "[UNK]")
+LONGEST = 4096  # positions of a block-causal dLLM: rotary ones cost nothing
 SHARED_WORDS = ("go", "the", "answer", "is", ",", ".", ":", "?")
 
 
@@ -64,10 +81,12 @@ def build_tokenizer(tasks: Sequence[WorkedTask]) -> PreTrainedTokenizerFast:
     )
 
 
-def build_network(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> RobertaPreLayerNormForMaskedLM:
+def build_network(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
     """The network with fresh weights."""
     if config.width % config.heads:
         raise UnmaskError(f"width {config.width} must be a multiple of heads {config.heads}.")
+    if config.block_length is not None:
+        return _block_causal(config, tokenizer)
     shape = RobertaPreLayerNormConfig(
         vocab_size=len(tokenizer),
         hidden_size=config.width,
@@ -86,6 +105,27 @@ def build_network(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) ->
     torch.manual_seed(config.seed)
     network = RobertaPreLayerNormForMaskedLM(shape)
     network.set_attn_implementation("eager")  # faster than SDPA at these sizes
+    return network
+
+
+def _block_causal(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    shape = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=config.width,
+        intermediate_size=3 * config.width,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        head_dim=config.width // config.heads,
+        max_position_embeddings=LONGEST,
+        tie_word_embeddings=False,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    torch.manual_seed(config.seed)
+    network = Qwen3ForCausalLM(shape)
+    network.set_attn_implementation("sdpa")
     return network
 
 
@@ -164,23 +204,43 @@ class _Training:
     def step(self, step: int) -> float:
         """Take an optimiser step; returns the loss."""
         config, network = self.config, self.network
-        tokens, length = draw_batch(config, self.tasks, self.tokenizer, step)
-        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**63)
-        masked, ratio = draw_mask(len(tokens), length, generator)
-        target = tokens[:, -length:]
-        inputs = torch.cat([tokens[:, :-length], torch.where(masked, self.tokenizer.mask_token_id, target)], dim=1)
-        device = network.device
-        attention = (inputs != self.tokenizer.pad_token_id).long().to(device)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
-            logits = network(input_ids=inputs.to(device), attention_mask=attention).logits[:, -length:]
-        loss = diffusion_loss(logits, target.to(device), masked.to(device), ratio.to(device))
+        generator = torch.Generator().manual_seed((config.seed * 1_000_003 + step) % 2**63)
+        loss = self._loss(step, generator) if config.block_length is None else self._block_loss(step, generator)
         self.optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         self.optimizer.step()
         return loss.item()
+
+    def _block_loss(self, step: int, generator: torch.Generator) -> Tensor:
+        """The loss of every block given the clean ones before it, in one pass over the noised and the clean row."""
+        config, network = self.config, self.network
+        assert config.block_length is not None
+        tokens, region = draw_block_batch(config, self.tasks, self.tokenizer, step)
+        masked, ratio = draw_block_mask(region, config.block_length, generator)
+        length, device = tokens.shape[1], network.device
+        inputs = torch.cat([torch.where(masked, self.tokenizer.mask_token_id, tokens), tokens], dim=1).to(device)
+        place = torch.arange(length, device=device).repeat(2).expand(len(tokens), -1)
+        see = block_attention(length, config.block_length).to(device)[None, None].expand(len(tokens), -1, -1, -1)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            body = network.base_model(input_ids=inputs, attention_mask=see, position_ids=place, use_cache=False)
+            logits = network.get_output_embeddings()(body.last_hidden_state[:, :length])
+        return diffusion_loss(logits, tokens.to(device), masked.to(device), ratio.to(device))
+
+    def _loss(self, step: int, generator: torch.Generator) -> Tensor:
+        """LLaDA's."""
+        config, network = self.config, self.network
+        tokens, length = draw_batch(config, self.tasks, self.tokenizer, step)
+        masked, ratio = draw_mask(len(tokens), length, generator)
+        target = tokens[:, -length:]
+        inputs = torch.cat([tokens[:, :-length], torch.where(masked, self.tokenizer.mask_token_id, target)], dim=1)
+        device = network.device
+        attention = (inputs != self.tokenizer.pad_token_id).long().to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+            logits = network(input_ids=inputs.to(device), attention_mask=attention).logits[:, -length:]
+        return diffusion_loss(logits, target.to(device), masked.to(device), ratio.to(device))
 
     def save(self, path: Path, step: int, seconds: float) -> None:
         with written_whole(path) as draft:
@@ -207,4 +267,13 @@ class _Training:
         with written_whole(output) as folder:
             self.network.eval().save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
+            if self.config.block_length is not None:
+                own = {
+                    "model_type": "sdar",
+                    "architectures": ["SDARForCausalLM"],
+                    "block_length": self.config.block_length,
+                }
+                own |= {"mask_token_id": self.tokenizer.mask_token_id}
+                known = read_object(folder / "config.json", "write the dLLM again")
+                write_text(folder / "config.json", json.dumps({**known, **own}, indent=2) + "\n")
             write_text(folder / "pretrain.json", self.config.model_dump_json(indent=2) + "\n")

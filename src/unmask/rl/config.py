@@ -266,6 +266,13 @@ class TrainConfig(Settings):
             raise ValueError("clone.best_of goes with a rule, and clone.teachers are policies: leave one out")
         return self
 
+    def in_the_models_blocks(self) -> TrainConfig:
+        """With the blocks of a block-causal dLLM, where the user names none."""
+        own = self.model.own_blocks
+        if own is None or self.decode.block_length is not None:
+            return self
+        return self.model_copy(update={"decode": self.decode.model_copy(update={"block_length": own})})
+
     @property
     def clones(self) -> bool:
         """True if training starts by cloning a rule, or policies."""

@@ -19,7 +19,8 @@ def check_model(model: MaskedDiffusionModel, *, batches: int = 3, seed: int = 0)
     Ids must lie in the vocabulary and the mask id must be banned; `hidden` and `head` must give one row a position, of
     the stated sizes, finite and without gradients; the head's output must be the caller's to write into; a row's logits
     must depend neither on left padding nor on its neighbours nor on which other positions are asked for; and every
-    position must be able to see the prompt and the tokens after it (full attention, not causal).
+    position must be able to see the prompt and the tokens after it (full attention, not causal), or, of a block-causal
+    dLLM, those of its own block and none of later ones, with its cache as without.
 
     Raises:
         UnmaskError: naming the first property that does not hold.
@@ -102,13 +103,65 @@ def _check_rows(
     )
     changed = region.clone()
     changed[:, -1] = torch.where(region[:, -1] == usable[0], usable[1], usable[0])
-    demand(
-        not together[:, :1].equal(logits(rows, everywhere, changed)[:, :1]),
-        name,
-        "does not see the tokens after a position: give it full attention instead of a causal mask",
-    )
+    after = logits(rows, everywhere, changed)
+    if model.block_length is None:
+        demand(
+            not together[:, :1].equal(after[:, :1]),
+            name,
+            "does not see the tokens after a position: give it full attention instead of a causal mask",
+        )
+    else:
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        _check_blocks(model, together, after, (lengths[:, None] + everywhere) // model.block_length)
+        demand(
+            all(same(_block_by_block(model, prompts[row], region[row]), together[row]) for row in rows),
+            name,
+            "gives other logits with its cache than without: see that what is kept are the keys of finished blocks",
+        )
     other = next(token for token in usable if all(prompt[0] != token for prompt in prompts))
     demand(not same(together, logits(rows, everywhere, first=other)), name, "does not see the prompt: attend to it")
+
+
+def _check_blocks(model: MaskedDiffusionModel, before: Tensor, after: Tensor, block: Tensor) -> None:
+    """What a change of the last token may move.
+
+    Args:
+        before: (b, l, v) logits.
+        after: the same with another last token.
+        block: (b, l) the block that each position is in.
+    """
+    moved, last = (before != after).any(dim=-1).cpu(), block == block[:, -1:]
+    others = last.clone()
+    others[:, -1] = False
+    demand(
+        not others.any() or bool((moved & others).any()),
+        _name(model),
+        "does not see the tokens after a position in its block: give it full attention there instead of a causal mask",
+    )
+    demand(
+        not bool((moved & ~last).any()),
+        _name(model),
+        f"sees later blocks than its own: mask them, or let block_length be None (it is {model.block_length})",
+    )
+
+
+def _block_by_block(model: MaskedDiffusionModel, prompt: Sequence[int], region: Tensor) -> Tensor:
+    """(l, v) logits of a row, each block by a pass of its own over what the memory keeps."""
+    assert model.block_length is not None
+    tokens = torch.cat([torch.tensor(prompt, device=region.device), region])[None]
+    attention, memory, found = torch.ones_like(tokens, dtype=torch.bool), model.memory(1), []
+    for own in torch.arange(len(prompt), tokens.shape[1]).split_with_sizes(
+        _runs(len(prompt), len(region), model.block_length)
+    ):
+        found.append(model.head(model.hidden(tokens, attention, own.to(region.device), memory)))
+        memory = None if memory is None else memory.advance()
+    return torch.cat(found)
+
+
+def _runs(prompt: int, region: int, block: int) -> list[int]:
+    """How many positions of the region are in each block."""
+    ends = [*range(block - prompt % block, region, block), region]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
 def _name(model: MaskedDiffusionModel) -> str:

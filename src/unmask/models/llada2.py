@@ -1,0 +1,114 @@
+"""LLaDA2.0 and 2.1 (mini, flash) as the GLM-4 mixture of experts that they are, block-causal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import Concatenate, MergeModulelist, Split, WeightConverter, WeightRenaming
+
+from unmask.errors import UnmaskError
+from unmask.models.block_causal import BlockCausalDecoder
+from unmask.models.loading import load_network
+from unmask.models.sdar import Family, decoder
+
+# The published code has more variants than the published weights use.
+MUST_BE: Mapping[str, tuple[Any, ...]] = {
+    "use_qk_norm": (True,),
+    "use_bias": (False,),
+    "use_qkv_bias": (False,),
+    "norm_topk_prob": (True,),
+    "hidden_act": ("silu",),
+    "score_function": ("sigmoid",),
+    "rope_scaling": (None,),
+}
+
+
+class LLaDA2ForCausalLM(Glm4MoeForCausalLM):
+    """A stock network whose tensors are read under their published names."""
+
+
+register_checkpoint_conversion_mapping(
+    LLaDA2ForCausalLM.__name__,
+    [
+        WeightRenaming(r"model\.word_embeddings\.", "model.embed_tokens."),
+        WeightRenaming(r"\.attention\.dense\.", ".self_attn.o_proj."),
+        WeightRenaming(r"\.attention\.query_layernorm\.", ".self_attn.q_norm."),
+        WeightRenaming(r"\.attention\.key_layernorm\.", ".self_attn.k_norm."),
+        WeightRenaming(r"\.mlp\.gate\.expert_bias", ".mlp.gate.e_score_correction_bias"),
+        WeightConverter(
+            ".attention.query_key_value.weight",
+            [".self_attn.q_proj.weight", ".self_attn.k_proj.weight", ".self_attn.v_proj.weight"],
+            operations=[Split(dim=0)],
+        ),
+        WeightConverter(
+            ["mlp.experts.*.gate_proj.weight", "mlp.experts.*.up_proj.weight"],
+            "mlp.experts.gate_up_proj",
+            operations=[MergeModulelist(dim=0), Concatenate(dim=1)],
+        ),
+        WeightConverter("mlp.experts.*.down_proj.weight", "mlp.experts.down_proj", operations=[MergeModulelist(dim=0)]),
+    ],
+    overwrite=True,
+)
+
+LLADA2 = Family("LLaDA2", Glm4MoeConfig, LLaDA2ForCausalLM, 32, 156895)
+
+
+def load_llada2(
+    name: str,
+    path: str,
+    published: Mapping[str, Any],
+    options: Mapping[str, Any],
+    mask_id: int | None,
+    causal_block: int | None = None,
+) -> BlockCausalDecoder:
+    """
+    Raises:
+        UnmaskError: a variant of the architecture that no published LLaDA2 has, or weights that cannot be read.
+    """
+    config = glm_config(name, published)
+    network = load_network(name, path, LLaDA2ForCausalLM.from_pretrained, {**options, "config": config})
+    return decoder(name, path, published, options, network, LLADA2, mask_id, causal_block)
+
+
+def glm_config(name: str, published: Mapping[str, Any]) -> Glm4MoeConfig:
+    """The published config in GLM-4's words.
+
+    Raises:
+        UnmaskError: naming the setting that is no published LLaDA2's, or the one that is missing.
+    """
+    for key, allowed in MUST_BE.items():
+        if published.get(key, allowed[0]) not in allowed:
+            raise UnmaskError(
+                f"config.json of {name!r} has {key} = {published[key]!r}, which is no LLaDA2 that was published "
+                f"({allowed[0]!r}): it cannot be read as one."
+            )
+    same = (
+        *("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+        *("num_key_value_heads", "head_dim", "num_experts_per_tok", "n_group", "topk_group", "moe_intermediate_size"),
+        *("first_k_dense_replace", "routed_scaling_factor", "rms_norm_eps", "max_position_embeddings"),
+    )
+    rope = {
+        "rope_type": "default",
+        "rope_theta": published.get("rope_theta", 10000.0),
+        "partial_rotary_factor": published.get("partial_rotary_factor", 1.0),
+    }
+    try:
+        return Glm4MoeConfig(
+            **{key: published[key] for key in same},
+            n_routed_experts=published["num_experts"],
+            n_shared_experts=published["num_shared_experts"],
+            use_qk_norm=True,
+            norm_topk_prob=True,
+            num_mtp_layers=0,
+            rope_parameters=rope,
+            tie_word_embeddings=published.get("tie_word_embeddings", False),
+            pad_token_id=published.get("pad_token_id"),
+            eos_token_id=published.get("eos_token_id"),
+            bos_token_id=None,
+            **{key: published[key] for key in ("quantization_config",) if key in published},
+        )
+    except KeyError as e:
+        raise UnmaskError(f"config.json of {name!r} lacks {e.args[0]!r}: take the one published with it.") from None

@@ -1,0 +1,217 @@
+"""Block-causal families in their published layouts at tiny size: logits, the cache, decoding, refusals."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from benchmarks.layouts import BLOCK_CAUSAL
+from benchmarks.published import random_weights, tiny, write
+from safetensors.torch import load_file, save_file
+
+from tests.models.plain import plain_logits
+from unmask.decoding.decode import decode
+from unmask.errors import UnmaskError
+from unmask.models.auto import load_model
+from unmask.policies import KLASS, ConfidenceThreshold, EntropyBound, RandomOrder, TransformerPolicy
+from unmask.testing import check_model
+
+TEXTS = ["what is twelve times seven? it is eighty-four", "add two and two"]
+SCALE, BLOCK = 0.3, 4
+POLICIES = [ConfidenceThreshold(0.4), RandomOrder(2), KLASS(0.1, 1.0), EntropyBound(1.0), TransformerPolicy().eval()]
+
+
+@pytest.fixture(scope="session", params=sorted(BLOCK_CAUSAL))
+def published(request, tmp_path_factory):
+    """(config, folder) of a tiny one, in several shards; blocks of 4."""
+    config = tiny(BLOCK_CAUSAL[request.param])
+    if "bd_size" in config:
+        config["bd_size"] = BLOCK
+    folder = tmp_path_factory.mktemp(request.param) / "published"
+    write(folder, config, TEXTS, shard=30_000, scale=SCALE)
+    return config, folder
+
+
+@pytest.fixture
+def copy(published, tmp_path):
+    config, folder = published
+    shutil.copytree(folder, tmp_path / "copy")
+    return config, tmp_path / "copy"
+
+
+def load(folder, **options):
+    return load_model(folder, causal_block=BLOCK, dtype="float32", **options)
+
+
+def test_logits_are_those_of_a_plain_computation(published):
+    config, folder = published
+    model = load(folder)
+    weights = random_weights(config, torch.float32, 0, SCALE)
+    tokens = torch.tensor([[5, 9, 40, 7, 3, 12, model.mask_id, model.mask_id, 8, model.mask_id, model.mask_id]])
+    padded = torch.cat([tokens[0], torch.tensor([model.mask_id])])  # the last block is filled up with masks
+    wanted = plain_logits(weights, config, padded, block=BLOCK)
+    if config["model_type"] == "Fast_dLLM_Qwen":  # the logits that predict token i stand at i - 1, of the first at 0
+        wanted = torch.cat([wanted[:1], wanted[:-1]])
+    found = model.logits(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.arange(11))
+    assert torch.allclose(found.double(), wanted[:11], atol=1e-4, rtol=1e-4)
+    assert wanted.std() > 0.5, "weights so small would hide a mistake"
+
+
+def test_the_contract_is_kept(published):
+    check_model(load(published[1]))
+
+
+@pytest.mark.parametrize("policy", POLICIES, ids=lambda p: p.type_name)
+@pytest.mark.parametrize("stop_at_eos", [True, False])
+def test_a_cached_batch_of_mixed_prompts_is_decoded_as_each_alone_without_a_cache(published, policy, stop_at_eos):
+    """Rows in blocks of their own, refilled slots, prompts shorter and longer than a block, early ends."""
+    model, bare = load(published[1]), load(published[1], cache=False)
+    prompts = [[5 + i] * (1 + i) for i in range(9)]
+    options = {"gen_length": 14, "stop_at_eos": stop_at_eos, "seed": 3}
+    together = decode(model, policy, prompts, batch_size=4, **options)
+    for i, prompt in enumerate(prompts):
+        alone = decode(bare, policy, [prompt], streams=[i], **options)
+        assert torch.equal(together.tokens[i], alone.tokens[0]), i
+        assert torch.equal(together.revealed_at[i], alone.revealed_at[0]), i
+    assert len(set(map(tuple, together.tokens.tolist()))) > 4
+
+
+def test_every_pass_of_a_cached_decode_gives_the_logits_of_an_uncached_one(published):
+    model, bare = load(published[1]), load(published[1], cache=False)
+    seen = []
+    original = model.hidden
+
+    def watched(tokens, attention, positions, memory=None):
+        found = original(tokens, attention, positions, memory)
+        wanted = bare.hidden(tokens, attention, positions)
+        seen.append((model.head(found) - bare.head(wanted)).abs().max().item())
+        return found
+
+    model.hidden = watched
+    out = decode(model, ConfidenceThreshold(0.4), [[5, 6, 7], [8] * 9, [9] * 4, [3] * 13], gen_length=14, batch_size=3)
+    assert out.complete.all()
+    assert max(seen) < 1e-4
+    assert len(seen) > 8
+
+
+def test_a_finished_block_is_committed_in_the_pass_that_goes_on(published):
+    """One pass a step: NFE is the number of denoising steps, and a pass spans two blocks at most after the first."""
+    model = load(published[1])
+    widths, original = [], model._run
+
+    def watched(ids, *args):
+        widths.append(ids.shape[1])
+        return original(ids, *args)
+
+    model._run = watched
+    out = decode(model, RandomOrder(2), [[5] * 10], gen_length=14, stop_at_eos=False)
+    # The first block takes 2 positions beside the prompt's remainder; then three of 4.
+    assert out.nfe.tolist() == [1 + 2 * 3]
+    assert len(widths) == 7
+    assert widths == [12, 8, 4, 8, 4, 8, 4]
+    assert [sorted(set(row)) for row in out.revealed_at.tolist()] == [list(range(7))]
+
+
+def test_blocks_are_counted_from_the_rows_first_token(published):
+    model = load(published[1])
+    order = []
+    decode(
+        model,
+        ConfidenceThreshold(0.0),
+        [[5] * 3, [5] * 8, [5] * 13],
+        gen_length=8,
+        stop_at_eos=False,
+        callback=lambda step: order.append(dict(zip(step.before.row.tolist(), step.action.tolist(), strict=True))),
+    )
+    first = {row: [i for i, on in enumerate(action) if on] for row, action in order[0].items()}
+    assert first == {0: [0], 1: [0, 1, 2, 3], 2: [0, 1, 2]}
+    assert [i for i, on in enumerate(order[1][0]) if on] == [1, 2, 3, 4]
+
+
+def test_shorter_blocks_within_the_models_own(published):
+    """Fast-dLLM v2's sub-blocks: a divisor narrows what may be revealed, not what is seen."""
+    model = load(published[1])
+    seen = []
+    options = {"gen_length": 8, "block_length": 2, "stop_at_eos": False}
+    out = decode(model, ConfidenceThreshold(0.0), [[5] * 4], callback=seen.append, **options)
+    assert out.revealed_at.tolist() == [[0, 0, 1, 1, 2, 2, 3, 3]]
+    assert [int(step.observation.selectable.sum()) for step in seen] == [2, 2, 2, 2]
+    for block_length in (3, 16, "adaptive"):
+        with pytest.raises(UnmaskError, match="decodes in blocks of 4: leave it out, or give a divisor of 4"):
+            decode(model, ConfidenceThreshold(0.5), [[5]], gen_length=8, block_length=block_length)
+
+
+def test_ids_and_blocks_come_from_the_files_or_the_family(published, copy):
+    config, folder = published
+    model = load_model(folder)
+    assert (
+        model.family == {"sdar": "SDAR", "llada2_moe": "LLaDA2", "Fast_dLLM_Qwen": "Fast-dLLM v2"}[config["model_type"]]
+    )
+    assert model.block_length == {"sdar": 4, "llada2_moe": 32, "Fast_dLLM_Qwen": 4}[config["model_type"]]
+    assert model.mask_id == config["mask_token_id"]
+    assert config["eos_token_id"] in model.eos_ids.tolist()
+    path = copy[1] / "config.json"
+    path.write_text(json.dumps({**config, "block_length": 8} | {"bd_size": 8}))
+    assert load_model(copy[1]).block_length == 8
+    assert load_model(copy[1], causal_block=2, mask_id=7).block_length == 2
+
+
+def test_a_tensor_that_is_missing_is_named(copy):
+    _, folder = copy
+    name = sorted(folder.glob("*.safetensors"))[-1]
+    weights = load_file(name)
+    gone = sorted(weights)[-1]
+    del weights[gone]
+    save_file(weights, name, metadata={"format": "pt"})
+    with pytest.raises(UnmaskError, match=r"lack|Cannot load"):
+        load_model(folder)
+
+
+def test_a_block_length_for_a_dllm_that_attends_in_full_is_refused():
+    with pytest.raises(
+        UnmaskError, match=r"causal_block is for block-causal dLLMs, and 'house-base' .*attends in full"
+    ):
+        load_model("house-base", causal_block=4)
+
+
+def test_a_mixture_of_experts_of_sdar_loads(tmp_path):
+    """Saved by the stock class, which names its tensors as published."""
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    torch.manual_seed(0)
+    shape = Qwen3MoeConfig(
+        vocab_size=400,
+        hidden_size=32,
+        intermediate_size=64,
+        moe_intermediate_size=16,
+        num_experts=4,
+        num_experts_per_tok=2,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        norm_topk_prob=True,
+        eos_token_id=360,
+        pad_token_id=360,
+    )
+    network = Qwen3MoeForCausalLM(shape)
+    for p in network.parameters():
+        p.data.mul_(8 if p.ndim > 1 else 1)
+    write(tmp_path / "moe", tiny(BLOCK_CAUSAL["sdar"]), TEXTS)
+    for stale in (tmp_path / "moe").glob("*.safetensors*"):
+        stale.unlink()
+    network.save_pretrained(tmp_path / "moe")
+    path = tmp_path / "moe" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "sdar_moe", "mask_token_id": 370}))
+    model = load_model(tmp_path / "moe")
+    assert (model.family, model.block_length, model.mask_id) == ("SDAR-MoE", 4, 370)
+    check_model(model)
+
+
+def test_the_command_says_what_it_found(published, capsys):
+    from unmask.cli.main import main
+
+    main(["check-model", str(published[1]), "--causal-block", "4", "--dtype", "float32"])
+    out = " ".join(capsys.readouterr().out.split())
+    assert "attention is full within blocks of 4 and causal between them, with the cache as without" in out
+    assert "blocks 4, causal" in out
