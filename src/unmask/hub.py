@@ -90,7 +90,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except FileNotFoundError:
         raise UnmaskError(f"No weights at {path}: copy the whole folder, model.safetensors included.") from None
-    except SafetensorError as e:
+    except (SafetensorError, OSError) as e:
         raise UnmaskError(f"{path} is not a readable safetensors file ({e}): copy or save it again.") from None
 
 

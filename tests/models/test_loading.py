@@ -1,5 +1,6 @@
 """What a folder may hold beside the tensors of its architecture, and what is refused by name."""
 
+import json
 import shutil
 
 import pytest
@@ -78,3 +79,16 @@ def test_a_folder_without_its_tokenizer_is_refused(tiny_folder, tmp_path):
         shutil.copy(f"{tiny_folder}/{name}", tmp_path / "bare")
     with pytest.raises(UnmaskError, match="The folder of '.*bare' lacks its tokenizer: download all of its files."):
         load_model(tmp_path / "bare")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"num_attention_heads": 0}, {"num_hidden_layers": 10**7}, {"hidden_size": "wide"}, {"num_hidden_layers": -1}],
+    ids=str,
+)
+def test_a_config_with_odd_values_is_refused_in_a_sentence(tmp_path, tiny_folder, changes):
+    shutil.copytree(tiny_folder, tmp_path / "odd")
+    path = tmp_path / "odd" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    with pytest.raises(UnmaskError):
+        load_model(tmp_path / "odd")

@@ -153,3 +153,19 @@ def test_a_foreign_folder_is_still_refused(tmp_path):
     weights = {"some.weight": torch.zeros(1)}
     with pytest.raises(UnmaskError, match="no config.json beside it that names a policy's type, and its tensors"):
         load_policy(checkpoint(tmp_path / "other", weights))
+
+
+@pytest.mark.parametrize("sizes", [{"width": 10**9}, {"blocks": 10**7}, {"top_k": 10**9}, {"feed_forward": 10**12}])
+def test_sizes_beyond_any_policy_are_refused_before_memory_is_asked_for(sizes):
+    with pytest.raises(UnmaskError, match=r"make about [\d,]+ weights, and a policy has 2,147,483,648 at most"):
+        load_policy({"type": "transformer", **sizes})
+
+
+def test_a_type_of_another_kind_and_weights_that_are_a_folder(tmp_path):
+    with pytest.raises(UnmaskError, match="Unknown policy type"):
+        load_policy({"type": ["transformer"]})
+    TransformerPolicy().save(tmp_path / "p")
+    (tmp_path / "p" / "model.safetensors").unlink()
+    (tmp_path / "p" / "model.safetensors").mkdir()
+    with pytest.raises(UnmaskError, match="is not a readable safetensors file"):
+        load_policy(tmp_path / "p")

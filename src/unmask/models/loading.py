@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
@@ -21,7 +22,11 @@ from unmask.hub import is_finite
 
 Loader = Callable[..., Any]  # a from_pretrained
 # What from_pretrained raises for what a user can mend.
-REFUSALS = (OSError, ValueError, RuntimeError, ImportError, KeyError, TypeError, SafetensorError)
+REFUSALS = (
+    *(OSError, ValueError, RuntimeError, ImportError, TypeError, SafetensorError),
+    *(LookupError, ArithmeticError, AttributeError, StrictDataclassError),  # a config with odd values
+)
+MOST_LAYERS = 10_000
 
 # Published tensors that no dLLM needs: buffers that follow from the config, and heads of BERT's other objectives.
 HARMLESS = re.compile(
@@ -68,6 +73,9 @@ def config_of(name: str, path: str, options: Mapping[str, Any]) -> dict[str, Any
         found = PreTrainedConfig.get_config_dict(path, **hub_options(options))[0]
         if not found:
             raise OSError(f"{path} has no config.json")
+        for key in ("num_hidden_layers", "n_layers"):
+            if isinstance(found.get(key), int) and found[key] > MOST_LAYERS:
+                raise ValueError(f"config.json asks for {found[key]:,} layers")
     return dict(found)
 
 

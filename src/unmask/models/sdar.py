@@ -112,9 +112,16 @@ def decoder(
 
 
 def blocks_of(published: Mapping[str, Any], family: Family, causal_block: int | None) -> int:
-    """Block length that the user asks for, that the config tells, or else the family's."""
+    """Block length that the user asks for, that the config tells, or else the family's.
+
+    Raises:
+        UnmaskError: it is no number from 1.
+    """
     known = (causal_block, *(published.get(key) for key in BLOCK_KEYS), family.block_length)
-    return next(found for found in known if found is not None)
+    length = next(found for found in known if found is not None)
+    if type(length) is not int or length < 1:
+        raise UnmaskError(f"The block length in config.json is {length!r}: give a whole number from 1 (causal_block).")
+    return length
 
 
 def read_tokenizer(name: str, path: str, options: Mapping[str, Any]) -> PreTrainedTokenizerBase:

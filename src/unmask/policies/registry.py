@@ -63,7 +63,7 @@ def class_of(type_name: str, where: str = "the policy's settings") -> type[Polic
         UnmaskError: an unknown type, with the nearest one.
     """
     known = policy_types()
-    if type_name not in known:
+    if not isinstance(type_name, str) or type_name not in known:
         raise UnmaskError(f"Unknown policy type {type_name!r} in {where}: {nearest(str(type_name), known)}")
     return known[type_name]
 

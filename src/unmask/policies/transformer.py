@@ -21,6 +21,7 @@ from unmask.policies.actions import DPLS, Actions, Bernoulli
 from unmask.policies.base import LearnedPolicy, PolicySettings
 
 SPEED_FREQUENCIES = 8
+MOST_WEIGHTS = 2**31
 
 
 class TransformerConfig(PolicySettings):
@@ -83,6 +84,9 @@ class TransformerConfig(PolicySettings):
 
     @model_validator(mode="after")
     def _fits(self) -> TransformerConfig:
+        weights = self.blocks * (10 * self.width + 2 * self.feed_forward) * self.width + self.top_k * self.width
+        if weights > MOST_WEIGHTS:
+            raise ValueError(f"these sizes make about {weights:,} weights, and a policy has {MOST_WEIGHTS:,} at most")
         if self.reads == "confidence" and self.hidden_size is not None:
             raise ValueError("hidden_size goes with reads = 'hidden_states'")
         if self.reads == "hidden_states" and self.use_entropy:
