@@ -18,7 +18,7 @@ from torch import Tensor
 from unmask.decoding.options import Options
 from unmask.decoding.passes import Duplicates, Pass, deduplicate, run
 from unmask.decoding.results import Ended
-from unmask.decoding.state import DecodingState, Step, StepCallback, begin
+from unmask.decoding.state import DecodingState, Memories, Step, StepCallback, begin
 from unmask.decoding.step import (
     BUDGET,
     RUNNING,
@@ -228,7 +228,7 @@ class Session:
         if all(code == RUNNING for code in codes):
             return None
         # Indices from the host: a mask would be counted anew, by a wait, for each of the state's tensors.
-        gone = state.take(_indices(codes, lambda code: code != RUNNING, state))
+        gone = replace(state, memory=Memories()).take(_indices(codes, lambda code: code != RUNNING, state))
         left = _indices(codes, lambda code: code == RUNNING, state)
         self._state = state.take(left).trim() if len(left) else None
         tokens = after_eos(gone.region, self.model.eos_ids) if self.options.stop_at_eos else gone.region
