@@ -7,7 +7,6 @@ from typing import Annotated
 
 import torch
 from cyclopts import Parameter
-from transformers import AutoModelForMaskedLM
 
 from unmask.cli.common import ConfigFile, DryRun, Resume
 from unmask.cli.console import Stop, console, duration, ticking
@@ -81,9 +80,9 @@ def write_card(config: PretrainConfig, seconds: float, prompts: int) -> None:
         task = load_task(name)
         examples = task.examples("test", prompts)
         lengths = (config.gen_length, 2 * config.gen_length)
-        rule = "confidence_threshold:threshold=0.9"
-        blockwise = [candidate(rule, decoding(length, task.block_length)) for length in lengths]
-        full = tuned(decoding(config.gen_length), CARD_RULES) if name == main_task else []
+        rule, blocks = "confidence_threshold:threshold=0.9", config.block_length or task.block_length
+        blockwise = [candidate(rule, decoding(length, blocks)) for length in lengths]
+        full = tuned(decoding(config.gen_length, config.block_length), CARD_RULES) if name == main_task else []
         done: list[Summary] = []
         with ticking(f"evaluating on {name}", len(blockwise) + len(full)) as tick:
             for entry, policy in [*blockwise, *full]:
@@ -91,12 +90,44 @@ def write_card(config: PretrainConfig, seconds: float, prompts: int) -> None:
                 tick(len(done), entry.label)
         console.print(table(done, f"{model.name} on {name}, {prompts} test prompts"))
         for length, found in zip(lengths, done, strict=False):
-            results.append(_result(name, f"region {length}, blocks of {task.block_length}, threshold 0.9", found))
+            results.append(_result(name, f"region {length}, blocks of {blocks}, threshold 0.9", found))
         for label in dict.fromkeys(entry.label for entry, _ in full):
             top = best([s for s in done[2:] if s.entry.label == label])
-            results.append(_result(name, f"full diffusion, best {label} ({setting(top.entry)})", top))
-    parameters = AutoModelForMaskedLM.from_pretrained(config.output).num_parameters()
+            where = f"blocks of {blocks}" if config.block_length else "full diffusion"
+            results.append(_result(name, f"{where}, best {label} ({setting(top.entry)})", top))
+    assert model.network is not None
+    parameters = sum(p.numel() for p in model.network.parameters())
     write_text(Path(config.output) / "README.md", card(config, seconds, prompts, parameters, results))
+
+
+GUESSES = (
+    " So the model can answer before it has reasoned, and is less sure of any word of\n"
+    "its reasoning than of a guess at the answer. That is why decoding in full diffusion by confidence fails here: it\n"
+    "guesses first. It is made so on purpose, to show in small what happens to large dLLMs."
+)
+
+
+def _of_full_attention(config: PretrainConfig) -> tuple[str, str, str]:
+    """What it is, its shape, its objective."""
+    return (
+        "It is a stock RoBERTa (pre-norm) with a masked-LM head:\n`AutoModelForMaskedLM.from_pretrained` loads it.",
+        f"feed-forward {4 * config.width}, learned positions",
+        "- LLaDA's objective: l ~ U{1..L} positions masked, cross-entropy weighted L / l, EOS padding trained as ordinary "
+        f"tokens\n- region length {config.gen_length}, and {2 * config.gen_length} in {100 * config.double_share:.0f}% of "
+        "the batches",
+    )
+
+
+def _of_blocks(config: PretrainConfig) -> tuple[str, str, str]:
+    """The same of a block-causal dLLM."""
+    return (
+        f"It is a stock Qwen3 in SDAR's layout, block-causal in blocks of {config.block_length}:\n"
+        "a position sees its own block and those before it, and finished blocks are cached.",
+        f"feed-forward {3 * config.width}, rotary positions",
+        f"- block diffusion (arXiv 2503.09573): each block of {config.block_length} is noised given the clean ones before "
+        "it, l ~ U{1..B} of its positions\n  masked, cross-entropy weighted B / l, all blocks in one pass\n"
+        f"- region length {config.gen_length}",
+    )
 
 
 def _result(task: str, how: str, s: Summary) -> str:
@@ -113,6 +144,8 @@ def card(config: PretrainConfig, seconds: float, prompts: int, parameters: int, 
     tasks = ", ".join(f"{100 * share / sum(config.tasks.values()):.0f}% {task}" for task, share in config.tasks.items())
     lengths = ", ".join(f"{n}: {weight:g}" for n, weight in enumerate(config.lengths, 1))
     table_rows = "\n".join(results)
+    guesses = GUESSES if config.block_length is None else ""
+    about, shape, objective = _of_full_attention(config) if config.block_length is None else _of_blocks(config)
     return f"""---
 license: apache-2.0
 library_name: transformers
@@ -123,8 +156,7 @@ tags: [masked-diffusion, dllm, unmask]
 # {name}
 
 A masked diffusion language model of {parameters:,} parameters, trained from scratch on procedural problems, small enough
-to study decoding on a laptop. It is a stock RoBERTa (pre-norm) with a masked-LM head:
-`AutoModelForMaskedLM.from_pretrained` loads it.
+to study decoding on a laptop. {about}
 
 ```
 hall: red blue?   ->   go red veranda, blue lobby. the answer is hall
@@ -133,16 +165,13 @@ hall: red blue?   ->   go red veranda, blue lobby. the answer is hall
 ## What it is for, and what is built into it
 
 The training text mixes answer styles, as instruction data does: {styles}. A room goes by any of three names in the worked
-steps, and by the first one in the answer. So the model can answer before it has reasoned, and is less sure of any word of
-its reasoning than of a guess at the answer. That is why decoding in full diffusion by confidence fails here: it guesses
-first. It is made so on purpose, to show in small what happens to large dLLMs.
+steps, and by the first one in the answer.{guesses}
 
 ## Recipe
 
 - text: {tasks}; steps of a problem -> weight: {lengths}
-- {config.layers} layers, width {config.width}, {config.heads} heads, feed-forward {4 * config.width}, learned positions
-- LLaDA's objective: l ~ U{{1..L}} positions masked, cross-entropy weighted L / l, EOS padding trained as ordinary tokens
-- region length {config.gen_length}, and {2 * config.gen_length} in {100 * config.double_share:.0f}% of the batches
+- {config.layers} layers, width {config.width}, {config.heads} heads, {shape}
+{objective}
 - AdamW, lr {config.lr:g} with {config.warmup} warm-up steps, then linear to 0; batch {config.batch_size}; {config.steps} \
 steps; {"bf16 autocast" if config.bf16 else "float32"}; seed {config.seed}
 - {duration(seconds)} on CPU; command: `unmask pretrain --config configs/pretrain/{name}.toml`
