@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from tests.models.plain import plain_logits
 from unmask.decoding.decode import decode
 from unmask.errors import UnmaskError
-from unmask.models.auto import load_model
+from unmask.models.auto import load_model, size_of
 from unmask.policies import KLASS, ConfidenceThreshold, EntropyBound, RandomOrder, TransformerPolicy
 from unmask.testing import check_model
 
@@ -150,6 +150,9 @@ def test_ids_and_blocks_come_from_the_files_or_the_family(published, copy):
     assert model.block_length == {"sdar": 4, "llada2_moe": 32, "Fast_dLLM_Qwen": 4}[config["model_type"]]
     assert model.mask_id == config["mask_token_id"]
     assert config["eos_token_id"] in model.eos_ids.tolist()
+    size = size_of(folder)
+    assert size is not None
+    assert size.parameters == sum(p.numel() for p in model.network.parameters())
     path = copy[1] / "config.json"
     path.write_text(json.dumps({**config, "block_length": 8} | {"bd_size": 8}))
     assert load_model(copy[1]).block_length == 8
@@ -215,3 +218,25 @@ def test_the_command_says_what_it_found(published, capsys):
     out = " ".join(capsys.readouterr().out.split())
     assert "attention is full within blocks of 4 and causal between them, with the cache as without" in out
     assert "blocks 4, causal" in out
+
+
+def test_what_a_policy_learns_from_is_its_block_with_the_cache_as_without(published):
+    """Steps as roll-outs record them: confidences outside the current block are 0, and the same without a cache."""
+    from unmask.observation import Needs
+    from unmask.rl.rollout import Recorder
+
+    steps = []
+    for options in ({}, {"cache": False}):
+        recorder = Recorder(Needs(positions="region", entropy=True))
+        model, prompts = load(published[1], **options), [[5] * 3, [6] * 8, [7] * 13]
+        needs = {"also_observe": Needs(positions="region", entropy=True), "callback": recorder}
+        decode(model, RandomOrder(2), prompts, gen_length=14, stop_at_eos=False, **needs)
+        steps.append(recorder.steps())
+    cached, bare = (one.observation for one in steps)
+    assert torch.allclose(cached.confidence, bare.confidence, atol=1e-5)
+    assert torch.allclose(cached.entropy, bare.entropy, atol=1e-4)
+    length = torch.tensor([3, 8, 13])[steps[0].rollout]
+    block = (torch.arange(14) + length[:, None]) // BLOCK
+    current = block.gather(1, cached.selectable.int().argmax(dim=1, keepdim=True))
+    assert (cached.confidence[..., 0] > 0).equal(block == current)
+    assert not (cached.selectable & (block != current)).any()

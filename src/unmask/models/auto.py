@@ -17,16 +17,22 @@ from unmask.models.base import MaskedDiffusionModel
 from unmask.models.block_causal import BlockCausalDecoder
 from unmask.models.dream import load_dream, qwen2_config
 from unmask.models.llada import llama_config, load_llada
-from unmask.models.llada2 import LLADA2, load_llada2
+from unmask.models.llada2 import LLADA2, glm_config, load_llada2
 from unmask.models.loading import config_of, hub_options, load_network, refused
 from unmask.models.masked_lm import MaskedLM
 from unmask.models.remote import load_remote
 from unmask.models.residual_context import ResidualContext
-from unmask.models.sdar import QWEN, blocks_of, load_qwen
+from unmask.models.sdar import QWEN, blocks_of, load_qwen, qwen_config
 
 DEFAULT_MODEL = "house-base"
 # By config.json's model_type; DiffuCoder calls itself Dream.
 FAMILIES = {"llada": load_llada, "Dream": load_dream}
+STOCK = {
+    "llada": llama_config,
+    "Dream": qwen2_config,
+    **dict.fromkeys(QWEN, qwen_config),
+    "llada2_moe": glm_config,
+}  # their configs in the words of the architecture that they are
 BLOCK_CAUSAL = {**dict.fromkeys(QWEN, load_qwen), "llada2_moe": load_llada2}
 FAMILY_OF = {**QWEN, "llada2_moe": LLADA2}
 
@@ -186,10 +192,8 @@ def size_of(name_or_path: str | Path | None) -> Size | None:
         published = config_of(name, path, {})
         model_type = published.get("model_type")
         with torch.device("meta"):
-            if model_type == "llada":
-                network = AutoModelForCausalLM.from_config(llama_config(name, published))
-            elif model_type == "Dream":
-                network = AutoModelForCausalLM.from_config(qwen2_config(name, published))
+            if model_type in STOCK:
+                network = AutoModelForCausalLM.from_config(STOCK[model_type](name, published))
             else:
                 network = AutoModelForMaskedLM.from_config(AutoConfig.from_pretrained(path))
     except (UnmaskError, OSError, ValueError, KeyError, ImportError):

@@ -74,11 +74,20 @@ def load_qwen(
     Raises:
         UnmaskError: weights or a tokenizer that cannot be read, a block length or a mask id that cannot be.
     """
-    family = QWEN[published["model_type"]]
-    with refused(name):
-        config = family.config(**{key: value for key, value in published.items() if key not in (*OWN, *BLOCK_KEYS)})
+    family, config = QWEN[published["model_type"]], qwen_config(name, published)
     network = load_network(name, path, family.network.from_pretrained, {**options, "config": config})
     return decoder(name, path, published, options, network, family, mask_id, causal_block)
+
+
+def qwen_config(name: str, published: Mapping[str, Any]) -> PreTrainedConfig:
+    """The published config in Qwen's words.
+
+    Raises:
+        UnmaskError: a setting that is no Qwen's.
+    """
+    with refused(name):
+        own = {key: value for key, value in published.items() if key not in (*OWN, *BLOCK_KEYS)}
+        return QWEN[published["model_type"]].config(**own)
 
 
 def decoder(
