@@ -173,7 +173,8 @@ class BlockCausalDecoder(MaskedDiffusionModel):
         else:
             writes = _Writes(cache, place, self._shape())
             last = self._run(ids, place, see, writes)
-            cache.moved[:] = [self._moved(cache, writes, first * self.block_length, start, last)]
+            filled = torch.maximum(first * self.block_length, start)
+            cache.moved[:] = [self._moved(cache, writes, filled, start, last)]
         at = own - start[row] - int(self.shifted) * (own > 0)
         found = last[row, at.clamp(min=0)]
         if self.shifted and cache is not None and cache.last is not None:
@@ -199,10 +200,8 @@ class BlockCausalDecoder(MaskedDiffusionModel):
         size = self.block_length
         see = (key // size <= (place // size)[..., None]) & (key < end[:, None, None])
         if self.network.config._attn_implementation == "eager":  # which adds its mask
-            dtype = self.network.dtype
-            return torch.zeros(see.shape, dtype=dtype, device=see.device).masked_fill(~see, torch.finfo(dtype).min)[
-                :, None
-            ]
+            added = torch.zeros(see.shape, dtype=self.network.dtype, device=see.device)
+            return added.masked_fill(~see, torch.finfo(added.dtype).min)[:, None]
         return see[:, None]
 
     def _run(self, ids: Tensor, place: Tensor, see: Tensor, writes: _Writes | None) -> Float[Tensor, "b w h"]:
