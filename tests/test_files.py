@@ -6,6 +6,7 @@ import json
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 
 from unmask.errors import UnmaskError
 from unmask.files import Line, jsonl, read_jsonl, write_text, written_whole
@@ -105,3 +106,16 @@ def test_a_folder_is_written_whole_or_not_at_all(tmp_path):
         (draft / "other").write_text("after")
     assert [file.name for file in (tmp_path / "new" / "a").iterdir()] == ["other"], "replaced, not added to"
     assert [file.name for file in (tmp_path / "new").iterdir()] == ["a"], "nothing is left beside it"
+
+
+def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path):
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "a.txt").write_text("before")
+    with pytest.raises(
+        UnmaskError, match=r"Cannot write .*kept .*No space left.*: make room there, then go on with --resume"
+    ):
+        with written_whole(tmp_path / "kept") as draft:
+            (draft / "b.txt").write_text("half")
+            raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert (tmp_path / "kept" / "a.txt").read_text() == "before"

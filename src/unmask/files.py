@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from unmask.errors import UnmaskError
 
 BOM = b"\xef\xbb\xbf"
@@ -19,7 +21,11 @@ BOM = b"\xef\xbb\xbf"
 
 @contextmanager
 def written_whole(folder: str | Path) -> Iterator[Path]:
-    """Yield an empty folder beside `folder` that takes its place when the block ends well, and vanishes when not."""
+    """Yield an empty folder beside `folder` that takes its place when the block ends well, and vanishes when not.
+
+    Raises:
+        UnmaskError: tensors cannot be written, as on a full disk.
+    """
     folder = Path(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -40,6 +46,8 @@ def written_whole(folder: str | Path) -> Iterator[Path]:
             raise
         _sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
+    except SafetensorError as e:  # which is no OSError
+        raise UnmaskError(f"Cannot write {folder} ({e}): make room there, then go on with --resume.") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
