@@ -56,7 +56,7 @@ class DecodeConfig(Settings):
         BlockLength,
         Field(
             description="Semi-autoregressive block, or adaptive:default=32,threshold=0.3,delimiters=[.] "
-            "(default: full diffusion)."
+            "(default: full diffusion; a block-causal dLLM's own blocks)."
         ),
     ] = None
     batch_size: Annotated[int, Ge(1), Field(description="Active rows at most.")] = 32
