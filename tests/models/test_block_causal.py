@@ -10,10 +10,11 @@ from benchmarks.published import random_weights, tiny, write
 from safetensors.torch import load_file, save_file
 
 from tests.models.plain import plain_logits
+from unmask.decoding.blocks import make_blocks
 from unmask.decoding.decode import decode
 from unmask.errors import UnmaskError
 from unmask.models.auto import load_model, size_of
-from unmask.policies import KLASS, ConfidenceThreshold, EntropyBound, RandomOrder, TransformerPolicy
+from unmask.policies import KLASS, ConfidenceThreshold, EntropyBound, RandomOrder, StepCount, TransformerPolicy
 from unmask.testing import check_model
 
 TEXTS = ["what is twelve times seven? it is eighty-four", "add two and two"]
@@ -136,8 +137,10 @@ def test_shorter_blocks_within_the_models_own(published):
     out = decode(model, ConfidenceThreshold(0.0), [[5] * 4], callback=seen.append, **options)
     assert out.revealed_at.tolist() == [[0, 0, 1, 1, 2, 2, 3, 3]]
     assert [int(step.observation.selectable.sum()) for step in seen] == [2, 2, 2, 2]
-    for block_length in (3, 16, "adaptive"):
-        with pytest.raises(UnmaskError, match="decodes in blocks of 4: leave it out, or give a divisor of 4"):
+    for block_length in (0, -2, 3, 16, "adaptive"):
+        with pytest.raises(
+            UnmaskError, match="decodes in blocks of 4: leave it out, or give a divisor of 4|block_length"
+        ):
             decode(model, ConfidenceThreshold(0.5), [[5]], gen_length=8, block_length=block_length)
 
 
@@ -240,3 +243,103 @@ def test_what_a_policy_learns_from_is_its_block_with_the_cache_as_without(publis
     current = block.gather(1, cached.selectable.int().argmax(dim=1, keepdim=True))
     assert (cached.confidence[..., 0] > 0).equal(block == current)
     assert not (cached.selectable & (block != current)).any()
+
+
+def test_an_expert_in_shorter_blocks_teaches_to_hold_back_in_the_rest(published):
+    """What is learnt is the learner's whole block: that of the dLLM, which the pass has read."""
+    from unmask.observation import Needs
+    from unmask.rl.experts import as_seen
+    from unmask.rl.rollout import Recorder
+
+    model, policy, needs = load(published[1]), TransformerPolicy(), Needs(positions="region")
+    recorder = Recorder(needs)
+    options = {"gen_length": 8, "block_length": 2, "stop_at_eos": False, "callback": recorder, "also_observe": needs}
+    decode(model, ConfidenceThreshold(0.0), [[5] * 4], **options)
+    seen = as_seen(recorder.steps(), make_blocks(None, 8, model), policy)
+    assert seen.observation.selectable.int().tolist() == [
+        [1, 1, 1, 1, 0, 0, 0, 0],
+        [0, 0, 1, 1, 0, 0, 0, 0],
+        [0, 0, 0, 0, 1, 1, 1, 1],
+        [0, 0, 0, 0, 0, 0, 1, 1],
+    ]
+    assert (seen.picks > 0).sum(dim=1).tolist() == [2] * 4
+
+
+def test_budgets_count_the_block_that_a_prompt_adds(published):
+    model, rule = load(published[1]), StepCount(4, "linear")
+    with pytest.raises(UnmaskError, match="takes 4 steps in each of 5 blocks, and max_steps is 16: set max_steps = 20"):
+        decode(model, rule, [[5] * 3], gen_length=16)
+    assert decode(model, rule, [[5] * 3], gen_length=16, max_steps=20, stop_at_eos=False).complete.all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"residual_context": True}, "residual_context is for dLLMs that attend in full"),
+        ({"causal_block": 0}, "The block length of .* is 0: give a whole number from 1"),
+        ({"attn_implementation": "flex_attention"}, "which flex_attention does not take: use sdpa or eager"),
+    ],
+)
+def test_what_a_block_causal_dllm_cannot_do_is_refused(published, options, message):
+    with pytest.raises(UnmaskError, match=message):
+        load_model(published[1], **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mask_token_id": "x"}, "The mask id of .* is 'x': give a whole number"),
+        ({"eos_token_id": 370}, "The mask id of .* is 370, which ends a text, too"),
+        ({"pad_token_id": 9999}, "Cannot load the dLLM"),
+    ],
+)
+def test_ids_that_cannot_be_are_refused(copy, changes, message):
+    config, folder = copy
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(UnmaskError, match=message):
+        load_model(folder)
+
+
+@pytest.fixture
+def llada2(tmp_path):
+    config = tiny(BLOCK_CAUSAL["llada2"])
+    write(tmp_path / "llada2", config, TEXTS, shard=30_000)
+    return config, tmp_path / "llada2"
+
+
+def test_experts_whose_numbers_have_a_gap_are_refused(llada2):
+    """transformers would stack them in the order of their numbers, each under the next one's router row."""
+    _, folder = llada2
+    index = folder / "model.safetensors.index.json"
+    for file in sorted(folder.glob("*.safetensors")):
+        weights = {name.replace("experts.3.", "experts.8."): tensor for name, tensor in load_file(file).items()}
+        save_file(weights, file, metadata={"format": "pt"})
+    index.write_text(index.read_text().replace("experts.3.", "experts.8."))
+    with pytest.raises(
+        UnmaskError, match=r"lack '.*experts.3.down_proj.weight' \(it has '.*experts.8.down_proj.weight'"
+    ):
+        load_model(folder)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"n_group": 3}, {"topk_group": 9}, {"num_experts_per_tok": 99}, {"num_experts": 0}]
+)
+def test_numbers_of_experts_that_do_not_fit_are_refused(llada2, changes):
+    config, folder = llada2
+    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+    with pytest.raises(UnmaskError, match="do not fit each other|give whole numbers from 1"):
+        load_model(folder)
+
+
+def test_a_command_decodes_a_region_that_ends_within_a_block(tmp_path, capsys):
+    from unmask.cli.main import main
+    from unmask.pretrain import PretrainConfig, pretrain
+
+    recipe = {"layers": 1, "width": 16, "heads": 2, "steps": 1, "batch_size": 4, "double_share": 0.0, "block_length": 8}
+    pretrain(PretrainConfig(output=str(tmp_path / "dllm"), **recipe))
+    argv = ["eval", "--model", tmp_path / "dllm", "--policies", "top_k_confidence", "--gen-length", 12, "--prompts", 3]
+    main(list(map(str, [*argv, "--seeds", 1, "--output", tmp_path / "out"])))
+    rows = [json.loads(line) for line in (tmp_path / "out" / "rows.jsonl").read_text().splitlines()]
+    assert [row["complete"] for row in rows] == [True] * 3
+    with pytest.raises(UnmaskError, match="block_length 8 does not divide gen_length 20"):
+        PretrainConfig(**{**recipe, "gen_length": 20})

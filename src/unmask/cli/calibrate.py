@@ -118,7 +118,7 @@ def measure(
     if labels == "verifier" and not task.verifiable:
         raise UnmaskError(f"The task {task.name!r} has no verifier: pass --verifier, or --labels agreement.")
     gen_length = config.gen_length or task.gen_length
-    (decode,) = config.decodings(gen_length, [config.block_length or config.own_blocks or gen_length])
+    (decode,) = config.decodings(gen_length, [config.block_length or config.usual_blocks(gen_length)])
     entries = calibration_entries(str(folder), policy, decode)
     split = config.split or (None if config.from_file else "validation")
     own = {"output", "policies", "split", "prompts", "seeds", "trajectories"}

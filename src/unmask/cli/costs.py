@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from unmask.cli.console import console
-from unmask.decoding.blocks import AdaptiveBlocks, check_block_length
+from unmask.decoding.blocks import AdaptiveBlocks, check_block_length, check_own_blocks
 from unmask.errors import UnmaskError
 from unmask.models.auto import dtype_of, size_of
 from unmask.rl.card import describe
@@ -28,7 +28,10 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
     if asked.from_file:
         task.examples("train", 1)
     gen_length, task_name = decode.gen_length or task.gen_length, task.name
-    if not isinstance(decode.block_length, AdaptiveBlocks):
+    own = config.model.own_blocks
+    if own is not None:
+        check_own_blocks(decode.block_length, own, gen_length, config.model.model or "the default dLLM")
+    elif not isinstance(decode.block_length, AdaptiveBlocks):
         check_block_length(gen_length, decode.block_length)
     model = config.model.model or "the default dLLM"
     size = size_of(config.model.model)

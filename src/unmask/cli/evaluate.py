@@ -38,7 +38,7 @@ def evaluate(
     task = verifiable(resolved)
     gen_length = resolved.gen_length or task.gen_length
     found = []
-    for decode in resolved.decodings(gen_length, resolved.block_lengths or (resolved.own_blocks or gen_length,)):
+    for decode in resolved.decodings(gen_length, resolved.block_lengths or (resolved.usual_blocks(gen_length),)):
         found += [candidate(name, decode) for name in resolved.policies]
         found += tuned(decode) if resolved.heuristics else []
     candidates = list({entry.key: (entry, policy) for entry, policy in resolved.at_speeds(found)}.values())

@@ -54,7 +54,7 @@ class SweepConfig(ComparisonConfig):
         Raises:
             UnmaskError: an unknown policy, rule or setting, with the nearest name; a block length that does not divide.
         """
-        longest = self.own_blocks or gen_length
+        longest = self.usual_blocks(gen_length)
         lengths = self.block_lengths or [longest // n for n in (1, 2, 4, 8) if longest % n == 0]
         common = self.decodings(gen_length, lengths)
         own = [(grid, self.decodings(gen_length, grid.block_lengths) or common) for grid in self.rules]

@@ -97,7 +97,8 @@ def train(
 
     Example: unmask train --config configs/train/house-full.toml --run runs/mine --alpha 3
     """
-    asked = load_settings(TrainConfig, config, given(settings)).in_the_models_blocks()
+    asked = load_settings(TrainConfig, config, given(settings))
+    asked = asked.in_blocks(asked.model.own_blocks)
     _run(asked, resume, allow_changes, dry_run)
 
 
@@ -112,7 +113,8 @@ def clone(
 
     Example: unmask clone --clone-from best:confidence_threshold --alpha 3 --run runs/clone
     """
-    asked = load_settings(TrainConfig, config, given(settings)).in_the_models_blocks()
+    asked = load_settings(TrainConfig, config, given(settings))
+    asked = asked.in_blocks(asked.model.own_blocks)
     if not asked.clones:
         raise UnmaskError("Nothing to clone: set clone.rule, such as confidence_threshold:threshold=0.9.")
     run = asked.run.model_copy(update={"iterations": 0})

@@ -128,7 +128,7 @@ def _plan(config: TransferConfig, target: Target) -> tuple[ComparisonConfig, Tas
     )
     task = verifiable(comparison)
     gen_length = target.gen_length or task.gen_length
-    (decode,) = comparison.decodings(gen_length, [target.block_length or comparison.own_blocks or gen_length])
+    (decode,) = comparison.decodings(gen_length, [target.block_length or comparison.usual_blocks(gen_length)])
     tried = {NATIVE: target.native, **{name: config.policies[name] for name in target.policies or config.policies}}
     found: dict[str, list[Candidate]] = {}
     for name, paths in tried.items():

@@ -98,7 +98,8 @@ def tuning(config: str | Path | None, overrides: dict[str, dict[str, Any]]) -> T
     """
     own = laid_over(read_toml(config) if config is not None else {}, overrides)
     values = _fitting(laid_over(DEFAULTS, own), own)
-    asked = load_settings(TrainConfig, None, values).in_the_models_blocks()
+    asked = load_settings(TrainConfig, None, values)
+    asked = asked.in_blocks(asked.model.own_blocks)
     if asked.policy.init is None and not asked.policy.network.has_speed:
         raise UnmaskError("Tuning makes a policy with a speed: leave policy.use_speed on, or use unmask train.")
     carried = {"gen_length", "block_length", "batch_size", "stop_at_eos", "suppress_eos"}

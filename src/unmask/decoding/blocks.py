@@ -75,15 +75,24 @@ class Blocks(ABC):
     """Where each row's current block ends. A row whose block has no mask left goes on to its next one."""
 
     @abstractmethod
-    def learnt(self, masked: Bool[Tensor, "b l"], selectable: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+    def learnt(
+        self, masked: Bool[Tensor, "b l"], selectable: Bool[Tensor, "b l"], read: Bool[Tensor, "b l"]
+    ) -> Bool[Tensor, "b l"]:
         """What a policy in these blocks could select where another policy, in blocks of its own, could `selectable`.
 
         Masked positions before the first of those are given up.
+
+        Args:
+            read: positions that the pass has read for the learner.
         """
 
     @abstractmethod
     def fewest(self, gen_length: int) -> int:
         """Steps that a row takes at least: its number of blocks, if each ends as late as it can."""
+
+    def most(self, gen_length: int) -> int:
+        """Blocks that a region may span at most, where they all have one length."""
+        return self.fewest(gen_length)
 
     def start(self, prompt_length: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
         """Where the block before the first one ends."""
@@ -114,7 +123,9 @@ class FixedBlocks(Blocks):
 
     length: int
 
-    def learnt(self, masked: Bool[Tensor, "b l"], selectable: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+    def learnt(
+        self, masked: Bool[Tensor, "b l"], selectable: Bool[Tensor, "b l"], read: Bool[Tensor, "b l"]
+    ) -> Bool[Tensor, "b l"]:
         positions, first = _positions(masked), selectable.int().argmax(dim=1, keepdim=True)
         return masked & (positions >= first) & (positions < self._end(selectable)[:, None])
 
@@ -122,7 +133,7 @@ class FixedBlocks(Blocks):
         return gen_length // self.length
 
     def scope(self, masked: Bool[Tensor, "b l"], block_end: Int[Tensor, " b"]) -> Bool[Tensor, "b l"]:
-        return self.learnt(masked, masked)
+        return masked & (_positions(masked) < self._end(masked)[:, None])
 
     def end(
         self,
@@ -146,7 +157,9 @@ class DelimitedBlocks(Blocks):
     threshold: float
     window: int
 
-    def learnt(self, masked: Bool[Tensor, "b l"], selectable: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
+    def learnt(
+        self, masked: Bool[Tensor, "b l"], selectable: Bool[Tensor, "b l"], read: Bool[Tensor, "b l"]
+    ) -> Bool[Tensor, "b l"]:
         return selectable  # where they end depends on what the dLLM said: both decode in the same blocks
 
     def fewest(self, gen_length: int) -> int:
@@ -193,11 +206,17 @@ class AlignedBlocks(Blocks):
     length: int
     model_length: int
 
-    def learnt(self, masked: Bool[Tensor, "b l"], selectable: Bool[Tensor, "b l"]) -> Bool[Tensor, "b l"]:
-        return selectable  # they are the dLLM's own: all policies decode in the same
+    def learnt(
+        self, masked: Bool[Tensor, "b l"], selectable: Bool[Tensor, "b l"], read: Bool[Tensor, "b l"]
+    ) -> Bool[Tensor, "b l"]:
+        # The pass reads the dLLM's own block; of shorter ones nobody can tell where they end.
+        return selectable | (masked & read) if self.length == self.model_length else selectable
 
     def fewest(self, gen_length: int) -> int:
         return -(-gen_length // self.length)
+
+    def most(self, gen_length: int) -> int:
+        return (gen_length + self.length - 2) // self.length + 1  # where a prompt leaves one place in its last block
 
     def start(self, prompt_length: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
         return -(prompt_length % self.model_length)
@@ -234,13 +253,7 @@ def make_blocks(block_length: int | AdaptiveBlocks | None, gen_length: int, mode
     """
     own = model.block_length
     if own is not None:
-        block_length = None if block_length == gen_length else block_length  # one block, as far as the dLLM has it
-        if block_length is not None and (isinstance(block_length, AdaptiveBlocks) or own % block_length):
-            raise UnmaskError(
-                f"block_length is {block_length}, and {model.name!r} decodes in blocks of {own}: leave it out, "
-                f"or give a divisor of {own}."
-            )
-        return AlignedBlocks(block_length or own, own)
+        return AlignedBlocks(check_own_blocks(block_length, own, gen_length, model.name), own)
     if not isinstance(block_length, AdaptiveBlocks):
         return FixedBlocks(check_block_length(gen_length, block_length))
     ids = []
@@ -255,6 +268,22 @@ def make_blocks(block_length: int | AdaptiveBlocks | None, gen_length: int, mode
         block_length.threshold,
         int(block_length.window * gen_length),
     )
+
+
+def check_own_blocks(block_length: int | AdaptiveBlocks | None, own: int, gen_length: int, name: str) -> int:
+    """The block length to use on a block-causal dLLM; None, or the whole region, means its own.
+
+    Raises:
+        UnmaskError: neither its own nor a divisor.
+    """
+    if block_length is None or (block_length == gen_length and own % gen_length):
+        return own
+    if isinstance(block_length, AdaptiveBlocks) or block_length < 1 or own % block_length:
+        raise UnmaskError(
+            f"block_length is {block_length}, and {name!r} decodes in blocks of {own}: leave it out, or give a "
+            f"divisor of {own}."
+        )
+    return block_length
 
 
 def check_block_length(gen_length: int, block_length: int | None) -> int:

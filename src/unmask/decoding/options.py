@@ -218,7 +218,7 @@ def check_budget(policy: Policy, options: Options) -> None:
     Raises:
         UnmaskError: a policy that takes a number of steps in each block, and a budget below that.
     """
-    steps, blocks = policy.block_steps, options.blocks.fewest(options.gen_length)
+    steps, blocks = policy.block_steps, options.blocks.most(options.gen_length)
     if steps is None:
         return
     if steps * blocks > options.max_steps:

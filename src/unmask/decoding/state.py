@@ -86,7 +86,7 @@ class DecodingState:
         attention: True at real tokens, False at the left padding.
         masked: region positions not revealed yet.
         revealed_at: step at which each position was revealed, from 0; -1 where it was not yet.
-        block_end: where the row's current block ends, exclusive; 0 before the first.
+        block_end: where the row's current block ends, exclusive; before the first where one before it would end.
         block_step: steps it has taken in that block.
         given_up: positions before this one stay masked if they are: the steps of their blocks are spent.
         step: decoding steps (forward passes) the row has taken.

@@ -93,6 +93,7 @@ def load_model(
     model = _load(name, path, published, options, mask_id, trust_remote_code, full_attention, causal_block)
     if isinstance(model, BlockCausalDecoder):
         model.caches = cache
+        _check_block_causal(model)
     elif causal_block is not None:
         raise UnmaskError(
             f"causal_block is for block-causal dLLMs, and {name!r} ({model.family}) attends in full: leave it out."
@@ -100,10 +101,32 @@ def load_model(
     if not model.tokenizer.get_vocab().keys() - set(model.tokenizer.all_special_tokens):  # transformers makes it up
         raise UnmaskError(f"The folder of {name!r} lacks its tokenizer: download all of its files.")
     if residual_context:
+        if model.block_length is not None:
+            raise UnmaskError(
+                f"residual_context is for dLLMs that attend in full, and {name!r} is not one: leave it out."
+            )
         model = ResidualContext(model)
     if compile:
         model.compile()
     return model
+
+
+def _check_block_causal(model: BlockCausalDecoder) -> None:
+    """
+    Raises:
+        UnmaskError: what its mask or its cache does not work with.
+    """
+    attention = model.network.config._attn_implementation
+    if attention not in ("sdpa", "eager"):
+        raise UnmaskError(
+            f"{model.name!r} needs a mask between blocks, which {attention} does not take: use sdpa or eager."
+        )
+    devices = {str(p.device) for p in model.network.parameters()}
+    if len(devices) > 1:
+        raise UnmaskError(
+            f"{model.name!r} is spread over {', '.join(sorted(devices))}, and a block-causal dLLM is decoded on one: "
+            "leave out device_map, or load it in fewer bits."
+        )
 
 
 def _load(
@@ -147,7 +170,7 @@ def block_length_of(name_or_path: str | Path | None, causal_block: int | None = 
     except UnmaskError:
         return None  # told when it is loaded
     family = FAMILY_OF.get(str(published.get("model_type")))
-    return None if family is None else blocks_of(published, family, causal_block)
+    return None if family is None else blocks_of(name, published, family, causal_block)
 
 
 def default_device() -> str:

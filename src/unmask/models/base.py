@@ -118,6 +118,7 @@ class MaskedDiffusionModel(ABC):
     def summary(self) -> str:
         """What was found, in a line: family, size, ids."""
         held = ""
+        blocks = "" if self.block_length is None else f" in blocks of {self.block_length}"
         if self.network is not None:
             weights = list(self.network.parameters())
             size, dtypes = (
@@ -127,8 +128,8 @@ class MaskedDiffusionModel(ABC):
             count = sum(p.numel() for p in weights)
             held = f"{count:,} weights in {', '.join(dtypes)} ({size / 2**20:,.0f} MiB) on {self.device}, "
         return (
-            f"{self.name}: {self.family}, {held}mask id {self.mask_id}, EOS {self.eos_ids.tolist()}, vocabulary "
-            f"{self.vocab_size:,}, up to {self.max_length or 'any number of'} positions"
+            f"{self.name}: {self.family}{blocks}, {held}mask id {self.mask_id}, EOS {self.eos_ids.tolist()}, "
+            f"vocabulary {self.vocab_size:,}, up to {self.max_length or 'any number of'} positions"
         )
 
     def logits(

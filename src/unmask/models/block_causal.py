@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.memory import Memory
 
@@ -137,8 +136,6 @@ class BlockCausalDecoder(MaskedDiffusionModel):
             hidden_size=config.hidden_size,
             device=network.device,
         )
-        if block_length < 1:
-            raise UnmaskError(f"The block length of {name!r} is {block_length}: give at least 1 (causal_block).")
         self.family, self.block_length = family, block_length
         self.network = network.eval().requires_grad_(False)
         self.shifted, self.caches = shifted, caches

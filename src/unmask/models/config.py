@@ -57,6 +57,11 @@ class ModelConfig(Settings):
         """Block length of a block-causal dLLM, whose blocks are the default of all decoding."""
         return block_length_of(self.model, self.causal_block)
 
+    def usual_blocks(self, gen_length: int) -> int:
+        """Block length where the user names none: a block-causal dLLM's own, or else the whole region."""
+        own = self.own_blocks
+        return own if own is not None and gen_length % own == 0 else gen_length
+
     def load(self, device: torch.device | str | None = None) -> MaskedDiffusionModel:
         """
         Raises:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from safetensors import safe_open
 from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Concatenate, MergeModulelist, Split, WeightConverter, WeightRenaming
+from transformers.utils.hub import cached_file
 
 from unmask.errors import UnmaskError
 from unmask.models.block_causal import BlockCausalDecoder
-from unmask.models.loading import load_network
+from unmask.models.loading import hub_options, load_network, refused
 from unmask.models.sdar import Family, decoder
 
 # The published code has more variants than the published weights use.
@@ -69,6 +73,7 @@ def load_llada2(
         UnmaskError: a variant of the architecture that no published LLaDA2 has, or weights that cannot be read.
     """
     config = glm_config(name, published)
+    _check_tensors(name, path, published, options)
     network = load_network(name, path, LLaDA2ForCausalLM.from_pretrained, {**options, "config": config})
     return decoder(name, path, published, options, network, LLADA2, mask_id, causal_block)
 
@@ -95,20 +100,75 @@ def glm_config(name: str, published: Mapping[str, Any]) -> Glm4MoeConfig:
         "rope_theta": published.get("rope_theta", 10000.0),
         "partial_rotary_factor": published.get("partial_rotary_factor", 1.0),
     }
+    _check_experts(name, published)
     try:
-        return Glm4MoeConfig(
-            **{key: published[key] for key in same},
-            n_routed_experts=published["num_experts"],
-            n_shared_experts=published["num_shared_experts"],
-            use_qk_norm=True,
-            norm_topk_prob=True,
-            num_mtp_layers=0,
-            rope_parameters=rope,
-            tie_word_embeddings=published.get("tie_word_embeddings", False),
-            pad_token_id=published.get("pad_token_id"),
-            eos_token_id=published.get("eos_token_id"),
-            bos_token_id=None,
-            **{key: published[key] for key in ("quantization_config",) if key in published},
-        )
+        with refused(name):
+            return _made(published, same, rope)
     except KeyError as e:
         raise UnmaskError(f"config.json of {name!r} lacks {e.args[0]!r}: take the one published with it.") from None
+
+
+def _made(published: Mapping[str, Any], same: Sequence[str], rope: dict[str, Any]) -> Glm4MoeConfig:
+    return Glm4MoeConfig(
+        **{key: published[key] for key in same},
+        n_routed_experts=published["num_experts"],
+        n_shared_experts=published["num_shared_experts"],
+        use_qk_norm=True,
+        norm_topk_prob=True,
+        num_mtp_layers=0,
+        rope_parameters=rope,
+        tie_word_embeddings=published.get("tie_word_embeddings", False),
+        pad_token_id=published.get("pad_token_id"),
+        eos_token_id=published.get("eos_token_id"),
+        bos_token_id=None,
+        **{key: published[key] for key in ("quantization_config",) if key in published},
+    )
+
+
+def _check_experts(name: str, published: Mapping[str, Any]) -> None:
+    """
+    Raises:
+        UnmaskError: numbers of experts and groups that do not fit each other.
+    """
+    keys = ("num_experts", "n_group", "topk_group", "num_experts_per_tok")
+    numbers = [published.get(key) for key in keys]
+    if not all(type(n) is int and n > 0 for n in numbers if n is not None):
+        raise UnmaskError(
+            f"config.json of {name!r} has {dict(zip(keys, numbers, strict=True))}: give whole numbers from 1."
+        )
+    experts, groups, best, chosen = (n or 1 for n in numbers)
+    if None not in numbers and (experts % groups or best > groups or chosen > best * experts // groups):
+        raise UnmaskError(
+            f"config.json of {name!r} has {dict(zip(keys, numbers, strict=True))}, which do not fit each other: "
+            "take the one published with it."
+        )
+
+
+def _check_tensors(name: str, path: str, published: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """See that every expert is there: transformers stacks what it finds, in its order.
+
+    Raises:
+        UnmaskError: naming the first tensor that is missing.
+    """
+    with refused(name):
+        index = cached_file(
+            path,
+            "model.safetensors.index.json",
+            _raise_exceptions_for_missing_entries=False,
+            **hub_options(options),
+        )
+        if index is not None:
+            names = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"])
+        else:
+            with safe_open(cached_file(path, "model.safetensors", **hub_options(options)), "pt") as file:
+                names = set(file.keys())
+    for layer in range(published["first_k_dense_replace"], published["num_hidden_layers"]):
+        root = f"model.layers.{layer}.mlp.experts."
+        wanted = {
+            f"{root}{i}.{part}_proj.weight" for i in range(published["num_experts"]) for part in ("gate", "up", "down")
+        }
+        missing = sorted(wanted - names)
+        extra = sorted(one for one in names - wanted if one.startswith(root))
+        if missing:
+            instead = f" (it has {extra[0]!r}, which has no place)" if extra else ""
+            raise UnmaskError(f"The weights of {name!r} lack {missing[0]!r}{instead}: download all of its files again.")

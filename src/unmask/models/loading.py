@@ -24,7 +24,7 @@ Loader = Callable[..., Any]  # a from_pretrained
 # What from_pretrained raises for what a user can mend.
 REFUSALS = (
     *(OSError, ValueError, RuntimeError, ImportError, TypeError, SafetensorError),
-    *(LookupError, ArithmeticError, AttributeError, StrictDataclassError),  # a config with odd values
+    *(LookupError, ArithmeticError, AttributeError, AssertionError, StrictDataclassError),  # a config with odd values
 )
 MOST_LAYERS = 10_000
 

@@ -87,7 +87,12 @@ def qwen_config(name: str, published: Mapping[str, Any]) -> PreTrainedConfig:
     """
     with refused(name):
         own = {key: value for key, value in published.items() if key not in (*OWN, *BLOCK_KEYS)}
-        return QWEN[published["model_type"]].config(**own)
+        config = QWEN[published["model_type"]].config(**own)
+    if getattr(config, "use_sliding_window", False):
+        raise UnmaskError(
+            f"config.json of {name!r} asks for a sliding window, which its family does not have: remove it."
+        )
+    return config
 
 
 def decoder(
@@ -106,6 +111,14 @@ def decoder(
     known: list[int | None] = [mask_id, published.get("mask_token_id"), told.mask, tokenizer.mask_token_id]
     known += [*token_ids(tokenizer, MASKS), family.mask_id]
     ends = [*_ids(published.get("eos_token_id")), *told.ends, *token_ids(tokenizer, ENDS)]
+    mask = next(found for found in known if found is not None)
+    for what, i in (("mask", mask), *(("EOS", end) for end in ends)):
+        if type(i) is not int:
+            raise UnmaskError(f"The {what} id of {name!r} is {i!r}: give a whole number (config.json, or mask_id).")
+    if mask in ends:
+        raise UnmaskError(
+            f"The mask id of {name!r} is {mask}, which ends a text, too: correct config.json, or pass mask_id."
+        )
     if tokenizer.eos_token_id is not None:
         ends.append(tokenizer.eos_token_id)
     return BlockCausalDecoder(
@@ -113,14 +126,14 @@ def decoder(
         network,
         tokenizer,
         family=family.name,
-        mask_id=next(found for found in known if found is not None),
+        mask_id=mask,
         eos_ids=list(dict.fromkeys(ends)),
-        block_length=blocks_of(published, family, causal_block),
+        block_length=blocks_of(name, published, family, causal_block),
         shifted=family.shifted,
     )
 
 
-def blocks_of(published: Mapping[str, Any], family: Family, causal_block: int | None) -> int:
+def blocks_of(name: str, published: Mapping[str, Any], family: Family, causal_block: int | None) -> int:
     """Block length that the user asks for, that the config tells, or else the family's.
 
     Raises:
@@ -129,7 +142,7 @@ def blocks_of(published: Mapping[str, Any], family: Family, causal_block: int | 
     known = (causal_block, *(published.get(key) for key in BLOCK_KEYS), family.block_length)
     length = next(found for found in known if found is not None)
     if type(length) is not int or length < 1:
-        raise UnmaskError(f"The block length in config.json is {length!r}: give a whole number from 1 (causal_block).")
+        raise UnmaskError(f"The block length of {name!r} is {length!r}: give a whole number from 1 (causal_block).")
     return length
 
 

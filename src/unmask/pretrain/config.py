@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from annotated_types import Ge, Gt, Le
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from unmask.settings import Output, Settings
 
@@ -43,3 +43,9 @@ class PretrainConfig(Settings):
     bf16: Annotated[bool, Field(description="Autocast to bfloat16.")] = True
     seed: Annotated[int, Field(description="Seed of weights, text and masks.")] = 0
     save_every: Annotated[int, Ge(1), Field(description="Steps between checkpoints.")] = 500
+
+    @model_validator(mode="after")
+    def _blocks_fill_the_region(self) -> PretrainConfig:
+        if self.block_length is not None and self.gen_length % self.block_length:
+            raise ValueError(f"block_length {self.block_length} does not divide gen_length {self.gen_length}")
+        return self

@@ -266,9 +266,8 @@ class TrainConfig(Settings):
             raise ValueError("clone.best_of goes with a rule, and clone.teachers are policies: leave one out")
         return self
 
-    def in_the_models_blocks(self) -> TrainConfig:
-        """With the blocks of a block-causal dLLM, where the user names none."""
-        own = self.model.own_blocks
+    def in_blocks(self, own: int | None) -> TrainConfig:
+        """With the blocks of a block-causal dLLM, where the user names none; None of another one."""
         if own is None or self.decode.block_length is not None:
             return self
         return self.model_copy(update={"decode": self.decode.model_copy(update={"block_length": own})})

@@ -26,7 +26,7 @@ def as_seen(steps: Steps, blocks: Blocks, policy: StochasticPolicy) -> Steps:
     seen, picks = steps.observation, steps.picks
     if policy.actions.ordered:
         picks = in_order(seen.confidence[..., 0], picks)
-    selectable = blocks.learnt(seen.masked, seen.selectable)
+    selectable = blocks.learnt(seen.masked, seen.selectable, seen.confidence[..., 0] > 0)
     return replace(steps, observation=replace(seen, selectable=selectable), picks=picks)
 
 

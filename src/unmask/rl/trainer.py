@@ -70,6 +70,7 @@ class Trainer:
                 f"The task {task.name!r} has no verifier, and training needs to know what is correct: pass --verifier "
                 "exact, number, or module.function of your own."
             )
+        config = config.in_blocks(model.block_length)
         self.config, self.model, self.task = config, model, task
         self.validate, self.team, self.report = validate, processes or Processes(), report
         settings, options = config.algorithm.settings, config.decode.resolve(model, task)
@@ -104,6 +105,8 @@ class Trainer:
         self.keeper = Keeper(config, self.policy, self.team, log)
         fewest = options.blocks.fewest(options.gen_length)
         most = config.decode.most_steps(options.gen_length)
+        if config.decode.max_block_steps is not None:
+            most = min(options.max_steps, options.blocks.most(options.gen_length) * config.decode.max_block_steps)
         self.detector = CollapseDetector(config.run.patience, fewest, most)
         self.collapse: str | None = None
 
