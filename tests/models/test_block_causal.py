@@ -66,14 +66,14 @@ def test_the_contract_is_kept(published):
 def test_a_cached_batch_of_mixed_prompts_is_decoded_as_each_alone_without_a_cache(published, policy, stop_at_eos):
     """Rows in blocks of their own, refilled slots, prompts shorter and longer than a block, early ends."""
     model, bare = load(published[1]), load(published[1], cache=False)
-    prompts = [[5 + i] * (1 + i) for i in range(9)]
+    prompts = [[5 + i] * (1 + i) for i in (0, 2, 3, 5, 8)]
     options = {"gen_length": 14, "stop_at_eos": stop_at_eos, "seed": 3}
-    together = decode(model, policy, prompts, batch_size=4, **options)
+    together = decode(model, policy, prompts, batch_size=3, **options)
     for i, prompt in enumerate(prompts):
         alone = decode(bare, policy, [prompt], streams=[i], **options)
         assert torch.equal(together.tokens[i], alone.tokens[0]), i
         assert torch.equal(together.revealed_at[i], alone.revealed_at[0]), i
-    assert len(set(map(tuple, together.tokens.tolist()))) > 4
+    assert len(set(map(tuple, together.tokens.tolist()))) > 3
 
 
 def test_every_pass_of_a_cached_decode_gives_the_logits_of_an_uncached_one(published):
