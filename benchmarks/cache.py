@@ -45,7 +45,15 @@ def build(width: int, layers: int, tokenizer: PreTrainedTokenizerFast, *, caches
     torch.manual_seed(0)
     network = Qwen3ForCausalLM(shape)
     return BlockCausalDecoder(
-        "random", network, tokenizer, family="SDAR", mask_id=8191, eos_ids=[1], block_length=BLOCK, caches=caches
+        "random",
+        network,
+        tokenizer,
+        family="SDAR",
+        mask_id=8191,
+        eos_ids=[1],
+        shifted=False,
+        block_length=BLOCK,
+        caches=caches,
     )
 
 

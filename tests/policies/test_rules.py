@@ -303,7 +303,10 @@ def test_bad_specs_are_refused(spec, message):
         ),
         (lambda: MaxReveal(TopKConfidence(1), n=2, foo=3), "Unknown key 'foo' in MaxReveal: known: 'n', 'policy'."),
         (lambda: ConfidenceThreshold(float("inf")), "ConfidenceThreshold: threshold = inf .input should be a finite"),
-        (lambda: EntropyBound(0.1, "confidense"), "EntropyBound: order = 'confidense' .input should be 'entropy'"),
+        (
+            lambda: EntropyBound(0.1, "confidense"),
+            "EntropyBound: order = 'confidense' .input should be 'confidence', 'margin' or 'entropy'",
+        ),
     ],
 )
 def test_bad_values_are_refused_on_construction(build, message):

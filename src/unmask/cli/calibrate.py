@@ -17,7 +17,7 @@ from rich.table import Table
 from unmask.cli.common import ConfigFile
 from unmask.cli.comparison import ComparisonConfig, compare
 from unmask.cli.console import console
-from unmask.decoding.options import DecodeConfig
+from unmask.decoding.options import JUDGED, DecodeConfig
 from unmask.errors import UnmaskError
 from unmask.evaluation.calibrate import calibration_entries, promises, table_of
 from unmask.files import read_object, write_text
@@ -73,7 +73,7 @@ def calibrate(
     resolved = load_settings(CalibrateConfig, config, settings.model_dump(exclude_unset=True) if settings else {})
     if resolved.policy is None:
         raise UnmaskError("Nothing to calibrate: give --policy, the folder of a policy with a speed.")
-    for name in ("text_after_eos", "judge_unfinished", "max_block_steps"):
+    for name in JUDGED:
         if getattr(resolved, name):
             raise UnmaskError(f"A calibration is of decoding as it is by default: leave out {name}.")
     folder = find_policy_folder(resolved.policy)

@@ -12,7 +12,7 @@ from annotated_types import Ge, Le
 from pydantic import Field, model_validator
 
 from unmask.cli.console import Stop, console, errors, ticking
-from unmask.decoding.options import DecodeConfig
+from unmask.decoding.options import JUDGED, DecodeConfig, check_text_behind_eos
 from unmask.decoding.session import Totals
 from unmask.errors import UnmaskError
 from unmask.evaluation.comparison import Comparison, ComparisonResult
@@ -72,8 +72,7 @@ class ComparisonConfig(ModelConfig, TaskConfig):
 
     @model_validator(mode="after")
     def _text_behind_an_eos_is_decoded(self) -> ComparisonConfig:
-        if self.text_after_eos and self.stop_at_eos:
-            raise ValueError("text_after_eos keeps text behind an EOS, where stop_at_eos stops: leave one out")
+        check_text_behind_eos(self.text_after_eos, self.stop_at_eos)
         return self
 
     def decodings(self, gen_length: int, block_lengths: Sequence[int | str]) -> list[DecodeConfig]:
@@ -196,7 +195,7 @@ def _setup(config: ComparisonConfig, task: Task, processes: Processes, model: Ma
     if model is None:
         model = config.load(processes.device if config.device_map is None else None)
         console.print(model.summary(), highlight=False, soft_wrap=True)
-    decode = config.model_dump(include={"text_after_eos", "judge_unfinished", "max_block_steps"})
+    decode = config.model_dump(include=set(JUDGED))
     return Setup(model, task, examples, _split(config) or "all", config.batch_size, config.trajectories, decode=decode)
 
 

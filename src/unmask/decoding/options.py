@@ -19,6 +19,7 @@ from unmask.policies.base import Policy
 from unmask.settings import Settings, build, divides
 from unmask.tasks.base import Task
 
+JUDGED = ("text_after_eos", "judge_unfinished", "max_block_steps")  # what decides with them which answers are right
 LONG, SHORT = 256, 32  # region of a dLLM that has room for four long ones, and of one that has not
 
 
@@ -44,6 +45,15 @@ class Options:
         """What a region says, up to its earliest stop string."""
         text = model.text(tokens, after_eos=self.text_after_eos, show_masks=not self.judge_unfinished)
         return text[: min((at for stop in self.stop if (at := text.find(stop)) >= 0), default=len(text))]
+
+
+def check_text_behind_eos(text_after_eos: bool, stop_at_eos: bool) -> None:
+    """
+    Raises:
+        ValueError: text behind an EOS is wanted, and would not be decoded.
+    """
+    if text_after_eos and stop_at_eos:
+        raise ValueError("text_after_eos keeps text behind an EOS, where stop_at_eos stops: set stop_at_eos = false")
 
 
 class DecodeConfig(Settings):
@@ -114,10 +124,7 @@ class DecodeConfig(Settings):
 
     @model_validator(mode="after")
     def _text_behind_an_eos_is_decoded(self) -> DecodeConfig:
-        if self.text_after_eos and self.stop_at_eos:
-            raise ValueError(
-                "text_after_eos keeps text behind an EOS, where stop_at_eos stops: set stop_at_eos = false"
-            )
+        check_text_behind_eos(self.text_after_eos, self.stop_at_eos)
         return self
 
     def most_steps(self, gen_length: int) -> int:

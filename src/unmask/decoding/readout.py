@@ -129,8 +129,7 @@ def read(
     for chunk in _split(vocabulary, HEAD_ELEMENTS, 256, hidden):
         for piece in _split(vocabulary, at_once, 1, head(chunk)):
             scratch = piece.new_empty(piece.shape, dtype=torch.float32) if scratch is None else scratch
-            sampled = None if drawn is None else _read_drawn(piece, needs, banned, drawn, before)
-            parts.append(_read_piece(piece, needs, banned, scratch, readers, before, sampled))
+            parts.append(_read_piece(piece, needs, banned, scratch, readers, before, drawn))
             before += len(piece)
     return Readout(
         confidence=torch.cat([part.confidence for part in parts]),
@@ -152,13 +151,9 @@ def _read_piece(
     scratch: Float[Tensor, "s v"],
     readers: Sequence[Reader],
     before: int,
-    sampled: Readout | None,
+    drawn: Drawn | None,
 ) -> Readout:
-    """Read a few rows, writing into `logits` and `scratch`: nothing of their size is allocated for float32 logits.
-
-    Args:
-        sampled: what takes the place of what the plain softmax says.
-    """
+    """Read a few rows, writing into `logits` and `scratch`: nothing of their size is allocated for float32 logits."""
     p = torch.softmax(logits, dim=-1, dtype=torch.float32, out=scratch[: len(logits)])
     kept = logits[:, banned]
     logits.index_fill_(1, banned, -torch.inf)
@@ -166,26 +161,34 @@ def _read_piece(
     # By logits: beside a banned token that is nearly certain, all probabilities of the others may round to 0.
     best, index = logits.max(dim=-1, keepdim=True) if k == 1 else logits.topk(k, dim=-1)
     logits[:, banned] = kept
+    shown = None if drawn is None else _read_drawn(logits, p, needs, banned, drawn, before)
 
     confidence = F.pad(p.gather(1, index).masked_fill(best == -torch.inf, 0), (0, needs.top_k - k))
     taken = [reader.read(logits, p, before) for reader in readers]
     entropy = torch.special.entr(p, out=logits.float()).sum(dim=-1) if needs.entropy else None
-    if sampled is not None:
-        return Readout(
-            sampled.confidence, sampled.token, entropy if sampled.entropy is None else sampled.entropy, taken
-        )
+    if shown is not None:
+        return Readout(shown.confidence, shown.token, entropy if shown.entropy is None else shown.entropy, taken)
     return Readout(confidence, index[:, 0], entropy, taken)
 
 
 def _read_drawn(
-    logits: Float[Tensor, "n v"], needs: Needs, banned: Int[Tensor, " m"], drawn: Drawn, before: int
+    logits: Float[Tensor, "n v"],
+    plain: Float[Tensor, "n v"],
+    needs: Needs,
+    banned: Int[Tensor, " m"],
+    drawn: Drawn,
+    before: int,
 ) -> Readout:
-    """A few rows as `DecodeConfig.confidence_of` has them; the entropy is None where it stays the plain one's."""
+    """A few rows as `DecodeConfig.confidence_of` has them; the entropy is None where it stays the plain one's.
+
+    Args:
+        plain: softmax of the logits.
+    """
     sampling = drawn.sampling
     scores = sampling.scores(logits, banned)
     token = drawn.tokens(logits, banned, before) if sampling.draws else scores.argmax(dim=-1)
     of_drawn = sampling.confidence_of == "drawn"
-    p = logits.float().softmax(dim=-1) if of_drawn else scores.softmax(dim=-1)
+    p = plain if of_drawn else scores.softmax(dim=-1)
     own = p.gather(1, token[:, None])
     k = min(needs.top_k, p.shape[-1])
     if k == 1:

@@ -96,6 +96,7 @@ class Session:
         self._pass: Pass | None = None
         self._observation: Observation | None = None
         self._since: dict[int, float] = {}
+        self._looked: dict[int, int] = {}  # positions of each row that were searched for stop strings
 
     def __len__(self) -> int:
         """Active rows."""
@@ -148,6 +149,7 @@ class Session:
             kl_history=self.needs.kl_history,
         )
         self._since |= dict.fromkeys(rows, time.perf_counter())
+        self._looked |= dict.fromkeys(rows, 0)
         self._state = self._state.join(fresh, self.model.pad_id) if self._state is not None else fresh
         self._pass = self._observation = None
 
@@ -177,8 +179,9 @@ class Session:
         with self.enough_memory():
             last = run(self.model, state, self.needs, options.blocks, self._share, options.sampling)
         reading = last.reading
-        scope = options.blocks.scope(state.open, state.block_end)
-        block_end = options.blocks.end(state.open, state.block_end, reading.predicted, reading.confidence[..., 0])
+        left = state.open
+        scope = options.blocks.scope(left, state.block_end)
+        block_end = options.blocks.end(left, state.block_end, reading.predicted, reading.confidence[..., 0])
         block_step = state.block_step * (block_end == state.block_end)
         selectable = scope & (torch.arange(state.gen_length, device=scope.device) < block_end[:, None])
         if options.suppress_eos:
@@ -246,11 +249,16 @@ class Session:
 
     def _stopped(self, state: DecodingState, codes: Sequence[int]) -> list[int]:
         """With STOP for running rows whose text stands up to a stop string."""
-        standing = (state.open.cumsum(dim=1) == 0).sum(dim=1).tolist()
+        standing = (state.open.cumsum(dim=1) == 0).sum(dim=1)
         found = list(codes)
-        for i, (n, tokens) in enumerate(zip(standing, state.region.tolist(), strict=True)):
-            if codes[i] == RUNNING and any(stop in self.model.text(tokens[:n]) for stop in self.options.stop):
-                found[i] = BUDGET if self.model.mask_id in tokens[:n] else STOP  # what is given up is not complete
+        for i, (row, n) in enumerate(torch.stack([state.row, standing], dim=1).tolist()):
+            if codes[i] != RUNNING or n == self._looked.get(row, 0):
+                continue
+            self._looked[row] = n
+            tokens = state.region[i, :n].tolist()
+            text = self.model.text(tokens)
+            if any(stop in text for stop in self.options.stop):
+                found[i] = BUDGET if self.model.mask_id in tokens else STOP  # what is given up is not complete
         return found
 
 

@@ -230,14 +230,8 @@ def write(
     assert last.hidden is not None  # rows with drawn tokens do not share passes
     assert last.slot is not None
     rows, columns = action.nonzero(as_tuple=True)
-    hidden = last.hidden[last.slot[rows, columns]]
-    drawn = sample(
-        model.head,
-        hidden,
-        model.banned_ids,
-        model.vocab_size,
-        Drawn(sampling, state.key[rows], state.step[rows], columns),
-    )
+    how = Drawn(sampling, state.key[rows], state.step[rows], columns)
+    drawn = sample(model.head, last.hidden[last.slot[rows, columns]], model.banned_ids, model.vocab_size, how)
     return predicted.index_put((rows, columns), drawn)
 
 
@@ -266,10 +260,11 @@ def transition(
 
 def ended(state: DecodingState, eos_ids: Int[Tensor, " e"], max_steps: int, stop_at_eos: bool) -> Int[Tensor, " b"]:
     """Why each row ends here: COMPLETE (nothing masked), EOS, BUDGET, or RUNNING if it does not."""
-    why = torch.where((state.step >= max_steps) | ~state.open.any(dim=1), BUDGET, RUNNING)
+    left = state.open
+    why = torch.where((state.step >= max_steps) | ~left.any(dim=1), BUDGET, RUNNING)
     if stop_at_eos:
         eos = torch.isin(state.region, eos_ids)
-        why = why.masked_fill((eos & (state.open.cumsum(dim=1) == 0)).any(dim=1), BUDGET)  # with what is given up
+        why = why.masked_fill((eos & (left.cumsum(dim=1) == 0)).any(dim=1), BUDGET)  # with what is given up
         why = why.masked_fill((eos & (state.masked.cumsum(dim=1) == 0)).any(dim=1), EOS)
     return why.masked_fill(~state.masked.any(dim=1), COMPLETE)
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from unmask import pareto
+from unmask.decoding.options import JUDGED
 from unmask.decoding.trajectory import Trajectory
 from unmask.errors import UnmaskError
 from unmask.evaluation.comparison import Results
@@ -22,7 +23,6 @@ from unmask.evaluation.tables import blocks, setting
 from unmask.pareto import Point
 
 ALIKE = ("model", "task", "split", "gen_length", "stop_at_eos")  # what may not differ in one comparison
-JUDGED = ("text_after_eos", "judge_unfinished", "max_block_steps")  # nor these, which stand in its settings
 SHOWN = 16  # entries whose trajectories are shown, at most
 
 

@@ -14,8 +14,7 @@ in ``config.unmask`` of its results file.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Any, NoReturn
 
 import lm_eval.models  # noqa: F401 (the harness registers its own models only where it finds none)
 import torch
-from lm_eval import evaluator, simple_evaluate
+from lm_eval import simple_evaluate
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.registry import register_model
@@ -34,7 +33,16 @@ from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig, check_policy_fits, decode_config
 from unmask.decoding.source import check_prompt
 from unmask.errors import UnmaskError
-from unmask.integrations.lm_eval_tasks import Spent, add_spent, check_task, load_tasks, means_of, no_likelihoods, reason
+from unmask.integrations.lm_eval_tasks import (
+    Spent,
+    add_spent,
+    check_task,
+    load_tasks,
+    means_of,
+    no_likelihoods,
+    outside_of_git,
+    reason,
+)
 from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
@@ -293,7 +301,7 @@ def evaluate_tasks(
         raise UnmaskError(f"{reason(e)}: name each task once, or its group.") from None
     for name, task in loaded.items():
         check_task(name, task, confirm_run_unsafe_code)
-    with _outside_of_git():
+    with outside_of_git():
         results: dict[str, Any] = simple_evaluate(
             lm,
             tasks=built,
@@ -309,21 +317,6 @@ def evaluate_tasks(
     results["unmask"] = results["config"].pop("unmask")
     add_spent(results.get("samples", {}), lm.spent)
     return results
-
-
-@contextmanager
-def _outside_of_git() -> Iterator[None]:
-    """Keep the harness from asking git for a commit where there is no repository: it would print git's complaint."""
-    here = Path.cwd()
-    if any((folder / ".git").exists() for folder in (here, *here.parents)):
-        yield
-        return
-    asks = evaluator.get_git_commit_hash
-    evaluator.get_git_commit_hash = lambda: None
-    try:
-        yield
-    finally:
-        evaluator.get_git_commit_hash = asks
 
 
 if __name__ == "__main__":

@@ -5,11 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lm_eval import evaluator
 from lm_eval.tasks import TaskManager
 
 from unmask.errors import UnmaskError
@@ -122,3 +124,18 @@ def check_task(name: str, task: Any, confirm_run_unsafe_code: bool) -> None:
 def no_likelihoods(need: str) -> UnmaskError:
     """What is said to those who ask for them."""
     return UnmaskError(f"{need} likelihoods, which a dLLM decoded by a policy does not give: use generate_until tasks.")
+
+
+@contextmanager
+def outside_of_git() -> Iterator[None]:
+    """Keep the harness from asking git for a commit where there is no repository: it would print git's complaint."""
+    here = Path.cwd()
+    if any((folder / ".git").exists() for folder in (here, *here.parents)):
+        yield
+        return
+    asks = evaluator.get_git_commit_hash
+    evaluator.get_git_commit_hash = lambda: None
+    try:
+        yield
+    finally:
+        evaluator.get_git_commit_hash = asks

@@ -14,27 +14,22 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 from unmask.errors import UnmaskError
 from unmask.hub import bundled
 from unmask.models.base import MaskedDiffusionModel
-from unmask.models.block_causal import BlockCausalDecoder
+from unmask.models.block_families import blocks_of, load_block_causal
 from unmask.models.dream import load_dream, qwen2_config
 from unmask.models.llada import llama_config, load_llada
-from unmask.models.llada2 import LLADA2, glm_config, load_llada2
+from unmask.models.llada2 import LLADA2
 from unmask.models.loading import config_of, hub_options, load_network, refused
 from unmask.models.masked_lm import MaskedLM
 from unmask.models.remote import load_remote
 from unmask.models.residual_context import ResidualContext
-from unmask.models.sdar import QWEN, blocks_of, load_qwen, qwen_config
+from unmask.models.sdar import FAST_DLLM, SDAR, SDAR_MOE
 
 DEFAULT_MODEL = "house-base"
 # By config.json's model_type; DiffuCoder calls itself Dream.
 FAMILIES = {"llada": load_llada, "Dream": load_dream}
-STOCK = {
-    "llada": llama_config,
-    "Dream": qwen2_config,
-    **dict.fromkeys(QWEN, qwen_config),
-    "llada2_moe": glm_config,
-}  # their configs in the words of the architecture that they are
-BLOCK_CAUSAL = {**dict.fromkeys(QWEN, load_qwen), "llada2_moe": load_llada2}
-FAMILY_OF = {**QWEN, "llada2_moe": LLADA2}
+BLOCK_CAUSAL = {"sdar": SDAR, "sdar_moe": SDAR_MOE, "Fast_dLLM_Qwen": FAST_DLLM, "llada2_moe": LLADA2}
+# A published config in the words of the architecture that the dLLM is.
+STOCK = {"llada": llama_config, "Dream": qwen2_config, **{key: one.stock for key, one in BLOCK_CAUSAL.items()}}
 
 
 def load_model(
@@ -90,43 +85,18 @@ def load_model(
     if wants_cuda and not torch.cuda.is_available():
         raise UnmaskError("There is no CUDA device here that torch can use: leave out device and device_map.")
     published = config_of(name, path, options)
-    model = _load(name, path, published, options, mask_id, trust_remote_code, full_attention, causal_block)
-    if isinstance(model, BlockCausalDecoder):
-        model.caches = cache
-        _check_block_causal(model)
-    elif causal_block is not None:
+    model = _load(name, path, published, options, mask_id, trust_remote_code, full_attention, causal_block, cache)
+    if causal_block is not None and model.block_length is None:
         raise UnmaskError(
             f"causal_block is for block-causal dLLMs, and {name!r} ({model.family}) attends in full: leave it out."
         )
     if not model.tokenizer.get_vocab().keys() - set(model.tokenizer.all_special_tokens):  # transformers makes it up
         raise UnmaskError(f"The folder of {name!r} lacks its tokenizer: download all of its files.")
     if residual_context:
-        if model.block_length is not None:
-            raise UnmaskError(
-                f"residual_context is for dLLMs that attend in full, and {name!r} is not one: leave it out."
-            )
         model = ResidualContext(model)
     if compile:
         model.compile()
     return model
-
-
-def _check_block_causal(model: BlockCausalDecoder) -> None:
-    """
-    Raises:
-        UnmaskError: what its mask or its cache does not work with.
-    """
-    attention = model.network.config._attn_implementation
-    if attention not in ("sdpa", "eager"):
-        raise UnmaskError(
-            f"{model.name!r} needs a mask between blocks, which {attention} does not take: use sdpa or eager."
-        )
-    devices = {str(p.device) for p in model.network.parameters()}
-    if len(devices) > 1:
-        raise UnmaskError(
-            f"{model.name!r} is spread over {', '.join(sorted(devices))}, and a block-causal dLLM is decoded on one: "
-            "leave out device_map, or load it in fewer bits."
-        )
 
 
 def _load(
@@ -138,10 +108,12 @@ def _load(
     trust_remote_code: bool,
     full_attention: bool,
     causal_block: int | None,
+    cache: bool,
 ) -> MaskedDiffusionModel:
     model_type = published.get("model_type")
     if model_type in BLOCK_CAUSAL:  # its own code would need a mask that is not given to it
-        return BLOCK_CAUSAL[model_type](name, path, published, options, mask_id, causal_block)
+        family = BLOCK_CAUSAL[model_type]
+        return load_block_causal(family, name, path, published, options, mask_id, causal_block, cache)
     if trust_remote_code and "auto_map" in published:
         return load_remote(name, path, published, options, mask_id, full_attention)
     if model_type in FAMILIES:
@@ -169,7 +141,7 @@ def block_length_of(name_or_path: str | Path | None, causal_block: int | None = 
         published = config_of(name, str(bundled("models").get(name, name)), {})
     except UnmaskError:
         return None  # told when it is loaded
-    family = FAMILY_OF.get(str(published.get("model_type")))
+    family = BLOCK_CAUSAL.get(str(published.get("model_type")))
     return None if family is None else blocks_of(name, published, family, causal_block)
 
 

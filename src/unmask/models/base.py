@@ -38,6 +38,7 @@ class MaskedDiffusionModel(ABC):
 
     family = "dLLM"
     network: torch.nn.Module | None = None
+    block_length: int | None = None
 
     def __init__(
         self,
@@ -70,8 +71,6 @@ class MaskedDiffusionModel(ABC):
         self.device = device
         self.eos_ids = torch.tensor(list(eos_ids), dtype=torch.long, device=device)
         self.banned_ids = torch.tensor([mask_id], device=device)
-
-    block_length: int | None = None
 
     @abstractmethod
     def hidden(

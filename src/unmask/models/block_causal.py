@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from unmask.models.base import MaskedDiffusionModel
+from unmask.errors import UnmaskError
+from unmask.models.decoder import StockDecoder
 from unmask.models.memory import Memory
 
 GROWTH = 256  # positions that a cache grows by
@@ -77,10 +77,9 @@ class _Writes:
 
     is_compileable = False
 
-    def __init__(self, cache: BlockCache, place: Int[Tensor, "b w"], shape: tuple[int, int, int]) -> None:
-        self._cache, self._place, self._shape = cache, place, shape
+    def __init__(self, cache: BlockCache, place: Int[Tensor, "b w"], reach: int, shape: tuple[int, int, int]) -> None:
+        self._cache, self._place, self._reach, self._shape = cache, place, reach, shape
         self._rows = torch.arange(len(place), device=place.device)[:, None]
-        self._reach = int(place.max()) + 1
         self.values: Tensor | None = None
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
@@ -95,8 +94,8 @@ class _Writes:
         return 0
 
 
-class BlockCausalDecoder(MaskedDiffusionModel):
-    """A causal architecture of transformers under a block-causal mask: SDAR, LLaDA2, Fast-dLLM v2.
+class BlockCausalDecoder(StockDecoder):
+    """The architecture under a block-causal mask: SDAR, LLaDA2, Fast-dLLM v2.
 
     Blocks of `block_length` are counted from a row's first token: the rest of a prompt that fills no block shares the
     first one with the region. A pass spans a window: from the first block that is not in the cache to the one that is
@@ -104,11 +103,13 @@ class BlockCausalDecoder(MaskedDiffusionModel):
     masks.
 
     Args:
-        shifted: the logits that predict the token at a position stand one position before it.
         caches: keep keys and values of finished blocks from pass to pass.
+        settings: of `StockDecoder`.
+
+    Raises:
+        UnmaskError: an attention implementation that takes no such mask, or layers on several devices.
     """
 
-    network: PreTrainedModel
     block_length: int
 
     def __init__(
@@ -117,32 +118,22 @@ class BlockCausalDecoder(MaskedDiffusionModel):
         network: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         *,
-        family: str,
-        mask_id: int,
-        eos_ids: Sequence[int],
         block_length: int,
-        shifted: bool = False,
         caches: bool = True,
+        **settings: Any,
     ) -> None:
-        config = network.config
-        super().__init__(
-            name,
-            tokenizer,
-            mask_id=mask_id,
-            pad_id=config.pad_token_id if config.pad_token_id is not None else eos_ids[0],
-            eos_ids=eos_ids,
-            vocab_size=config.vocab_size,
-            max_length=config.max_position_embeddings,
-            hidden_size=config.hidden_size,
-            device=network.device,
-        )
-        self.family, self.block_length = family, block_length
-        self.network = network.eval().requires_grad_(False)
-        self.shifted, self.caches = shifted, caches
-
-    @property
-    def embeddings(self) -> Float[Tensor, "v h"]:
-        return cast(Tensor, self.network.get_input_embeddings().weight)
+        super().__init__(name, network, tokenizer, **settings)
+        attention, devices = network.config._attn_implementation, {str(p.device) for p in network.parameters()}
+        if attention not in ("sdpa", "eager"):
+            raise UnmaskError(
+                f"{name!r} needs a mask between blocks, which {attention} does not take: use sdpa or eager."
+            )
+        if len(devices) > 1:
+            raise UnmaskError(
+                f"{name!r} is spread over {', '.join(sorted(devices))}, and a block-causal dLLM is decoded on one: "
+                "leave out device_map, or load it in fewer bits."
+            )
+        self.block_length, self.caches = block_length, caches
 
     def memory(self, rows: int) -> BlockCache | None:
         if not self.caches:
@@ -159,16 +150,17 @@ class BlockCausalDecoder(MaskedDiffusionModel):
         cache = memory if isinstance(memory, BlockCache) else None
         row, own, first, end = self._asked(attention, positions)
         start = torch.zeros_like(end) if cache is None else cache.filled
-        width = int((end - start).max())
+        width, latest = torch.stack([(end - start).max(), start.max()]).tolist()  # one wait
+        reach = latest + width  # keys that are looked at
         place = start[:, None] + torch.arange(width, device=tokens.device)
         column = place + (~attention).sum(dim=1, keepdim=True)
         inside = column < tokens.shape[1]
         ids = torch.where(inside, tokens.gather(1, column.clamp(max=tokens.shape[1] - 1)), self.mask_id)
-        see = self._see(place, end)
+        see = self._see(place, end, reach)
         if cache is None:
             last = self._run(ids, place, see, None)
         else:
-            writes = _Writes(cache, place, self._shape())
+            writes = _Writes(cache, place, reach, self._shape())
             last = self._run(ids, place, see, writes)
             filled = torch.maximum(first * self.block_length, start)
             cache.moved[:] = [self._moved(cache, writes, filled, start, last)]
@@ -191,9 +183,9 @@ class BlockCausalDecoder(MaskedDiffusionModel):
         first = last.scatter_reduce(0, row, block, "amin", include_self=True)
         return row, own, first, (last + 1) * self.block_length
 
-    def _see(self, place: Int[Tensor, "b w"], end: Int[Tensor, " b"]) -> Tensor:
+    def _see(self, place: Int[Tensor, "b w"], end: Int[Tensor, " b"], reach: int) -> Tensor:
         """The attention mask (b, 1, w, keys), as the attention implementation takes it."""
-        key = torch.arange(int(place.max()) + 1, device=place.device)
+        key = torch.arange(reach, device=place.device)
         size = self.block_length
         see = (key // size <= (place // size)[..., None]) & (key < end[:, None, None])
         if self.network.config._attn_implementation == "eager":  # which adds its mask
@@ -232,11 +224,3 @@ class BlockCausalDecoder(MaskedDiffusionModel):
         config = self.network.config
         width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return config.num_hidden_layers, config.num_key_value_heads, width
-
-    def head(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
-        head = self.network.get_output_embeddings()
-        logits: Tensor = head(hidden.to(head.weight.device)).to(self.device)
-        return logits
-
-    def compile(self) -> None:
-        self.network.base_model.compile(dynamic=True)

@@ -1,9 +1,9 @@
-"""Stock decoder architectures (Llama, Qwen2) with full attention: what LLaDA, Dream and DiffuCoder are."""
+"""Stock decoder architectures (Llama, Qwen2, Qwen3): what most dLLMs are, but for the mask."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -13,13 +13,12 @@ from unmask.models.base import MaskedDiffusionModel
 from unmask.models.memory import Memory, inputs_of
 
 
-class FullAttentionDecoder(MaskedDiffusionModel):
-    """A causal architecture of transformers without its causal mask.
+class StockDecoder(MaskedDiffusionModel):
+    """A causal architecture of transformers; each kind gives it a mask of its own.
 
     Args:
-        network: its config and layers are told that they are not causal.
-        shifted: the logits that predict the token at a position stand one position before it (Dream). The first token
-            of a row has no position before it and keeps its own.
+        shifted: the logits that predict the token at a position stand one position before it (Dream, Fast-dLLM v2). The
+            first token of a row has no position before it and keeps its own.
     """
 
     network: PreTrainedModel
@@ -50,14 +49,30 @@ class FullAttentionDecoder(MaskedDiffusionModel):
         self.family = family
         self.network = network.eval().requires_grad_(False)
         self.shifted = shifted
-        config.is_causal = False  # transformers then builds masks for full attention
-        for module in network.modules():
-            if hasattr(module, "is_causal"):
-                setattr(module, "is_causal", False)  # noqa: B010 - torch types attributes of modules as tensors
 
     @property
     def embeddings(self) -> Float[Tensor, "v h"]:
         return cast(Tensor, self.network.get_input_embeddings().weight)
+
+    def head(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
+        head = self.network.get_output_embeddings()
+        return head(hidden.to(head.weight.device)).to(self.device)
+
+    def compile(self) -> None:
+        self.network.base_model.compile(dynamic=True)
+
+
+class FullAttentionDecoder(StockDecoder):
+    """The architecture without its causal mask: LLaDA, Dream, DiffuCoder. Its config and layers are told so."""
+
+    def __init__(
+        self, name: str, network: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, **settings: Any
+    ) -> None:
+        super().__init__(name, network, tokenizer, **settings)
+        network.config.is_causal = False  # transformers then builds masks for full attention
+        for module in network.modules():
+            if hasattr(module, "is_causal"):
+                setattr(module, "is_causal", False)  # noqa: B010 - torch types attributes of modules as tensors
 
     def hidden(
         self,
@@ -76,13 +91,6 @@ class FullAttentionDecoder(MaskedDiffusionModel):
         if self.shifted:
             positions = positions - (place.flatten()[positions] > 0).long()
         return last[positions.to(last.device)].to(self.device)  # its layers may lie on several devices
-
-    def head(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
-        head = self.network.get_output_embeddings()
-        return head(hidden.to(head.weight.device)).to(self.device)
-
-    def compile(self) -> None:
-        self.network.base_model.compile(dynamic=True)
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> list[int]:

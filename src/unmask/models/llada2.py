@@ -14,9 +14,8 @@ from transformers.core_model_loading import Concatenate, MergeModulelist, Split,
 from transformers.utils.hub import cached_file
 
 from unmask.errors import UnmaskError
-from unmask.models.block_causal import BlockCausalDecoder
-from unmask.models.loading import hub_options, load_network, refused
-from unmask.models.sdar import Family, decoder
+from unmask.models.block_families import Family
+from unmask.models.loading import hub_options, refused
 
 # The published code has more variants than the published weights use.
 MUST_BE: Mapping[str, tuple[Any, ...]] = {
@@ -56,26 +55,6 @@ register_checkpoint_conversion_mapping(
     ],
     overwrite=True,
 )
-
-LLADA2 = Family("LLaDA2", Glm4MoeConfig, LLaDA2ForCausalLM, 32, 156895)
-
-
-def load_llada2(
-    name: str,
-    path: str,
-    published: Mapping[str, Any],
-    options: Mapping[str, Any],
-    mask_id: int | None,
-    causal_block: int | None = None,
-) -> BlockCausalDecoder:
-    """
-    Raises:
-        UnmaskError: a variant of the architecture that no published LLaDA2 has, or weights that cannot be read.
-    """
-    config = glm_config(name, published)
-    _check_tensors(name, path, published, options)
-    network = load_network(name, path, LLaDA2ForCausalLM.from_pretrained, {**options, "config": config})
-    return decoder(name, path, published, options, network, LLADA2, mask_id, causal_block)
 
 
 def glm_config(name: str, published: Mapping[str, Any]) -> Glm4MoeConfig:
@@ -172,3 +151,6 @@ def _check_tensors(name: str, path: str, published: Mapping[str, Any], options: 
         if missing:
             instead = f" (it has {extra[0]!r}, which has no place)" if extra else ""
             raise UnmaskError(f"The weights of {name!r} lack {missing[0]!r}{instead}: download all of its files again.")
+
+
+LLADA2 = Family("LLaDA2", glm_config, LLaDA2ForCausalLM, 32, 156895, check=_check_tensors)

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.memory import Memory, Reader, spread
 from unmask.models.wrapper import ModelWrapper
@@ -68,8 +69,12 @@ class ResidualContext(ModelWrapper):
     def __init__(self, model: MaskedDiffusionModel) -> None:
         """
         Raises:
-            UnmaskError: a family that does not take input embeddings.
+            UnmaskError: a family that does not take input embeddings, or a block-causal one.
         """
+        if model.block_length is not None:
+            raise UnmaskError(
+                f"residual_context is for dLLMs that attend in full, and {model.name!r} is not one: leave it out."
+            )
         super().__init__(model, "residual context")
         self._embeddings = model.embeddings
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge
@@ -11,8 +11,7 @@ from torch import Tensor
 
 from unmask.observation import Needs, Observation
 from unmask.policies.base import Grid, Rule, rule
-from unmask.policies.ranking import ranking
-from unmask.policies.top_2_margin import margin
+from unmask.policies.ranking import Order, ranking, sureness
 
 
 @rule
@@ -31,7 +30,7 @@ class EntropyBound(Rule):
     label: ClassVar[str] = "EB"
     grid: ClassVar[Grid] = {"gamma": (0.01, 0.03, 0.1, 0.3, 1.0, 2.0, 3.0, 5.0, 8.0)}
     gamma: Annotated[float, Ge(0)] = 0.1
-    order: Literal["entropy", "confidence", "margin"] = "entropy"
+    order: Order = "entropy"
 
     @property
     def needs(self) -> Needs:
@@ -39,11 +38,7 @@ class EntropyBound(Rule):
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         may, entropy = observation.selectable, _entropy(observation)
-        if self.order == "entropy":
-            sure = -entropy
-        else:
-            sure = margin(observation) if self.order == "margin" else observation.confidence[..., 0]
-        order, rank = ranking(sure, may)
+        order, rank = ranking(sureness(observation, self.order), may)
         # float64, so that a long sum does not depend on how it is added up
         ranked = entropy.masked_fill(~may, torch.inf).gather(1, order).double()
         within = ranked.cumsum(dim=1) - ranked.cummax(dim=1).values <= self.gamma  # inf - inf past the last: False

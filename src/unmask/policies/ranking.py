@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from annotated_types import Ge
@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import AfterValidator
 from torch import Tensor
 
+from unmask.observation import Observation
 from unmask.settings import divides
 
 AlgTemp = Annotated[float, Ge(0), AfterValidator(divides)]
@@ -17,6 +18,22 @@ AlgTemp = Annotated[float, Ge(0), AfterValidator(divides)]
 
 RELATIVE, LEAST = 1e-5, 2e-6  # widths of a tie, see `level`
 BELOW = -1e9  # level of 0, which is below those of all float32 numbers above it
+
+
+Order = Literal["confidence", "margin", "entropy"]
+
+
+def margin(observation: Observation) -> Float[Tensor, "b l"]:
+    """How far the likeliest token is ahead of the second."""
+    return observation.confidence[..., 0] - observation.confidence[..., 1]
+
+
+def sureness(observation: Observation, order: Order) -> Float[Tensor, "b l"]:
+    """Of each position: its confidence, its margin, or its entropy with the sign turned."""
+    if order == "entropy":
+        assert observation.entropy is not None  # the loop gives what is needed
+        return -observation.entropy
+    return margin(observation) if order == "margin" else observation.confidence[..., 0]
 
 
 def level(score: Float[Tensor, "b l"]) -> Float[Tensor, "b l"]:

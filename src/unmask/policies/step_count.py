@@ -10,8 +10,7 @@ from torch import Tensor
 
 from unmask.observation import Needs, Observation
 from unmask.policies.base import Rule, rule
-from unmask.policies.ranking import AlgTemp, drawn_positions
-from unmask.policies.top_2_margin import margin
+from unmask.policies.ranking import AlgTemp, Order, drawn_positions, sureness, topk_positions
 
 
 @rule
@@ -36,7 +35,7 @@ class StepCount(Rule):
     label: ClassVar[str] = "step count"
     steps: Annotated[int, Ge(1)]
     schedule: Literal["even", "linear"] = "even"
-    order: Literal["confidence", "margin", "entropy", "random"] = "confidence"
+    order: Order | Literal["random"] = "confidence"
     alg_temp: AlgTemp = 0.0
     eps: Annotated[float, Gt(0), Lt(1)] = 1e-3
 
@@ -58,8 +57,10 @@ class StepCount(Rule):
 
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
         may = observation.selectable
-        temperature = 0.0 if self.order == "random" else self.alg_temp
-        return drawn_positions(self._score(observation), may, self._count(observation), temperature, observation.noise)
+        count, noise = self._count(observation), observation.noise
+        if self.order == "random":
+            return topk_positions(noise, may, count, exact=True)
+        return drawn_positions(sureness(observation, self.order), may, count, self.alg_temp, noise)
 
     def _count(self, observation: Observation) -> Int[Tensor, " b"]:
         assert observation.block_step is not None  # the loop gives what is needed
@@ -67,14 +68,6 @@ class StepCount(Rule):
         if self.schedule == "even":
             return left.add((self.steps - step).clamp(min=1) - 1) // (self.steps - step).clamp(min=1)
         return (left * linear_share(step, self.steps, self.eps)).long()
-
-    def _score(self, observation: Observation) -> Float[Tensor, "b l"]:
-        if self.order == "random":
-            return observation.noise
-        if self.order == "entropy":
-            assert observation.entropy is not None
-            return -observation.entropy
-        return margin(observation) if self.order == "margin" else observation.confidence[..., 0]
 
 
 def linear_share(step: Int[Tensor, " b"], steps: int, eps: float) -> Float[Tensor, " b"]:

@@ -5,17 +5,12 @@ from __future__ import annotations
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Le
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor
 
 from unmask.observation import Needs, Observation
 from unmask.policies.base import Grid, Rule, rule
-from unmask.policies.ranking import AlgTemp, drawn_positions, topk_positions
-
-
-def margin(observation: Observation) -> Float[Tensor, "b l"]:
-    """How far the likeliest token is ahead of the second."""
-    return observation.confidence[..., 0] - observation.confidence[..., 1]
+from unmask.policies.ranking import AlgTemp, drawn_positions, margin, topk_positions
 
 
 @rule

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from unmask.decoding.blocks import parse_block_length
-from unmask.decoding.options import DecodeConfig
+from unmask.decoding.options import JUDGED, DecodeConfig
 from unmask.errors import UnmaskError
 from unmask.journal import Journal
 from unmask.models.base import MaskedDiffusionModel
@@ -20,7 +20,6 @@ from unmask.rl.start import Block
 from unmask.tasks.base import Example, Task
 
 Tried = dict[Demonstration, Outcome]
-SHARED = ("text_after_eos", "judge_unfinished", "max_block_steps")  # settings of a whole sweep
 COLUMNS = {"model", "task", "gen_length", "split", "suppress_eos", "stop_at_eos", "kind", "policy", "block_length"}
 COLUMNS |= {"prompt", "text", "correct", "nfe"}
 
@@ -56,7 +55,7 @@ def swept(
         alike = (row["suppress_eos"], row["stop_at_eos"]) == (config.suppress_eos, config.stop_at_eos)
         if row["kind"] != "rule" or not alike:
             continue
-        for key in SHARED:
+        for key in JUDGED:
             judged = (row.get("config") or {}).get(key)
             if (judged or None) != (getattr(config, key) or None):
                 raise UnmaskError(
