@@ -31,6 +31,7 @@ class Needs:
         hidden_states: the dLLM's last hidden state of each position.
         speed: the policy is conditioned on the speed that the user asks for.
         block_step: how many steps the row has taken in its current block.
+        age: how many passes ago each position was read, where a cache keeps readings.
     """
 
     top_k: int = 1
@@ -40,6 +41,7 @@ class Needs:
     hidden_states: bool = False
     speed: bool = False
     block_step: bool = False
+    age: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("top_k", 1), ("kl_history", 0)):
@@ -56,6 +58,7 @@ class Needs:
             self.hidden_states or other.hidden_states,
             self.speed or other.speed,
             self.block_step or other.block_step,
+            self.age or other.age,
         )
 
 
@@ -77,6 +80,8 @@ class Observation:
         hidden_states: None unless needed.
         speed: that each row is decoded at, from 0 (slow, careful) to 1 (fast); None unless needed.
         block_step: steps taken so far in the row's current block; None unless needed.
+        age: passes since each position was read: 0 but where a cache keeps readings (`unmask.models.stale_cache`).
+            None unless needed.
     """
 
     confidence: Float[Tensor, "b l k"]
@@ -89,6 +94,7 @@ class Observation:
     hidden_states: Float[Tensor, "b l h"] | None = None
     speed: Float[Tensor, " b"] | None = None
     block_step: Int[Tensor, " b"] | None = None
+    age: Int[Tensor, "b l"] | None = None
 
     def take(self, rows: Tensor) -> Observation:
         """The rows named by indices, in that order."""
@@ -105,7 +111,7 @@ class Observation:
             if visible is None:
                 return values
             hide = ~visible
-            return values.masked_fill(hide if values.ndim == 2 else hide[..., None], 0.0)
+            return values.masked_fill(hide if values.ndim == 2 else hide[..., None], 0)
 
         confidence = shown(self.confidence[..., : needs.top_k], True)
         assert confidence is not None
@@ -117,4 +123,5 @@ class Observation:
             hidden_states=shown(self.hidden_states, needs.hidden_states),
             speed=self.speed if needs.speed else None,
             block_step=self.block_step if needs.block_step else None,
+            age=shown(self.age, needs.age),
         )

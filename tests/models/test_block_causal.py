@@ -65,29 +65,29 @@ def test_the_contract_is_kept(published):
 @pytest.mark.parametrize(("policy", "stop_at_eos"), [(policy, i % 2 == 0) for i, policy in enumerate(POLICIES)])
 def test_a_cached_batch_of_mixed_prompts_is_decoded_as_each_alone_without_a_cache(published, policy, stop_at_eos):
     """Rows in blocks of their own, refilled slots, prompts shorter and longer than a block, early ends."""
-    model, bare = load(published[1]), load(published[1], cache=False)
+    model = load(published[1])
     prompts = [[5 + i] * (1 + i) for i in (0, 2, 3, 5, 8)]
     options = {"gen_length": 14, "stop_at_eos": stop_at_eos, "seed": 3}
     together = decode(model, policy, prompts, batch_size=3, **options)
     for i, prompt in enumerate(prompts):
-        alone = decode(bare, policy, [prompt], streams=[i], **options)
+        alone = decode(model, policy, [prompt], streams=[i], cache="none", **options)
         assert torch.equal(together.tokens[i], alone.tokens[0]), i
         assert torch.equal(together.revealed_at[i], alone.revealed_at[0]), i
     assert len(set(map(tuple, together.tokens.tolist()))) > 3
 
 
 def test_every_pass_of_a_cached_decode_gives_the_logits_of_an_uncached_one(published):
-    model, bare = load(published[1]), load(published[1], cache=False)
+    model = load(published[1])
     seen = []
-    original = model.hidden
+    original = model.advance
 
-    def watched(tokens, attention, positions, memory=None):
-        found = original(tokens, attention, positions, memory)
-        wanted = bare.hidden(tokens, attention, positions)
-        seen.append((model.head(found) - bare.head(wanted)).abs().max().item())
-        return found
+    def watched(tokens, attention, positions, memory):
+        found, moved = original(tokens, attention, positions, memory)
+        wanted = model.hidden(tokens, attention, positions)
+        seen.append((model.head(found) - model.head(wanted)).abs().max().item())
+        return found, moved
 
-    model.hidden = watched
+    model.advance = watched
     out = decode(model, ConfidenceThreshold(0.4), [[5, 6, 7], [8] * 9, [9] * 4, [3] * 13], gen_length=14, batch_size=3)
     assert out.complete.all()
     assert max(seen) < 1e-4
@@ -228,11 +228,11 @@ def test_what_a_policy_learns_from_is_its_block_with_the_cache_as_without(publis
     from unmask.rl.rollout import Recorder
 
     steps = []
-    for options in ({}, {"cache": False}):
+    for options in ({}, {"cache": "none"}):
         recorder = Recorder(Needs(positions="region", entropy=True))
-        model, prompts = load(published[1], **options), [[5] * 3, [6] * 8, [7] * 13]
+        model, prompts = load(published[1]), [[5] * 3, [6] * 8, [7] * 13]
         needs = {"also_observe": Needs(positions="region", entropy=True), "callback": recorder}
-        decode(model, RandomOrder(2), prompts, gen_length=14, stop_at_eos=False, **needs)
+        decode(model, RandomOrder(2), prompts, gen_length=14, stop_at_eos=False, **options, **needs)
         steps.append(recorder.steps())
     cached, bare = (one.observation for one in steps)
     assert torch.allclose(cached.confidence, bare.confidence, atol=1e-5)

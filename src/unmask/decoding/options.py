@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le, MinLen
 from pydantic import AfterValidator, Field, model_validator
@@ -20,6 +20,8 @@ from unmask.settings import Settings, build, divides
 from unmask.tasks.base import Task
 
 JUDGED = ("text_after_eos", "judge_unfinished", "max_block_steps")  # what decides with them which answers are right
+CacheKind = Literal["none", "exact", "prefix", "dual", "adaptive"]
+SHARED = (*JUDGED, "cache")  # settings of a whole comparison
 LONG, SHORT = 256, 32  # region of a dLLM that has room for four long ones, and of one that has not
 
 
@@ -40,6 +42,7 @@ class Options:
     stop: tuple[str, ...]
     cfg_scale: float
     speed: float | None
+    cache: str
 
     def text(self, model: MaskedDiffusionModel, tokens: Sequence[int]) -> str:
         """What a region says, up to its earliest stop string."""
@@ -115,6 +118,13 @@ class DecodeConfig(Settings):
         bool,
         Field(description="An answer with masks left is judged without them (released code); by default it is wrong."),
     ] = False
+    cache: Annotated[
+        CacheKind | None,
+        Field(
+            description="Of keys and values: exact (a block-causal dLLM's, its default); prefix, dual, adaptive (of "
+            "other dLLMs: what is kept is stale); none."
+        ),
+    ] = None
     speed: Annotated[
         float | None,
         Ge(0),
@@ -169,7 +179,25 @@ class DecodeConfig(Settings):
             stop=self.stop,
             cfg_scale=self.cfg_scale,
             speed=self.speed,
+            cache=cache_of(self.cache, model),
         )
+
+
+def cache_of(cache: CacheKind | None, model: MaskedDiffusionModel) -> CacheKind:
+    """The cache to decode with: by default an exact one, where there is one.
+
+    Raises:
+        UnmaskError: the dLLM has no such cache.
+    """
+    if cache is None:
+        return "exact" if "exact" in model.caches else "none"
+    if cache != "none" and cache not in model.caches:
+        kinds = ", ".join(model.caches) or "none"
+        raise UnmaskError(
+            f"cache is {cache!r}, and {model.name!r} ({model.family}) can be decoded with {kinds}: leave it out, or "
+            "take one of those."
+        )
+    return cache
 
 
 def decode_config(config: DecodeConfig | None, options: dict[str, Any]) -> DecodeConfig:

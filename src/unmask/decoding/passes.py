@@ -13,7 +13,7 @@ from unmask.decoding.blocks import Blocks
 from unmask.decoding.readout import PLAIN, Drawn, Sampling, read
 from unmask.decoding.state import DecodingState, Memories, Reading
 from unmask.models.base import MaskedDiffusionModel
-from unmask.models.memory import spread
+from unmask.models.memory import Aim, spread
 from unmask.observation import WIDER, Needs
 
 
@@ -36,6 +36,7 @@ class Pass:
 
     Attributes:
         reading: of each row.
+        positions: that were computed of each row.
         memory: moved on; no row changed.
         rows_run: rows the dLLM ran; fewer than there are where rows share passes.
         hidden: what the head reads at the n positions that were read; None where rows share passes.
@@ -44,6 +45,7 @@ class Pass:
     """
 
     reading: Reading
+    positions: Int[Tensor, " b"]
     memory: Memories
     rows_run: int
     hidden: Float[Tensor, "n h"] | None = None
@@ -76,7 +78,18 @@ def run(
         wanted = wanted & view
     if share and not kept:
         return _shared(model, state, wanted, needs, sampling)
-    return _plain(model, state, wanted, needs, sampling)
+    memory = state.memory.model
+    if memory is None:
+        return _plain(model, state, wanted, needs, sampling)
+    begins = left.int().argmax(dim=1) >= state.block_end
+    memory = memory.aim(Aim(state.attention, state.masked, scope, begins, state.block_end))
+    state = replace(state, memory=replace(state.memory, model=memory))
+    if memory.view is None:
+        return _plain(model, state, wanted, needs, sampling)
+    wanted = wanted & memory.view
+    last, found = state.memory.reading, _plain(model, state, wanted, needs, sampling)
+    reading = found.reading if last is None else found.reading.over(last, wanted)
+    return replace(found, reading=reading, memory=replace(found.memory, reading=reading))
 
 
 def _plain(
@@ -90,7 +103,8 @@ def _plain(
     rows, columns = wanted.nonzero(as_tuple=True)
     shape = (len(state), state.gen_length)
     flat = rows * state.tokens.shape[1] + columns + state.prompt_width
-    hidden = model.hidden(state.tokens, state.attention, flat, state.memory.model)
+    computed = model.computed(state.attention, flat, state.memory.model)
+    hidden, moved = model.advance(state.tokens, state.attention, flat, state.memory.model)
     kept = {name: memory for name, memory in vars(state.memory).items() if memory is not None}
     readers = {name: memory.reader(rows, columns, shape) for name, memory in kept.items()}
     present = {name: reader for name, reader in readers.items() if reader is not None}
@@ -98,8 +112,8 @@ def _plain(
     if sampling.shown:
         drawn = Drawn(sampling, state.key[rows], state.step[rows], columns)
     found = read(model.head, hidden, needs, model.banned_ids, model.vocab_size, list(present.values()), drawn)
-    moved: dict[str, Any] = {name: memory.advance() for name, memory in kept.items() if name not in present}
-    remembered = moved | {
+    remembered: dict[str, Any] = {"model": moved}
+    remembered |= {
         name: reader.remember(taken) for (name, reader), taken in zip(present.items(), found.read, strict=True)
     }
     reading = Reading(
@@ -107,9 +121,10 @@ def _plain(
         predicted=spread(found.token, shape, rows, columns),
         entropy=None if found.entropy is None else spread(found.entropy, shape, rows, columns),
         hidden_states=spread(hidden, shape, rows, columns) if needs.hidden_states else None,
+        age=torch.zeros(shape, dtype=torch.long, device=rows.device) if needs.age else None,
     )
     slot = spread(torch.arange(len(rows), device=rows.device), shape, rows, columns, -1)
-    return Pass(reading, replace(state.memory, **remembered), len(state), hidden, slot)
+    return Pass(reading, computed, replace(state.memory, **remembered), len(state), hidden, slot)
 
 
 def _shared(
@@ -129,7 +144,8 @@ def _shared(
         reading = reading.put(unread, fresh) if reading else fresh
     assert reading is not None  # without a last reading every row has changed
     reading = reading.take(equal.of)
-    return Pass(reading, Memories(reading=reading), len(unread), equal=equal)
+    computed = state.attention.sum(dim=1)  # as if it were alone
+    return Pass(reading, computed, Memories(reading=reading), len(unread), equal=equal)
 
 
 def deduplicate(look: Shaped[Tensor, "b w"], late: Bool[Tensor, " b"] | None = None) -> Duplicates:

@@ -24,6 +24,8 @@ class Completion:
         text: up to the first EOS or stop string, special tokens left out; also behind an EOS with `text_after_eos`.
         tokens: token ids of the region; a position left masked holds the mask id.
         nfe: forward passes spent while it was active.
+        positions: that those passes computed of it, prompt and region; padding and other rows aside.
+        full_passes: that computed the whole of it: all of them, but with a cache.
         revealed_at: step at which each position was revealed, from 0; -1 where it never was.
         seconds: from its first forward pass to its last, shared with the other active rows.
         ended: ``complete`` (nothing is masked), ``eos`` (text and EOS stand, the rest was not decoded), ``stop``
@@ -34,6 +36,8 @@ class Completion:
     text: str
     tokens: list[int]
     nfe: int
+    positions: int
+    full_passes: int
     revealed_at: list[int]
     seconds: float
     ended: Ending
@@ -47,6 +51,8 @@ class Generation:
         texts: as in `Completion`.
         tokens: (n, l) token ids of the region; a position left masked holds the mask id.
         nfe: (n,) forward passes spent while the row was active.
+        positions: (n,) as in `Completion`.
+        full_passes: (n,) as in `Completion`.
         revealed_at: (n, l) step at which each position was revealed, from 0; -1 where it never was.
         seconds: of each row, as in `Completion`.
         ended: why each row ended, as in `Completion`.
@@ -60,6 +66,8 @@ class Generation:
     texts: list[str]
     tokens: Int[Tensor, "n l"]
     nfe: Int[Tensor, " n"]
+    positions: Int[Tensor, " n"]
+    full_passes: Int[Tensor, " n"]
     revealed_at: Int[Tensor, "n l"]
     seconds: list[float]
     ended: list[Ending]
@@ -86,6 +94,8 @@ class Generation:
             text=self.texts[index],
             tokens=self.tokens[index].tolist(),
             nfe=int(self.nfe[index]),
+            positions=int(self.positions[index]),
+            full_passes=int(self.full_passes[index]),
             revealed_at=self.revealed_at[index].tolist(),
             seconds=self.seconds[index],
             ended=self.ended[index],
@@ -102,6 +112,8 @@ class Ended:
         tokens: as in `Generation`.
         say: the text of a region.
         nfe: as in `Generation`.
+        positions: as in `Generation`.
+        full_passes: as in `Generation`.
         revealed_at: as in `Generation`.
         seconds: as in `Generation`.
     """
@@ -110,6 +122,8 @@ class Ended:
     tokens: Int[Tensor, "r l"]
     say: Callable[[Sequence[int]], str]
     nfe: Int[Tensor, " r"]
+    positions: Int[Tensor, " r"]
+    full_passes: Int[Tensor, " r"]
     revealed_at: Int[Tensor, "r l"]
     why: list[int]
     seconds: list[float]
@@ -121,10 +135,11 @@ class Ended:
 
     def completions(self) -> Iterator[Completion]:
         """One by one."""
-        rows = zip(self.row.tolist(), self.tokens.tolist(), self.nfe.tolist(), self.revealed_at.tolist(), strict=True)
+        kept = (self.row, self.tokens, self.nfe, self.positions, self.full_passes, self.revealed_at)
+        rows = zip(*(values.tolist() for values in kept), strict=True)
         told = zip(rows, self.texts, self.why, self.seconds, strict=True)
-        for (index, tokens, nfe, revealed_at), text, code, seconds in told:
-            yield Completion(index, text, tokens, nfe, revealed_at, seconds, ENDINGS[code - 1])
+        for (index, tokens, nfe, positions, whole, revealed_at), text, code, seconds in told:
+            yield Completion(index, text, tokens, nfe, positions, whole, revealed_at, seconds, ENDINGS[code - 1])
 
 
 def in_order(batches: Sequence[Ended], **totals: Any) -> Generation:
@@ -141,6 +156,8 @@ def in_order(batches: Sequence[Ended], **totals: Any) -> Generation:
         texts=[texts[i] for i in order.tolist()],
         tokens=torch.cat([batch.tokens for batch in batches])[order],
         nfe=torch.cat([batch.nfe for batch in batches])[order],
+        positions=torch.cat([batch.positions for batch in batches])[order],
+        full_passes=torch.cat([batch.full_passes for batch in batches])[order],
         revealed_at=torch.cat([batch.revealed_at for batch in batches])[order],
         seconds=[seconds[i] for i in order.tolist()],
         ended=[ENDINGS[why[i] - 1] for i in order.tolist()],

@@ -87,6 +87,11 @@ class Session:
                 raise UnmaskError(
                     "cfg_scale mixes two passes, and this policy reads hidden states of one: leave it out."
                 )
+            if options.cache != "none":
+                raise UnmaskError(
+                    "cfg_scale runs the dLLM twice a pass, and a cache holds the keys of one: leave it out, or set "
+                    'cache = "none".'
+                )
             model = Guided(model, options.cfg_scale, options.gen_length)
         self.model, self.needs, self.options = model, needs, options
         self.totals = totals or Totals()
@@ -147,6 +152,7 @@ class Session:
             blocks=self.options.blocks,
             speeds=[self.options.speed or 0.0] * len(prompts) if speeds is None else speeds,
             kl_history=self.needs.kl_history,
+            cache=self.options.cache,
         )
         self._since |= dict.fromkeys(rows, time.perf_counter())
         self._looked |= dict.fromkeys(rows, 0)
@@ -220,7 +226,7 @@ class Session:
             written = write(self.model, state, last, action, self.options.sampling)
         if self._callback is not None:
             self._callback(Step(state, observation, last.reading.predicted, written, action, picks))
-        state = transition(state, written, action, self.options.max_block_steps)
+        state = transition(state, written, action, last.positions, self.options.max_block_steps)
         why = ended(state, self.model.eos_ids, self.options.max_steps, self.options.stop_at_eos)
         # What the host must know comes over in one copy: why each row ended, and whether a confidence is NaN.
         *codes, nan = torch.cat([why, observation.confidence.isnan().any().long()[None]]).tolist()
@@ -242,6 +248,8 @@ class Session:
             tokens=tokens,
             say=partial(self.options.text, self.model),
             nfe=gone.step,
+            positions=gone.positions,
+            full_passes=gone.full_passes,
             revealed_at=gone.revealed_at,
             why=[code for code in codes if code != RUNNING],
             seconds=[now - self._since.pop(row) for row in rows],

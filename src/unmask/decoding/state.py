@@ -20,19 +20,21 @@ from unmask.observation import Observation
 
 @dataclass(frozen=True)
 class Reading(Memory):
-    """What a forward pass said of each row; zero at positions that were not read.
+    """What a forward pass said of each row; zero at positions that were not read, or what was read there last.
 
     Attributes:
         confidence: as in `Observation`.
         entropy: as in `Observation`.
         hidden_states: as in `Observation`.
         predicted: the likeliest token, or the one drawn where a policy is to see that.
+        age: passes since each position was read, where readings are kept.
     """
 
     confidence: Float[Tensor, "b l k"]
     predicted: Int[Tensor, "b l"]
     entropy: Float[Tensor, "b l"] | None = None
     hidden_states: Float[Tensor, "b l h"] | None = None
+    age: Int[Tensor, "b l"] | None = None
 
     def take(self, rows: Tensor) -> Reading:
         return self._each(lambda values, _: values[rows])
@@ -40,6 +42,16 @@ class Reading(Memory):
     def put(self, rows: Int[Tensor, " n"], fresh: Reading) -> Reading:
         """These rows replaced."""
         return self._each(lambda values, new: values.index_copy(0, rows, new), fresh)
+
+    def over(self, last: Reading, read: Bool[Tensor, "b l"]) -> Reading:
+        """This one where the pass has read, and elsewhere the last one, a pass older."""
+        if last.age is not None:
+            last = replace(last, age=last.age + 1)
+
+        def chosen(fresh: Tensor, old: Tensor) -> Tensor:
+            return torch.where(read if fresh.ndim == 2 else read[..., None], fresh, old)
+
+        return self._each(chosen, last)
 
     def join(self, n: int) -> Reading:
         return self._each(lambda values, _: torch.cat([values, values.new_zeros(n, *values.shape[1:])]))
@@ -57,7 +69,7 @@ class Memories(Memory):
     Attributes:
         model: the dLLM's own.
         kl: for policies that need it.
-        reading: the last pass, where rows share passes.
+        reading: the last pass, where rows share passes, or where a cache keeps what is not computed anew.
     """
 
     model: Memory | None = None
@@ -93,6 +105,8 @@ class DecodingState:
         key: the row's random stream.
         row: the row's index in the caller's list of prompts.
         speed: that the policy is asked for, where it is conditioned on one.
+        positions: that the row's passes have computed.
+        full_passes: that computed the whole row.
         memory: what is kept from pass to pass.
     """
 
@@ -107,6 +121,8 @@ class DecodingState:
     key: Int[Tensor, " b"]
     row: Int[Tensor, " b"]
     speed: Float[Tensor, " b"]
+    positions: Int[Tensor, " b"]
+    full_passes: Int[Tensor, " b"]
     memory: Memories = field(default_factory=Memories)
 
     def __len__(self) -> int:
@@ -183,12 +199,14 @@ def begin(
     speeds: Sequence[float],
     blocks: Blocks,
     kl_history: int = 0,
+    cache: str = "none",
 ) -> DecodingState:
     """Rows at their first step: the prompts left-padded to the longest, each with a region that is all masked.
 
     Args:
         blocks: where their first blocks begin.
         kl_history: steps of KL history to keep.
+        cache: as in `MaskedDiffusionModel.memory`.
     """
     width = max((len(prompt) for prompt in prompts), default=1)
     pads = [width - len(prompt) for prompt in prompts]
@@ -211,8 +229,10 @@ def begin(
         key=keys.to(model.device),
         row=torch.tensor(rows, dtype=torch.long, device=model.device),
         speed=torch.tensor(speeds, dtype=torch.float32, device=model.device),
+        positions=nothing,
+        full_passes=nothing,
         memory=Memories(
-            model=model.memory(len(rows)),
+            model=model.memory(len(rows), cache),
             kl=KLHistory.begin(len(rows), gen_length, kl_history, model.device) if kl_history else None,
         ),
     )

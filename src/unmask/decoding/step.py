@@ -172,6 +172,7 @@ def observation_of(
         hidden_states=reading.hidden_states,
         speed=speed,
         block_step=block_step,
+        age=reading.age,
     )
 
 
@@ -236,11 +237,16 @@ def write(
 
 
 def transition(
-    state: DecodingState, written: Int[Tensor, "b l"], action: Bool[Tensor, "b l"], max_block_steps: int | None = None
+    state: DecodingState,
+    written: Int[Tensor, "b l"],
+    action: Bool[Tensor, "b l"],
+    computed: Int[Tensor, " b"],
+    max_block_steps: int | None = None,
 ) -> DecodingState:
     """Write the dLLM's tokens at the revealed positions; everything else stays.
 
     Args:
+        computed: positions of each row that the pass has computed.
         max_block_steps: a row that has taken so many in its block leaves the rest of it masked for good.
     """
     region = torch.where(action, written, state.region)
@@ -255,6 +261,8 @@ def transition(
         step=state.step + 1,
         block_step=state.block_step + 1,
         given_up=given_up,
+        positions=state.positions + computed,
+        full_passes=state.full_passes + (computed >= state.attention.sum(dim=1)),
     )
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from unmask import pareto
-from unmask.decoding.options import JUDGED
+from unmask.decoding.options import SHARED
 from unmask.decoding.trajectory import Trajectory
 from unmask.errors import UnmaskError
 from unmask.evaluation.comparison import Results
@@ -54,7 +54,7 @@ def read_results(folders: Iterable[str | Path]) -> list[tuple[Entry, list[Result
 
 
 def _told(row: ResultRow, key: str) -> Any:
-    if key in JUDGED:
+    if key in SHARED:
         return row.get("config", {}).get(key) or None  # an older evaluation knew none of them
     return task_of(row) if key == "task" else row.get(key)
 
@@ -62,7 +62,7 @@ def _told(row: ResultRow, key: str) -> Any:
 def _compare(first: tuple[Path, ResultRow], folder: Path, row: ResultRow) -> None:
     """Refuse what does not belong into one plot."""
     origin, before = first
-    for key in (*ALIKE, *JUDGED):
+    for key in (*ALIKE, *SHARED):
         a, b = (_told(one, key) for one in (before, row))
         if a != b:
             raise UnmaskError(

@@ -45,7 +45,6 @@ def load_model(
     trust_remote_code: bool = False,
     full_attention: bool = False,
     causal_block: int | None = None,
-    cache: bool = True,
     **options: Any,
 ) -> MaskedDiffusionModel:
     """Load a frozen dLLM; its config.json says of which family it is.
@@ -65,7 +64,6 @@ def load_model(
         trust_remote_code: load a family not named above by the code published with it. That code runs on this machine.
         full_attention: run that code without a mask even if the family is known to need one between blocks.
         causal_block: block length of a block-causal dLLM, where its files do not tell another than its family's.
-        cache: keep keys and values of a block-causal dLLM's finished blocks from pass to pass.
         options: further ones of ``from_pretrained``, such as ``revision`` or ``quantization_config``.
 
     Raises:
@@ -85,7 +83,7 @@ def load_model(
     if wants_cuda and not torch.cuda.is_available():
         raise UnmaskError("There is no CUDA device here that torch can use: leave out device and device_map.")
     published = config_of(name, path, options)
-    model = _load(name, path, published, options, mask_id, trust_remote_code, full_attention, causal_block, cache)
+    model = _load(name, path, published, options, mask_id, trust_remote_code, full_attention, causal_block)
     if causal_block is not None and model.block_length is None:
         raise UnmaskError(
             f"causal_block is for block-causal dLLMs, and {name!r} ({model.family}) attends in full: leave it out."
@@ -108,12 +106,11 @@ def _load(
     trust_remote_code: bool,
     full_attention: bool,
     causal_block: int | None,
-    cache: bool,
 ) -> MaskedDiffusionModel:
     model_type = published.get("model_type")
     if model_type in BLOCK_CAUSAL:  # its own code would need a mask that is not given to it
         family = BLOCK_CAUSAL[model_type]
-        return load_block_causal(family, name, path, published, options, mask_id, causal_block, cache)
+        return load_block_causal(family, name, path, published, options, mask_id, causal_block)
     if trust_remote_code and "auto_map" in published:
         return load_remote(name, path, published, options, mask_id, full_attention)
     if model_type in FAMILIES:

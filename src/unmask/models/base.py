@@ -34,11 +34,13 @@ class MaskedDiffusionModel(ABC):
         hidden_size: width of the last hidden states, None if the family gives none to policies.
         block_length: None if every position sees all others; or else each sees its own block of this many and those
             before it, counted from the row's first token.
+        caches: kinds of cache of keys and values that it can be decoded with (`DecodeConfig.cache`).
     """
 
     family = "dLLM"
     network: torch.nn.Module | None = None
     block_length: int | None = None
+    caches: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -89,12 +91,32 @@ class MaskedDiffusionModel(ABC):
             memory: what `memory` began and each pass has moved on; its `inputs` are what the network takes.
         """
 
+    def advance(
+        self,
+        tokens: Int[Tensor, "b t"],
+        attention: Bool[Tensor, "b t"],
+        positions: Int[Tensor, " n"],
+        memory: Memory | None,
+    ) -> tuple[Float[Tensor, "n h"], Memory | None]:
+        """`hidden` with what is kept, and what is kept after it, where the network itself moves that on."""
+        return self.hidden(tokens, attention, positions, memory), memory
+
+    def computed(
+        self, attention: Bool[Tensor, "b t"], positions: Int[Tensor, " n"], memory: Memory | None
+    ) -> Int[Tensor, " b"]:
+        """Positions of each row that such a pass computes."""
+        return attention.sum(dim=1) if memory is None else memory.computed(attention)
+
     @abstractmethod
     def head(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
         """The vocabulary head: logits, a fresh tensor that the caller may write into."""
 
-    def memory(self, rows: int) -> Memory | None:
-        """What it keeps of rows at their first step, for their next passes; None if it keeps nothing."""
+    def memory(self, rows: int, cache: str = "none") -> Memory | None:
+        """What it keeps of rows at their first step, for their next passes; None if it keeps nothing.
+
+        Args:
+            cache: one of `caches`, or none.
+        """
         return None
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unmask.errors import UnmaskError
 from unmask.models.decoder import StockDecoder
+from unmask.models.key_values import KeyValues, Writer
 from unmask.models.memory import Memory
 
 GROWTH = 256  # positions that a cache grows by
@@ -27,49 +28,19 @@ class BlockCache(Memory):
     Attributes:
         filled: positions whose keys are final, whole blocks of each row.
         last: hidden state of the last of them, which predicts the next token where logits are shifted.
-        values: of each layer, keys and then values; None before the first pass.
-        moved: how the last pass leaves it.
+        held: keys and values.
     """
 
     filled: Int[Tensor, " b"]
     last: Float[Tensor, "b h"] | None = None
-    values: Float[Tensor, "layers 2 b heads capacity d"] | None = None
-    moved: list[BlockCache] = field(default_factory=list)
+    held: KeyValues = field(default_factory=KeyValues)
 
     def take(self, rows: Tensor) -> BlockCache:
-        values = None if self.values is None else self.values[:, :, rows]
-        return BlockCache(self.filled[rows], None if self.last is None else self.last[rows], values)
+        return BlockCache(self.filled[rows], None if self.last is None else self.last[rows], self.held.take(rows))
 
     def join(self, n: int) -> BlockCache:
-        def longer(values: Tensor | None, dim: int) -> Tensor | None:
-            if values is None:
-                return None
-            shape = [*values.shape[:dim], n, *values.shape[dim + 1 :]]
-            return torch.cat([values, values.new_zeros(shape)], dim=dim)
-
-        filled = torch.cat([self.filled, self.filled.new_zeros(n)])
-        return BlockCache(filled, longer(self.last, 0), longer(self.values, 2))
-
-    def advance(self) -> BlockCache:
-        assert self.moved  # a pass has been run
-        return self.moved[-1]
-
-    def room(self, capacity: int, shape: tuple[int, int, int], like: Tensor) -> Tensor:
-        """Buffers of at least this capacity, with what is filled.
-
-        Args:
-            shape: layers, heads and width of a head.
-            like: of the same dtype and device.
-        """
-        held = 0 if self.values is None else self.values.shape[4]
-        if self.values is not None and held >= capacity:
-            return self.values
-        layers, heads, width = shape
-        more = -(-capacity // GROWTH) * GROWTH
-        grown = like.new_zeros(layers, 2, len(self.filled), heads, more, width)
-        if self.values is not None:
-            grown[..., :held, :] = self.values
-        return grown
+        last = None if self.last is None else torch.cat([self.last, self.last.new_zeros(n, self.last.shape[1])])
+        return BlockCache(torch.cat([self.filled, self.filled.new_zeros(n)]), last, self.held.join(n))
 
 
 class _Writes:
@@ -77,18 +48,11 @@ class _Writes:
 
     is_compileable = False
 
-    def __init__(self, cache: BlockCache, place: Int[Tensor, "b w"], reach: int, shape: tuple[int, int, int]) -> None:
-        self._cache, self._place, self._reach, self._shape = cache, place, reach, shape
-        self._rows = torch.arange(len(place), device=place.device)[:, None]
-        self.values: Tensor | None = None
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
 
     def update(self, key: Tensor, value: Tensor, layer: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        if self.values is None:
-            self.values = self._cache.room(self._reach, self._shape, key)
-        for kept, fresh in zip(self.values[layer], (key, value), strict=True):
-            kept.transpose(1, 2)[self._rows, self._place] = fresh.transpose(1, 2)
-        keys, values = self.values[layer][..., : self._reach, :]
-        return keys, values
+        return self._writer.write(layer, key, value)
 
     def get_seq_length(self, *_: Any) -> int:
         return 0
@@ -103,7 +67,6 @@ class BlockCausalDecoder(StockDecoder):
     masks.
 
     Args:
-        caches: keep keys and values of finished blocks from pass to pass.
         settings: of `StockDecoder`.
 
     Raises:
@@ -111,6 +74,7 @@ class BlockCausalDecoder(StockDecoder):
     """
 
     block_length: int
+    caches = ("exact",)
 
     def __init__(
         self,
@@ -119,7 +83,6 @@ class BlockCausalDecoder(StockDecoder):
         tokenizer: PreTrainedTokenizerBase,
         *,
         block_length: int,
-        caches: bool = True,
         **settings: Any,
     ) -> None:
         super().__init__(name, network, tokenizer, **settings)
@@ -133,10 +96,10 @@ class BlockCausalDecoder(StockDecoder):
                 f"{name!r} is spread over {', '.join(sorted(devices))}, and a block-causal dLLM is decoded on one: "
                 "leave out device_map, or load it in fewer bits."
             )
-        self.block_length, self.caches = block_length, caches
+        self.block_length = block_length
 
-    def memory(self, rows: int) -> BlockCache | None:
-        if not self.caches:
+    def memory(self, rows: int, cache: str = "none") -> BlockCache | None:
+        if cache == "none":
             return None
         return BlockCache(torch.zeros(rows, dtype=torch.long, device=self.device))
 
@@ -147,7 +110,30 @@ class BlockCausalDecoder(StockDecoder):
         positions: Int[Tensor, " n"],
         memory: Memory | None = None,
     ) -> Float[Tensor, "n h"]:
-        cache = memory if isinstance(memory, BlockCache) else None
+        return self._pass(tokens, attention, positions, None)[0]
+
+    def advance(
+        self,
+        tokens: Int[Tensor, "b t"],
+        attention: Bool[Tensor, "b t"],
+        positions: Int[Tensor, " n"],
+        memory: Memory | None,
+    ) -> tuple[Float[Tensor, "n h"], Memory | None]:
+        return self._pass(tokens, attention, positions, memory if isinstance(memory, BlockCache) else None)
+
+    def computed(
+        self, attention: Bool[Tensor, "b t"], positions: Int[Tensor, " n"], memory: Memory | None
+    ) -> Int[Tensor, " b"]:
+        end = self._asked(attention, positions)[-1]
+        return end - memory.filled if isinstance(memory, BlockCache) else end
+
+    def _pass(
+        self,
+        tokens: Int[Tensor, "b t"],
+        attention: Bool[Tensor, "b t"],
+        positions: Int[Tensor, " n"],
+        cache: BlockCache | None,
+    ) -> tuple[Float[Tensor, "n h"], BlockCache | None]:
         row, own, first, end = self._asked(attention, positions)
         start = torch.zeros_like(end) if cache is None else cache.filled
         width, latest = torch.stack([(end - start).max(), start.max()]).tolist()  # one wait
@@ -157,18 +143,16 @@ class BlockCausalDecoder(StockDecoder):
         inside = column < tokens.shape[1]
         ids = torch.where(inside, tokens.gather(1, column.clamp(max=tokens.shape[1] - 1)), self.mask_id)
         see = self._see(place, end, reach)
-        if cache is None:
-            last = self._run(ids, place, see, None)
-        else:
-            writes = _Writes(cache, place, reach, self._shape())
-            last = self._run(ids, place, see, writes)
-            filled = torch.maximum(first * self.block_length, start)
-            cache.moved[:] = [self._moved(cache, writes, filled, start, last)]
+        writer = None if cache is None else Writer(cache.held, len(tokens), place, reach, growth=GROWTH)
+        last = self._run(ids, place, see, None if writer is None else _Writes(writer))
         at = own - start[row] - int(self.shifted) * (own > 0)
         found = last[row, at.clamp(min=0)]
         if self.shifted and cache is not None and cache.last is not None:
             found = torch.where((at < 0)[:, None], cache.last[row], found)
-        return found.to(self.device)
+        if cache is None or writer is None:
+            return found.to(self.device), None
+        filled = torch.maximum(first * self.block_length, start)
+        return found.to(self.device), self._moved(cache, writer.key_values, filled, start, last)
 
     def _asked(
         self, attention: Bool[Tensor, "b t"], positions: Int[Tensor, " n"]
@@ -206,7 +190,7 @@ class BlockCausalDecoder(StockDecoder):
     def _moved(
         self,
         cache: BlockCache,
-        writes: _Writes,
+        held: KeyValues,
         filled: Int[Tensor, " b"],
         start: Int[Tensor, " b"],
         hidden: Float[Tensor, "b w h"],
@@ -218,9 +202,4 @@ class BlockCausalDecoder(StockDecoder):
             newest = hidden[rows, (filled - start - 1).clamp(min=0)]
             before = newest if last is None else last
             last = torch.where((filled > start)[:, None], newest, before)
-        return replace(cache, filled=filled, last=last, values=writes.values, moved=[])
-
-    def _shape(self) -> tuple[int, int, int]:
-        config = self.network.config
-        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return config.num_hidden_layers, config.num_key_value_heads, width
+        return BlockCache(filled, last, held)

@@ -58,7 +58,6 @@ def load_block_causal(
     options: Mapping[str, Any],
     mask_id: int | None,
     causal_block: int | None,
-    cache: bool,
 ) -> BlockCausalDecoder:
     """
     Raises:
@@ -92,7 +91,6 @@ def load_block_causal(
         eos_ids=list(dict.fromkeys(ends)),
         block_length=blocks_of(name, published, family, causal_block),
         shifted=family.shifted,
-        caches=cache,
     )
 
 

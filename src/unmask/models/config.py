@@ -50,7 +50,6 @@ class ModelConfig(Settings):
     causal_block: Annotated[
         int | None, Ge(1), Field(description="Block length of a block-causal dLLM, if not its family's.")
     ] = None
-    cache: Annotated[bool, Field(description="Keep keys and values of a block-causal dLLM's finished blocks.")] = True
 
     @property
     def own_blocks(self) -> int | None:
@@ -82,7 +81,6 @@ class ModelConfig(Settings):
             trust_remote_code=self.trust_remote_code,
             full_attention=self.full_attention,
             causal_block=self.causal_block,
-            cache=self.cache,
             **options,
         )
 

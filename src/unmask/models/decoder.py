@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.memory import Memory, inputs_of
+from unmask.models.stale_cache import STALE, StaleCache, can_be_cached
 
 
 class StockDecoder(MaskedDiffusionModel):
@@ -73,6 +74,14 @@ class FullAttentionDecoder(StockDecoder):
         for module in network.modules():
             if hasattr(module, "is_causal"):
                 setattr(module, "is_causal", False)  # noqa: B010 - torch types attributes of modules as tensors
+        self.caches = STALE if can_be_cached(network) else ()
+
+    def compile(self) -> None:
+        super().compile()
+        self.caches = ()
+
+    def memory(self, rows: int, cache: str = "none") -> StaleCache | None:
+        return None if cache == "none" else StaleCache.begin(cache, rows, self.device, self.shifted)
 
     def hidden(
         self,
@@ -81,16 +90,40 @@ class FullAttentionDecoder(StockDecoder):
         positions: Int[Tensor, " n"],
         memory: Memory | None = None,
     ) -> Float[Tensor, "n h"]:
-        place = attention.cumsum(dim=1) - 1
         last = self.network.base_model(
             **inputs_of(tokens, memory),
             attention_mask=attention.long(),
-            position_ids=place.clamp(min=0),
+            position_ids=(attention.cumsum(dim=1) - 1).clamp(min=0),
             use_cache=False,
-        ).last_hidden_state.flatten(0, 1)
+        ).last_hidden_state
+        return self._at(last, attention, positions)
+
+    def advance(
+        self,
+        tokens: Int[Tensor, "b t"],
+        attention: Bool[Tensor, "b t"],
+        positions: Int[Tensor, " n"],
+        memory: Memory | None,
+    ) -> tuple[Float[Tensor, "n h"], Memory | None]:
+        if not isinstance(memory, StaleCache):
+            return super().advance(tokens, attention, positions, memory)
+
+        def run(ids: Tensor, place: Tensor, mask: Tensor) -> Tensor:
+            out: Tensor = self.network.base_model(
+                input_ids=ids, attention_mask=mask, position_ids=place, use_cache=False
+            ).last_hidden_state
+            return out
+
+        last, moved = memory.passed(self.network, tokens, attention, run)
+        return self._at(last, attention, positions), moved
+
+    def _at(
+        self, last: Float[Tensor, "b t h"], attention: Bool[Tensor, "b t"], positions: Int[Tensor, " n"]
+    ) -> Float[Tensor, "n h"]:
+        """Hidden states that predict the tokens at these positions."""
         if self.shifted:
-            positions = positions - (place.flatten()[positions] > 0).long()
-        return last[positions.to(last.device)].to(self.device)  # its layers may lie on several devices
+            positions = positions - (attention.cumsum(dim=1).flatten()[positions] > 1).long()
+        return last.flatten(0, 1)[positions.to(last.device)].to(self.device)  # its layers may lie on several devices
 
 
 def token_ids(tokenizer: PreTrainedTokenizerBase, names: Sequence[str]) -> list[int]:

@@ -31,7 +31,7 @@ class Guided(ModelWrapper):
         if model.memory(1) is not None:
             raise UnmaskError(
                 f"cfg_scale runs the dLLM twice a pass, and {model.name!r} ({model.family}) keeps something from pass "
-                "to pass: leave one out (of a block-causal dLLM its cache: cache=False, --no-cache)."
+                "to pass: leave one out."
             )
         super().__init__(model, "guided")
         self.hidden_size = None  # what the head reads are two hidden states

@@ -14,6 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.memory import Memory, inputs_of
+from unmask.models.stale_cache import STALE, StaleCache, can_be_cached
 
 # These count positions from pad_token_id + 1.
 ROBERTA_LIKE = {
@@ -67,6 +68,7 @@ class MaskedLM(MaskedDiffusionModel):
         self._one_token = torch.zeros(1, 1, dtype=torch.long, device=network.device)
         self._body_forward = self._body.forward
         self._body.forward = self._forward
+        self.caches = STALE if self._takes_positions and can_be_cached(network) else ()
 
     @property
     def embeddings(self) -> Float[Tensor, "v h"]:
@@ -74,6 +76,7 @@ class MaskedLM(MaskedDiffusionModel):
 
     def compile(self) -> None:
         self._body_forward = torch.compile(self._body_forward, dynamic=True)
+        self.caches = ()
 
     def hidden(
         self,
@@ -88,6 +91,27 @@ class MaskedLM(MaskedDiffusionModel):
             inputs["position_ids"] = real + self.first_position
         last = self._body(**inputs).last_hidden_state.flatten(0, 1)
         return last[positions.to(last.device)].to(self.device)  # its layers may lie on several devices
+
+    def memory(self, rows: int, cache: str = "none") -> StaleCache | None:
+        return None if cache == "none" else StaleCache.begin(cache, rows, self.device)
+
+    def advance(
+        self,
+        tokens: Int[Tensor, "b t"],
+        attention: Bool[Tensor, "b t"],
+        positions: Int[Tensor, " n"],
+        memory: Memory | None,
+    ) -> tuple[Float[Tensor, "n h"], Memory | None]:
+        if not isinstance(memory, StaleCache):
+            return super().advance(tokens, attention, positions, memory)
+
+        def run(ids: Tensor, place: Tensor, mask: Tensor) -> Tensor:
+            at = place + self.first_position
+            out: Tensor = self._body(input_ids=ids, attention_mask=mask, position_ids=at).last_hidden_state
+            return out
+
+        last, moved = memory.passed(self.network, tokens, attention, run)
+        return last.flatten(0, 1)[positions], moved
 
     def head(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
         self._given = hidden[None]

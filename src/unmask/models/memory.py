@@ -11,10 +11,29 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from unmask.observation import Positions
+
+
+@dataclass(frozen=True)
+class Aim:
+    """Where rows stand before a pass.
+
+    Attributes:
+        attention: True at real tokens of prompt and region, False at the left padding.
+        masked: positions of the region that are masked.
+        scope: those that the pass may make selectable.
+        begins: rows whose block begins with this pass.
+        block_end: where the block of the others ends, exclusive.
+    """
+
+    attention: Bool[Tensor, "b t"]
+    masked: Bool[Tensor, "b l"]
+    scope: Bool[Tensor, "b l"]
+    begins: Bool[Tensor, " b"]
+    block_end: Int[Tensor, " b"]
 
 
 class Memory(ABC):
@@ -38,9 +57,18 @@ class Memory(ABC):
         """Without the first columns, which are padding in every row."""
         return self
 
-    def advance(self) -> Memory:
-        """What the pass that was run has made of it, where the network itself moves it on."""
+    def aim(self, at: Aim) -> Memory:
+        """Told where rows stand, before the pass that it is for."""
         return self
+
+    @property
+    def view(self) -> Bool[Tensor, "b l"] | None:
+        """Positions of the region whose predictions the coming pass computes; None for all that are asked for."""
+        return None
+
+    def computed(self, attention: Bool[Tensor, "b t"]) -> Int[Tensor, " b"]:
+        """Positions of each row that the coming pass computes."""
+        return attention.sum(dim=1)
 
     def inputs(self, tokens: Int[Tensor, "b t"]) -> dict[str, Tensor]:
         """What the network takes in place of token ids alone."""

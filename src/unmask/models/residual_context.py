@@ -78,5 +78,5 @@ class ResidualContext(ModelWrapper):
         super().__init__(model, "residual context")
         self._embeddings = model.embeddings
 
-    def memory(self, rows: int) -> ResidualMemory:
+    def memory(self, rows: int, cache: str = "none") -> ResidualMemory:
         return ResidualMemory(self._embeddings, self.mask_id)

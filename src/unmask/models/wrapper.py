@@ -44,7 +44,7 @@ class ModelWrapper(MaskedDiffusionModel):
     def head(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
         return self.inner.head(hidden)
 
-    def memory(self, rows: int) -> Memory | None:
+    def memory(self, rows: int, cache: str = "none") -> Memory | None:
         return self.inner.memory(rows)
 
     def compile(self) -> None:

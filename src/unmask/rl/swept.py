@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from unmask.decoding.blocks import parse_block_length
-from unmask.decoding.options import JUDGED, DecodeConfig
+from unmask.decoding.options import SHARED, DecodeConfig
 from unmask.errors import UnmaskError
 from unmask.journal import Journal
 from unmask.models.base import MaskedDiffusionModel
@@ -55,7 +55,7 @@ def swept(
         alike = (row["suppress_eos"], row["stop_at_eos"]) == (config.suppress_eos, config.stop_at_eos)
         if row["kind"] != "rule" or not alike:
             continue
-        for key in JUDGED:
+        for key in SHARED:
             judged = (row.get("config") or {}).get(key)
             if (judged or None) != (getattr(config, key) or None):
                 raise UnmaskError(

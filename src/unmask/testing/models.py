@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from unmask.models.base import MaskedDiffusionModel
+from unmask.models.memory import Aim
 from unmask.testing.demand import demand
 
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}  # of logits, relative to their spread
@@ -56,7 +57,9 @@ def _check_rows(
     name, length = _name(model), region.shape[1]
     everywhere = torch.arange(length)
 
-    def logits(rows: Sequence[int], where: Tensor, region: Tensor = region, first: int | None = None) -> Tensor:
+    def logits(
+        rows: Sequence[int], where: Tensor, region: Tensor = region, first: int | None = None, cache: str = "none"
+    ) -> Tensor:
         """(rows, where, v) logits of a batch, left-padded; `first` replaces each prompt's first token."""
         width = max(len(prompts[row]) for row in rows)
         tokens = torch.full((len(rows), width + length), model.pad_id, device=model.device)
@@ -66,7 +69,10 @@ def _check_rows(
             tokens[i, width - len(prompt) : width] = torch.tensor(prompt)
             tokens[i, width:], attention[i, width - len(prompt) :] = region[row], True
         flat = (torch.arange(len(rows))[:, None] * (width + length) + width + where).flatten().to(model.device)
-        hidden = model.hidden(tokens, attention, flat)
+        if cache == "none":
+            hidden = model.hidden(tokens, attention, flat)
+        else:
+            hidden = _filling(model, tokens, attention, flat, cache, length)
         found = model.head(hidden)
         demand(hidden.ndim == 2 and len(hidden) == len(flat), name, "must give one hidden row a position, in order")
         demand(
@@ -120,6 +126,24 @@ def _check_rows(
         )
     other = next(token for token in usable if all(prompt[0] != token for prompt in prompts))
     demand(not same(together, logits(rows, everywhere, first=other)), name, "does not see the prompt: attend to it")
+    for kind in model.caches if model.block_length is None else ():
+        demand(
+            same(logits(rows, everywhere, cache=kind), together),
+            name,
+            f"gives other logits when a {kind} cache is filled than without: keep each position's keys at its own place",
+        )
+
+
+def _filling(
+    model: MaskedDiffusionModel, tokens: Tensor, attention: Tensor, positions: Tensor, cache: str, length: int
+) -> Tensor:
+    """Hidden states of the first pass of rows with a cache."""
+    masked = tokens[:, -length:] == model.mask_id
+    memory, start = model.memory(len(tokens), cache), torch.zeros(len(tokens), dtype=torch.long, device=model.device)
+    demand(memory is not None, _name(model), f"has {cache!r} among its caches, and no memory for it")
+    assert memory is not None
+    memory = memory.aim(Aim(attention, masked, masked, start == 0, start))
+    return model.advance(tokens, attention, positions, memory)[0]
 
 
 def _check_blocks(model: MaskedDiffusionModel, before: Tensor, after: Tensor, block: Tensor) -> None:
@@ -149,12 +173,12 @@ def _block_by_block(model: MaskedDiffusionModel, prompt: Sequence[int], region: 
     """(l, v) logits of a row, each block by a pass of its own over what the memory keeps."""
     assert model.block_length is not None
     tokens = torch.cat([torch.tensor(prompt, device=region.device), region])[None]
-    attention, memory, found = torch.ones_like(tokens, dtype=torch.bool), model.memory(1), []
+    attention, memory, found = torch.ones_like(tokens, dtype=torch.bool), model.memory(1, "exact"), []
     for own in torch.arange(len(prompt), tokens.shape[1]).split_with_sizes(
         _runs(len(prompt), len(region), model.block_length)
     ):
-        found.append(model.head(model.hidden(tokens, attention, own.to(region.device), memory)))
-        memory = None if memory is None else memory.advance()
+        hidden, memory = model.advance(tokens, attention, own.to(region.device), memory)
+        found.append(model.head(hidden))
     return torch.cat(found)
 
 
