@@ -48,7 +48,7 @@ def own(tmp_path, monkeypatch):
 import numpy as np
 import torch
 def short(completions, prompts, answer, nfe, gen_length, **columns):
-    assert set(columns) == {"correct", "level", "speed"}
+    assert set(columns) == {"correct", "level", "speed", "equivalents"}
     assert columns["level"] == [3, None]
     return [1.0 / n + (text == gold) for text, gold, n in zip(completions, answer, nfe)]
 def of_numpy(completions, **columns): return [np.float32(0.5), np.int64(2)]

@@ -143,7 +143,8 @@ def _rows_folder(policy: Path, config: CalibrateConfig, task: str, decode: Decod
     """Of the rows of a place, so that each has its own."""
     model = Path(config.model or DEFAULT_MODEL).name
     blocks = decode.model_dump(mode="json")["block_length"]
-    name = re.sub(r"[^\w.+-]+", "_", f"calibration-{model}-{task}-{decode.region()}-{blocks}")
+    cache = f"-{config.cache}" if config.cache else ""
+    name = re.sub(r"[^\w.+-]+", "_", f"calibration-{model}-{task}-{decode.region()}-{blocks}{cache}")
     return (policy.parent if policy.name == "best" else policy) / name
 
 
@@ -169,7 +170,7 @@ def show(table: Calibration) -> None:
     """The table, and what it promises."""
     grid = Table(
         title=f"{table.model} on {table.task}: {table.prompts} prompts, {table.gen_length} positions, "
-        f"blocks of {table.block_length}",
+        f"blocks of {table.block_length}" + ("" if table.cache == "default" else f", {table.cache} cache"),
         title_justify="left",
         header_style="bold",
     )

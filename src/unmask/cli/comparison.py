@@ -12,7 +12,8 @@ from annotated_types import Ge, Le
 from pydantic import Field, model_validator
 
 from unmask.cli.console import Stop, console, errors, ticking
-from unmask.decoding.options import JUDGED, DecodeConfig, check_text_behind_eos
+from unmask.decoding.options import SHARED, CacheKind, DecodeConfig, check_text_behind_eos
+from unmask.decoding.results import Cost
 from unmask.decoding.session import Totals
 from unmask.errors import UnmaskError
 from unmask.evaluation.comparison import Comparison, ComparisonResult
@@ -68,6 +69,17 @@ class ComparisonConfig(ModelConfig, TaskConfig):
     batch_size: Annotated[
         int | None, Ge(1), Field(description="Active rows at most (default: 32, of a dLLM below 10M weights 256).")
     ] = None
+    cache: Annotated[
+        CacheKind | None,
+        Field(
+            description="Of keys and values: exact (a block-causal dLLM's, its default); prefix, dual, adaptive (of "
+            "other dLLMs: what is kept is stale); none."
+        ),
+    ] = None
+    cost: Annotated[
+        Cost,
+        Field(description="What tables and plots count: forward passes, or the positions they compute (with a cache)."),
+    ] = "passes"
     trajectories: Annotated[int, Ge(0), Field(description="Prompts whose decoding is kept step by step.")] = 4
 
     @model_validator(mode="after")
@@ -111,6 +123,7 @@ FREE = {
     "batch_size",
     "device_map",
     "trajectories",
+    "cost",
 }
 
 
@@ -195,7 +208,7 @@ def _setup(config: ComparisonConfig, task: Task, processes: Processes, model: Ma
     if model is None:
         model = config.load(processes.device if config.device_map is None else None)
         console.print(model.summary(), highlight=False, soft_wrap=True)
-    decode = config.model_dump(include=set(JUDGED))
+    decode = config.model_dump(include=set(SHARED))
     return Setup(model, task, examples, _split(config) or "all", config.batch_size, config.trajectories, decode=decode)
 
 

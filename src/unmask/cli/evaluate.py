@@ -10,10 +10,11 @@ from pydantic import Field
 from unmask.cli.common import ConfigFile, DryRun, draw
 from unmask.cli.comparison import ComparisonConfig, compare, plan, verifiable
 from unmask.cli.console import console
+from unmask.decoding.results import Cost
 from unmask.errors import UnmaskError
 from unmask.evaluation.comparison import ComparisonResult
 from unmask.evaluation.entries import candidate, tuned
-from unmask.evaluation.summaries import summarise
+from unmask.evaluation.summaries import costed, summarise
 from unmask.evaluation.tables import table
 from unmask.settings import load_settings
 
@@ -47,16 +48,17 @@ def evaluate(
         return
     result = compare(resolved, task, gen_length, candidates, resume=resume)
     if result is not None:
-        _show(result)
+        _show(result, resolved.cost)
 
 
-def _show(found: ComparisonResult) -> None:
+def _show(found: ComparisonResult, cost: Cost) -> None:
     """Table, a table for each task of a mixture, plot."""
-    summaries = [summarise(entry, rows) for entry, rows in found.results]
+    results = costed(found.results, cost)
+    summaries = [summarise(entry, rows, cost) for entry, rows in results]
     console.print(table(summaries, found.title))
-    tasks = sorted({row["task"] for _, rows in found.results for row in rows})
+    tasks = sorted({row["task"] for _, rows in results for row in rows})
     for name in tasks if len(tasks) > 1 else ():
-        of_task = [(entry, [row for row in rows if row["task"] == name]) for entry, rows in found.results]
-        console.print(table([summarise(entry, rows) for entry, rows in of_task], name))
+        of_task = [(entry, [row for row in rows if row["task"] == name]) for entry, rows in results]
+        console.print(table([summarise(entry, rows, cost) for entry, rows in of_task], name))
     drawn = draw(summaries, found.folder / "plot", found.title)
     console.print(f"{drawn} Rows: {found.folder / 'rows.jsonl'}.", soft_wrap=True)

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from unmask.cli.common import Seed
 from unmask.cli.console import Ticker, console, errors, ticking
+from unmask.decoding.options import CacheKind
 from unmask.errors import UnmaskError
 from unmask.files import write_text
 from unmask.models.config import ModelConfig
@@ -52,6 +53,10 @@ def lm_eval(
     suppress_eos: Annotated[bool, Parameter(help="Confidence 0 for EOS behind masked text.", negative="")] = False,
     speed: Annotated[
         float | None, Parameter(help="Of a policy with a speed: 0 slow and careful, 1 fast (default: 0).")
+    ] = None,
+    cache: Annotated[
+        CacheKind | None,
+        Parameter(help="Of keys and values: exact, prefix, dual, adaptive, none (default: a block-causal dLLM's own)."),
     ] = None,
     output: Annotated[str, Parameter(help="Folder for results.json and samples_*.jsonl.")] = "runs/lm-eval",
     log_samples: Annotated[bool, Parameter(help="Write each prompt, text, score, NFE and TPF.", negative="")] = False,
@@ -94,6 +99,7 @@ def lm_eval(
             stop_at_eos=stop_at_eos,
             suppress_eos=suppress_eos,
             speed=speed,
+            cache=cache,
             on_ended=on_ended,
         )
         results = evaluate_tasks(

@@ -13,11 +13,12 @@ from pydantic import TypeAdapter, ValidationError
 
 from unmask.cli.common import draw
 from unmask.cli.console import console
+from unmask.decoding.results import Cost
 from unmask.errors import UnmaskError
 from unmask.evaluation.calibrate import finding
 from unmask.evaluation.findings import Findings, TrainingCurve, TransferResult
 from unmask.evaluation.gather import findings, read_results
-from unmask.evaluation.summaries import summarise
+from unmask.evaluation.summaries import costed, summarise
 from unmask.files import check_file, write_text
 from unmask.policies.calibration import read_calibrations
 from unmask.rl.run import MEASURED, read_metrics
@@ -27,6 +28,9 @@ def report(
     *runs: str,
     output: Annotated[str, Parameter(name=["--output", "-o"], help="The page.")] = "report.html",
     title: Annotated[str | None, Parameter(help="Of the page (default: dLLM on task).")] = None,
+    cost: Annotated[
+        Cost, Parameter(help="What NFE counts: forward passes, or the positions they compute (with a cache).")
+    ] = "passes",
     figures: Annotated[bool, Parameter(help="Also a PNG and an SVG next to it, for papers.", negative="")] = False,
 ) -> None:
     """One page of all results: plots, tables, training curves, transfer, and decoding step by step.
@@ -41,11 +45,15 @@ def report(
 
     kinds = {folder: kind_of(folder) for folder in map(Path, dict.fromkeys(runs))}
     evaluations = [folder for folder, kind in kinds.items() if kind == "results"]
-    results = read_results(evaluations) if evaluations else []
+    results = costed(read_results(evaluations), cost) if evaluations else []
     training = [folder for folder, kind in kinds.items() if kind == "training"]
     transfers = [one for folder, kind in kinds.items() if kind == "transfer" for one in read_transfer(folder)]
-    summaries = [summarise(entry, rows) for entry, rows in results]
+    summaries = [summarise(entry, rows, cost) for entry, rows in results]
     shown = findings(results, summaries, title) if results else Findings(title or "unmask", {}, 0, (), ())
+    if cost == "positions":
+        shown = replace(
+            shown, title=f"{shown.title}; NFE: positions computed, as passes over the whole prompt and region"
+        )
     shown = replace(
         shown,
         training=[curve(name, folder) for name, folder in zip(short_names(training), training, strict=True)],

@@ -67,7 +67,9 @@ def at_speed(
     length = config.region(model=model)
     blocks = config.model_dump(mode="json")["block_length"] or model.block_length or length
     place = {"model": model.name, "task": wanted.calibrated_on, "gen_length": length, "block_length": blocks}
-    table, differs = choose(policy.calibrations, **place, suppress_eos=config.suppress_eos)
+    table, differs = choose(
+        policy.calibrations, **place, suppress_eos=config.suppress_eos, cache=config.cache or "default"
+    )
     if config.temperature:
         differs.append(f"the likeliest tokens, not temperature {config.temperature:g}")
     if config.max_steps is not None:

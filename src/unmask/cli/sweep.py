@@ -20,7 +20,7 @@ from unmask.evaluation.differences import Difference
 from unmask.evaluation.entries import Candidate, RuleGrid, candidate, clone_of, tuned
 from unmask.evaluation.findings import Versus
 from unmask.evaluation.gather import versus
-from unmask.evaluation.summaries import Summary, frontier, summarise
+from unmask.evaluation.summaries import Summary, costed, frontier, summarise
 from unmask.evaluation.tables import blocks, setting, table
 from unmask.settings import Output, load_settings
 
@@ -100,12 +100,13 @@ def sweep(
     found = compare(resolved, task, gen_length, candidates, resume=resume, controls=resolved.controls)
     if found is None:
         return
-    summaries = [summarise(entry, rows) for entry, rows in found.results]
+    results = costed(found.results, resolved.cost)
+    summaries = [summarise(entry, rows, resolved.cost) for entry, rows in results]
     families = dict.fromkeys(s.entry.label for s in summaries)
     best = [s for family in families for s in frontier([s for s in summaries if s.entry.label == family])]
     console.print(table(best, f"{found.title}: each rule's frontier over its whole grid ({len(summaries)} entries)"))
     if any(s.entry.kind == "policy" for s in summaries) and summaries[0].prompts > 1:
-        console.print(differences(summaries, versus(found.results, summaries)))
+        console.print(differences(summaries, versus(results, summaries)))
     took = duration(time.perf_counter() - started)
     console.print(f"{took}. {draw(summaries, found.folder / 'plot', found.title)} Rows: {found.folder / 'rows.jsonl'}.")
     console.print(f"The whole picture: unmask report {found.folder} -o report.html", highlight=False)

@@ -18,11 +18,10 @@ from unmask.cli.common import ConfigFile, DryRun
 from unmask.cli.comparison import SPEEDS, ComparisonConfig, compare, verifiable
 from unmask.cli.console import console
 from unmask.errors import UnmaskError, nearest
-from unmask.evaluation.comparison import Results
 from unmask.evaluation.differences import Outcomes, paired_difference
 from unmask.evaluation.entries import Candidate, candidate
 from unmask.evaluation.findings import TransferResult
-from unmask.evaluation.summaries import outcomes, summary
+from unmask.evaluation.summaries import Results, outcomes, summary
 from unmask.files import write_text
 from unmask.models.config import ModelConfig
 from unmask.settings import Output, Settings, load_settings

@@ -102,7 +102,7 @@ def tuning(config: str | Path | None, overrides: dict[str, dict[str, Any]]) -> T
     asked = asked.in_blocks(asked.model.own_blocks)
     if asked.policy.init is None and not asked.policy.network.has_speed:
         raise UnmaskError("Tuning makes a policy with a speed: leave policy.use_speed on, or use unmask train.")
-    carried = {"gen_length", "block_length", "batch_size", "stop_at_eos", "suppress_eos"}
+    carried = {"gen_length", "block_length", "batch_size", "stop_at_eos", "suppress_eos", "cache"}
     for name, field in type(asked.decode).model_fields.items():
         if name not in carried and getattr(asked.decode, name) != field.default:
             raise UnmaskError(
@@ -231,7 +231,7 @@ def _shared(config: TrainConfig) -> dict[str, Any]:
     """What training and a comparison call by the same names."""
     names = set(ComparisonConfig.model_fields)
     found = {**config.model.model_dump(exclude_unset=True), **config.task.model_dump(exclude_unset=True)}
-    found |= config.decode.model_dump(include={"gen_length", "stop_at_eos", "suppress_eos"})
+    found |= config.decode.model_dump(include={"gen_length", "stop_at_eos", "suppress_eos", "cache"})
     return {name: value for name, value in found.items() if name in names}
 
 

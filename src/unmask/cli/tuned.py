@@ -97,6 +97,7 @@ def closing(made: Tuned, config: TrainConfig) -> None:
     model = "" if config.model.model is None else f'"{config.model.model}"'
     table = made.calibration
     blocks = "" if table.block_length == table.gen_length else f", block_length={table.block_length!r}"
+    blocks += "" if table.cache == "default" else f", cache={table.cache!r}"
     nfe = table.nfe_at(0.5)
     console.rule("Use it", align="left")
     console.print(

@@ -8,10 +8,12 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 Ending = Literal["complete", "eos", "budget", "stop"]
+Cost = Literal["passes", "positions"]
+"""What decoding costs: forward passes, or the positions that they compute, as passes over the whole row."""
 ENDINGS: tuple[Ending, ...] = ("complete", "eos", "budget", "stop")  # in the order of `unmask.decoding.step`
 
 
@@ -26,6 +28,7 @@ class Completion:
         nfe: forward passes spent while it was active.
         positions: that those passes computed of it, prompt and region; padding and other rows aside.
         full_passes: that computed the whole of it: all of them, but with a cache.
+        equivalents: passes over the whole of it that compute as many positions.
         revealed_at: step at which each position was revealed, from 0; -1 where it never was.
         seconds: from its first forward pass to its last, shared with the other active rows.
         ended: ``complete`` (nothing is masked), ``eos`` (text and EOS stand, the rest was not decoded), ``stop``
@@ -38,6 +41,7 @@ class Completion:
     nfe: int
     positions: int
     full_passes: int
+    equivalents: float
     revealed_at: list[int]
     seconds: float
     ended: Ending
@@ -53,6 +57,7 @@ class Generation:
         nfe: (n,) forward passes spent while the row was active.
         positions: (n,) as in `Completion`.
         full_passes: (n,) as in `Completion`.
+        equivalents: (n,) as in `Completion`.
         revealed_at: (n, l) step at which each position was revealed, from 0; -1 where it never was.
         seconds: of each row, as in `Completion`.
         ended: why each row ended, as in `Completion`.
@@ -68,6 +73,7 @@ class Generation:
     nfe: Int[Tensor, " n"]
     positions: Int[Tensor, " n"]
     full_passes: Int[Tensor, " n"]
+    equivalents: Float[Tensor, " n"]
     revealed_at: Int[Tensor, "n l"]
     seconds: list[float]
     ended: list[Ending]
@@ -96,6 +102,7 @@ class Generation:
             nfe=int(self.nfe[index]),
             positions=int(self.positions[index]),
             full_passes=int(self.full_passes[index]),
+            equivalents=float(self.equivalents[index]),
             revealed_at=self.revealed_at[index].tolist(),
             seconds=self.seconds[index],
             ended=self.ended[index],
@@ -114,6 +121,7 @@ class Ended:
         nfe: as in `Generation`.
         positions: as in `Generation`.
         full_passes: as in `Generation`.
+        equivalents: as in `Generation`.
         revealed_at: as in `Generation`.
         seconds: as in `Generation`.
     """
@@ -124,6 +132,7 @@ class Ended:
     nfe: Int[Tensor, " r"]
     positions: Int[Tensor, " r"]
     full_passes: Int[Tensor, " r"]
+    equivalents: Float[Tensor, " r"]
     revealed_at: Int[Tensor, "r l"]
     why: list[int]
     seconds: list[float]
@@ -135,11 +144,12 @@ class Ended:
 
     def completions(self) -> Iterator[Completion]:
         """One by one."""
-        kept = (self.row, self.tokens, self.nfe, self.positions, self.full_passes, self.revealed_at)
-        rows = zip(*(values.tolist() for values in kept), strict=True)
+        counts = (self.nfe, self.positions, self.full_passes, self.equivalents)
+        rows = zip(*(values.tolist() for values in (self.row, self.tokens, *counts, self.revealed_at)), strict=True)
         told = zip(rows, self.texts, self.why, self.seconds, strict=True)
-        for (index, tokens, nfe, positions, whole, revealed_at), text, code, seconds in told:
-            yield Completion(index, text, tokens, nfe, positions, whole, revealed_at, seconds, ENDINGS[code - 1])
+        for (index, tokens, nfe, positions, whole, equivalents, revealed_at), text, code, seconds in told:
+            spent = (nfe, positions, whole, equivalents)
+            yield Completion(index, text, tokens, *spent, revealed_at, seconds, ENDINGS[code - 1])
 
 
 def in_order(batches: Sequence[Ended], **totals: Any) -> Generation:
@@ -158,6 +168,7 @@ def in_order(batches: Sequence[Ended], **totals: Any) -> Generation:
         nfe=torch.cat([batch.nfe for batch in batches])[order],
         positions=torch.cat([batch.positions for batch in batches])[order],
         full_passes=torch.cat([batch.full_passes for batch in batches])[order],
+        equivalents=torch.cat([batch.equivalents for batch in batches])[order],
         revealed_at=torch.cat([batch.revealed_at for batch in batches])[order],
         seconds=[seconds[i] for i in order.tolist()],
         ended=[ENDINGS[why[i] - 1] for i in order.tolist()],

@@ -250,6 +250,7 @@ class Session:
             nfe=gone.step,
             positions=gone.positions,
             full_passes=gone.full_passes,
+            equivalents=gone.positions / gone.attention.sum(dim=1),
             revealed_at=gone.revealed_at,
             why=[code for code in codes if code != RUNNING],
             seconds=[now - self._since.pop(row) for row in rows],

@@ -89,6 +89,7 @@ def see(
     speeds = torch.full((len(masked),), speed, device=device) if isinstance(speed, float | int) else speed
     in_block = steps if block_step is None else block_step
     noise = uniform(keys, steps, length)
+    reading = replace(reading, age=torch.zeros_like(masked, dtype=torch.long))  # all of it was read now
     return observation_of(reading, masked, may, steps, noise, speed=speeds, block_step=in_block).only(needs)
 
 

@@ -90,6 +90,7 @@ def table_of(
         block_length=columns["block_length"],
         stop_at_eos=columns["stop_at_eos"],
         suppress_eos=columns["suppress_eos"],
+        cache=row.get("config", {}).get("cache") or "default",
         prompts=len(first_rows),
         seed=row["seed"],
         labels=labels,

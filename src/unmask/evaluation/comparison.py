@@ -14,9 +14,8 @@ from unmask.evaluation.entries import LEARNED, Candidate, Entry
 from unmask.evaluation.evaluate import Setup, evaluate, never
 from unmask.evaluation.rows import ResultRow
 from unmask.evaluation.store import RowStore
+from unmask.evaluation.summaries import Results
 from unmask.policies.fixed_schedule import FixedSchedule, average_pace
-
-Results = Sequence[tuple[Entry, Sequence[ResultRow]]]
 
 
 class Processes(Protocol):

@@ -61,7 +61,7 @@ def plot(summaries: Sequence[Summary], path: str | Path, title: str) -> list[Pat
             for label in labels:
                 _family(axis, [s for s in [*shown, *learned] if s.entry.label == label], label, labels.index(label))
             axis.set_title(f"rules in {name}" if name else "", loc="left", fontsize=10)
-            axis.set_xlabel("NFE (dLLM forward passes per prompt)")
+            axis.set_xlabel(_axis(summaries))
             axis.set_ylim(0, 103)
             axis.set_xlim(left=0)
             axis.grid(alpha=0.25)
@@ -123,7 +123,7 @@ def curve(summaries: Sequence[Summary], path: str | Path, title: str) -> list[Pa
         ticks = [n for n in TICKS if min(every) / 1.3 <= n <= max(every) * 1.3]
         axis.set_xticks(ticks, [str(n) for n in ticks])
         axis.minorticks_off()
-        axis.set_xlabel("NFE (dLLM forward passes per prompt)")
+        axis.set_xlabel(_axis(summaries))
         axis.set_ylabel("accuracy, %")
         axis.set_ylim(0, 103)
         axis.grid(alpha=0.25)
@@ -131,6 +131,12 @@ def curve(summaries: Sequence[Summary], path: str | Path, title: str) -> list[Pa
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         figure.tight_layout()
         return _saved(figure, path)
+
+
+def _axis(summaries: Sequence[Summary]) -> str:
+    if any(s.cost == "positions" for s in summaries):
+        return "positions computed per prompt, as passes over all of it"
+    return "NFE (dLLM forward passes per prompt)"
 
 
 def _pyplot() -> Any:

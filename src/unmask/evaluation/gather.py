@@ -12,13 +12,12 @@ from unmask import pareto
 from unmask.decoding.options import SHARED
 from unmask.decoding.trajectory import Trajectory
 from unmask.errors import UnmaskError
-from unmask.evaluation.comparison import Results
 from unmask.evaluation.differences import Difference, Outcomes, paired_bootstrap, paired_difference
 from unmask.evaluation.entries import Entry, entry_key
 from unmask.evaluation.findings import EVERY_RULE, CellFinding, Findings, RuleFinding, ShownTrajectory, Versus
 from unmask.evaluation.rows import TRAJECTORY, ResultRow, task_of
 from unmask.evaluation.store import read_rows
-from unmask.evaluation.summaries import Summary, best, frontier, outcomes
+from unmask.evaluation.summaries import Results, Summary, best, frontier, outcomes
 from unmask.evaluation.tables import blocks, setting
 from unmask.pareto import Point
 
@@ -214,7 +213,7 @@ def _trajectories(results: Results, summaries: Sequence[Summary]) -> list[ShownT
             gold=row["gold"],
             trajectory=Trajectory(
                 prompt=row["prompt"],
-                nfe=row["nfe"],
+                nfe=len(row["reveals"]),
                 text=row["text"],
                 ended=row["ended"],
                 **{key: row["trajectory"][key] for key in TRAJECTORY},

@@ -15,6 +15,9 @@ class Outcome(TypedDict):
     Attributes:
         index: among the examples.
         nfe: forward passes.
+        positions: that those passes computed of the prompt and its region; older rows have none.
+        full_passes: that computed all of it.
+        equivalents: passes over all of it that compute as many positions.
         tokens: revealed, up to the end of the text.
         reveals: positions revealed at each step.
         complete: nothing is masked that counts; without it an answer is wrong.
@@ -26,6 +29,9 @@ class Outcome(TypedDict):
     text: str
     correct: bool
     nfe: int
+    positions: NotRequired[int]
+    full_passes: NotRequired[int]
+    equivalents: NotRequired[float]
     tokens: int
     reveals: list[int]
     complete: bool

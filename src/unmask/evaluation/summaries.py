@@ -5,16 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from unmask import pareto
+from unmask.decoding.results import Cost
+from unmask.errors import UnmaskError
 from unmask.evaluation.differences import Outcomes
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.intervals import Interval, bootstrap
+from unmask.evaluation.rows import ResultRow
 from unmask.pareto import Point
+
+Results = Sequence[tuple[Entry, Sequence[ResultRow]]]
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,10 @@ class Summary:
 
     Attributes:
         accuracy: share of prompts answered correctly, in [0, 1].
-        nfe: forward passes per prompt.
+        nfe: forward passes per prompt, or what counts for them (`costed`).
+        cost: what that is.
+        positions: computed per prompt; None of older rows.
+        partial: some passes did not compute all of their prompts.
     """
 
     entry: Entry
@@ -31,12 +39,36 @@ class Summary:
     nfe: Interval
     prompts: int
     seeds: int
+    cost: Cost = "passes"
+    positions: float | None = None
+    partial: bool = False
 
 
-def summarise(entry: Entry, rows: Sequence[Mapping[str, Any]]) -> Summary:
-    """Means over prompts and seeds, intervals as in `unmask.evaluation.intervals.bootstrap`."""
+def summarise(entry: Entry, rows: Sequence[Mapping[str, Any]], cost: Cost = "passes") -> Summary:
+    """Means over prompts and seeds, intervals as in `unmask.evaluation.intervals.bootstrap`.
+
+    Args:
+        cost: what the rows' NFE counts.
+    """
     found = outcomes(rows)
-    return Summary(entry, *summary(found), prompts=found.correct.shape[1], seeds=found.correct.shape[0])
+    counted = all("positions" in row for row in rows)
+    positions = sum(row["positions"] for row in rows) / len(rows) if counted else None
+    seeds, prompts = found.correct.shape
+    partial = any(row.get("full_passes", len(row.get("reveals", ()))) < len(row.get("reveals", ())) for row in rows)
+    return Summary(entry, *summary(found), prompts, seeds, cost, positions, partial)
+
+
+def costed(results: Results, cost: Cost) -> Results:
+    """Rows whose NFE counts positions: passes over the whole row that compute as many.
+
+    Raises:
+        UnmaskError: older rows, which do not tell.
+    """
+    if cost == "passes":
+        return results
+    if not all("equivalents" in row for _, rows in results for row in rows):
+        raise UnmaskError("These rows are older and do not tell positions: evaluate again, or let cost be passes.")
+    return [(entry, [cast(ResultRow, {**row, "nfe": row["equivalents"]}) for row in rows]) for entry, rows in results]
 
 
 def summary(found: Outcomes) -> tuple[Interval, Interval]:

@@ -42,7 +42,10 @@ def table(summaries: Sequence[Summary], title: str) -> Table:
     for name, justify in (("rule", "left"), ("blocks", "right"), ("setting", "left"), ("accuracy %", "right")):
         grid.add_column(name, justify="right" if justify == "right" else "left")
     grid.add_column("95% interval", justify="right")
-    grid.add_column("NFE", justify="right")
+    grid.add_column("NFE" if all(s.cost == "passes" for s in summaries) else "whole passes", justify="right")
+    kept = any(s.positions is not None and s.partial for s in summaries)
+    if kept:
+        grid.add_column("positions", justify="right")
     for s in summaries:
         learned = s.entry.kind == "policy"
         grid.add_row(
@@ -52,6 +55,7 @@ def table(summaries: Sequence[Summary], title: str) -> Table:
             f"{100 * s.accuracy.mean:.1f}",
             "" if math.isnan(s.accuracy.low) else f"{100 * s.accuracy.low:.1f} to {100 * s.accuracy.high:.1f}",
             f"{s.nfe.mean:.1f}",
+            *([f"{s.positions or math.nan:,.0f}"] if kept else []),
             style="bold red" if learned else None,
         )
     return grid

@@ -30,7 +30,7 @@ from lm_eval.tasks import TaskManager
 
 from unmask.decoding.blocks import parse_block_length
 from unmask.decoding.decode import decode
-from unmask.decoding.options import DecodeConfig, check_policy_fits, decode_config
+from unmask.decoding.options import CacheKind, DecodeConfig, check_policy_fits, decode_config
 from unmask.decoding.source import check_prompt
 from unmask.errors import UnmaskError
 from unmask.integrations.lm_eval_tasks import (
@@ -87,6 +87,7 @@ class UnmaskLM(LM):  # type: ignore[misc]
         stop_at_eos: as in `unmask.generate`.
         suppress_eos: as in `unmask.generate`.
         speed: as in `unmask.generate`.
+        cache: as in `DecodeConfig`.
         temperature: of every request; None takes each task's ``temperature`` and ``do_sample``.
         dtype: as in `unmask.load_model`, of a dLLM given by name.
         device: as in `unmask.load_model`, of a dLLM given by name.
@@ -109,6 +110,7 @@ class UnmaskLM(LM):  # type: ignore[misc]
         stop_at_eos: bool = True,
         suppress_eos: bool = False,
         speed: float | None = None,
+        cache: CacheKind | None = None,
         dtype: torch.dtype | str | None = None,
         device: str | None = None,
         on_ended: Callable[[int, int], None] | None = None,
@@ -131,6 +133,7 @@ class UnmaskLM(LM):  # type: ignore[misc]
             "stop_at_eos": stop_at_eos,
             "suppress_eos": suppress_eos,
             "speed": speed,
+            "cache": cache,
         }
         decode_config(None, self._options)  # refused before data are loaded
 

@@ -71,6 +71,7 @@ class Calibration(Settings):
         block_length: of its blocks, as a configuration has it.
         stop_at_eos: NFE counts to the end of the text.
         suppress_eos: EOS is never revealed.
+        cache: of keys and values, as a configuration has it; ``default`` where that names none.
         prompts: how many were decoded, n.
         seed: of the draws.
         labels: what an answer was judged by: the verifier, the text of speed 0, or the dLLM's slow decode.
@@ -85,6 +86,7 @@ class Calibration(Settings):
     block_length: int | str
     stop_at_eos: bool
     suppress_eos: bool = False
+    cache: str = "default"
     prompts: Annotated[int, Ge(1)]
     seed: int
     labels: Labels
@@ -106,10 +108,10 @@ class Calibration(Settings):
         return JUDGED[self.labels]
 
     @property
-    def place(self) -> tuple[str, str, int, int | str, bool, bool]:
+    def place(self) -> tuple[str, str, int, int | str, bool, bool, str]:
         """What a table is of; a policy has one for each."""
         where = self.model, self.task, self.gen_length, self.block_length
-        return *where, self.stop_at_eos, self.suppress_eos
+        return *where, self.stop_at_eos, self.suppress_eos, self.cache
 
     def nfe_at(self, speed: float) -> float:
         """Forward passes per prompt to expect at a speed: on the line in log NFE between its neighbours."""

@@ -39,6 +39,7 @@ class TransformerConfig(PolicySettings):
         use_time: condition on the step (an ablation of the paper).
         use_mask: condition on the mask (an ablation of the paper).
         use_entropy: see the entropy of each position beside its confidences, in nats: some rules decide by it.
+        use_age: see how many passes ago each position was read, n as n / (1 + n): for a dLLM with a stale cache.
         use_speed: condition on the speed asked for: one policy for every speed.
         context: positions of the block that it sees: it is blind outside the block of the first position that it may
             reveal (released code: `policy_full_context` off, with its block length); None: the whole region.
@@ -64,6 +65,7 @@ class TransformerConfig(PolicySettings):
     use_time: bool = True
     use_mask: bool = True
     use_entropy: bool = False
+    use_age: bool = False
     use_speed: bool = False
     context: Annotated[int | None, Ge(1)] = None
     time_size: Annotated[int | None, Ge(2), MultipleOf(2)] = None
@@ -89,8 +91,9 @@ class TransformerConfig(PolicySettings):
             raise ValueError(f"these sizes make about {weights:,} weights, and a policy has {MOST_WEIGHTS:,} at most")
         if self.reads == "confidence" and self.hidden_size is not None:
             raise ValueError("hidden_size goes with reads = 'hidden_states'")
-        if self.reads == "hidden_states" and self.use_entropy:
-            raise ValueError("use_entropy goes with reads = 'confidence'")
+        for name in ("use_entropy", "use_age"):
+            if self.reads == "hidden_states" and getattr(self, name):
+                raise ValueError(f"{name} goes with reads = 'confidence'")
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of 2 * heads = {2 * self.heads}")
         if self.stop_logit and self.actions != "dpls":
@@ -121,7 +124,7 @@ class TransformerPolicy(LearnedPolicy):
                 nn.Linear(2 * SPEED_FREQUENCIES, c.width), nn.SiLU(), nn.Linear(c.width, c.width)
             )
         if c.hidden_size is None:
-            self.confidence_proj = nn.Linear(c.top_k + c.use_entropy, c.width)
+            self.confidence_proj = nn.Linear(c.top_k + c.use_entropy + c.use_age, c.width)
         else:
             self.hidden_proj = nn.Linear(c.hidden_size, c.width)
         if c.use_mask:
@@ -138,7 +141,7 @@ class TransformerPolicy(LearnedPolicy):
     def needs(self) -> Needs:
         c, hidden = self.settings, self.settings.reads == "hidden_states"
         top_k = 1 if hidden else c.top_k
-        return Needs(top_k, "region", entropy=c.use_entropy, hidden_states=hidden, speed=c.use_speed)
+        return Needs(top_k, "region", entropy=c.use_entropy, hidden_states=hidden, speed=c.use_speed, age=c.use_age)
 
     @property
     def actions(self) -> Actions:
@@ -174,6 +177,10 @@ class TransformerPolicy(LearnedPolicy):
             if self.settings.use_entropy:
                 assert observation.entropy is not None
                 features = torch.cat([features, observation.entropy[..., None]], dim=-1)
+            if self.settings.use_age:
+                assert observation.age is not None
+                age = observation.age.float()
+                features = torch.cat([features, (age / (1 + age))[..., None]], dim=-1)
             return self.confidence_proj(features)
         assert observation.hidden_states is not None
         width = observation.hidden_states.shape[-1]

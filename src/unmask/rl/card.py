@@ -40,6 +40,7 @@ def card(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
         if adaptive
         else f", block_length={block_length}"
     )
+    block += "" if config.decode.cache is None else f', cache="{config.decode.cache}"'
     speed = ", speed=0.5" if config.policy.network.has_speed else ""
     start = f"`{config.policy.init}`" if config.policy.init else "fresh weights"
     start += f", fitted to {_cloned(config, in_card=True)}" if config.clones else ""
@@ -82,9 +83,10 @@ def _reward(settings: AlgorithmSettings) -> str:
 
 def _where(config: TrainConfig) -> str:
     length = config.decode.block_length
+    cache = "" if config.decode.cache is None else f" under a {config.decode.cache} cache"
     return (
         "full diffusion" if length is None else f"blocks of {length}" if isinstance(length, int) else "adaptive blocks"
-    )
+    ) + cache
 
 
 def _network(config: TrainConfig) -> str:

@@ -13,6 +13,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from unmask.decoding.options import DecodeConfig
+from unmask.decoding.results import Cost
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import LearnedPolicy, Policy
 from unmask.rl.algorithms.base import Batch
@@ -182,23 +183,29 @@ def part_of(speeds: Sequence[float] | None, parts: int, n: int) -> Int[Tensor, "
     return torch.tensor([round(speed * (parts - 1)) for speed in speeds], dtype=torch.long)
 
 
-def by_speed(outcome: Outcome | None, reward: Tensor | None, parts: int, processes: Processes) -> Metrics:
+def by_speed(
+    outcome: Outcome | None, reward: Tensor | None, parts: int, processes: Processes, cost: Cost = "passes"
+) -> Metrics:
     """``correct@0.50``, ``nfe@0.50`` and ``reward@0.50``: means near each evenly spaced speed, over all processes.
+
+    Where positions are what counts, ``equivalents@0.50``, too.
 
     Args:
         outcome: of episodes with a speed; None where this process had none.
         reward: of each.
     """
-    mine: list[tuple[int, bool, int, float]] = []
+    mine: list[tuple[float, ...]] = []
+    names = ["correct", "nfe", "reward", *(["equivalents"] if cost == "positions" else [])]
     if outcome is not None and outcome.speed is not None and reward is not None:
         near = part_of(outcome.speed.tolist(), parts, len(outcome.nfe)).tolist()
-        each = (outcome.correct.tolist(), outcome.nfe.tolist(), reward.flatten().tolist())
-        mine = list(zip(near, *each, strict=True))
+        each = [outcome.correct, outcome.nfe, reward.flatten()]
+        each += [outcome.spent(cost)] if cost == "positions" else []
+        mine = list(zip(near, *(values.tolist() for values in each), strict=True))
     told = processes.gather(mine)
     found: Metrics = {}
     for part in sorted({part for part, *_ in told}):
         rows = [numbers for each, *numbers in told if each == part]
-        for name, values in zip(("correct", "nfe", "reward"), zip(*rows, strict=True), strict=True):
+        for name, values in zip(names, zip(*rows, strict=True), strict=True):
             found[f"{name}@{part / (parts - 1):.2f}"] = sum(values) / len(rows)
     return found
 

@@ -270,7 +270,8 @@ class DecodingEnv:
         examples = [self._examples[row] for row in rows.tolist()]
         speeds = [self._speeds[row] for row in rows.tolist()] if self.needs.speed else None
         lenient = self.options.judge_unfinished
-        outcome = judge(self.task, examples, ended.texts, ended.nfe.cpu(), complete, self.gen_length, speeds, lenient)
+        ends = (self.gen_length, speeds, lenient, ended.equivalents.cpu())
+        outcome = judge(self.task, examples, ended.texts, ended.nfe.cpu(), complete, *ends)
         for row, text in zip(rows.tolist(), ended.texts, strict=True):
             self.texts[row] = text
         self.correct[rows] = outcome.correct

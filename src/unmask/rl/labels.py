@@ -54,6 +54,7 @@ class SlowAnswers(Task):
             "max_block_steps": None,
             "stop": (),
             "temperature": 0.0,
+            "cache": None,
         }
         plain |= {"stop_at_eos": False, "confidence_of": "likeliest", "top_p": 1.0, "top_k": None}
         self.config = config.of(task, model).model_copy(update={**plain, "block_length": block_length})

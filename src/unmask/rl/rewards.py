@@ -2,8 +2,9 @@
 
 A reward of your own is a function ``reward(completions, **columns) -> list[float]``, named by its dotted path
 (``my_module.my_reward``). Each column is a list with one entry a completion: ``prompts``, ``answer``, ``correct``
-(the verifier's verdict), ``nfe`` (forward passes), ``speed`` (that was asked for, or None), ``gen_length``, and the
-data set's own (None where a row lacks one).
+(the verifier's verdict), ``nfe`` (forward passes), ``equivalents`` (passes over the whole row that compute as many
+positions: fewer with a cache), ``speed`` (that was asked for, or None), ``gen_length``, and the data set's own (None
+where a row lacks one).
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 from torch import Tensor
 
+from unmask.decoding.results import Cost
 from unmask.errors import UnmaskError, nearest
 from unmask.settings import Ends, function_of
 from unmask.tasks.base import Example, Task, verdicts
@@ -34,6 +36,7 @@ class Outcome:
         gen_length: positions of the region, L.
         speed: that each was asked for, of a policy with a speed.
         unfinished: episodes that still hold a mask; None where nobody asks.
+        equivalents: passes over the whole row that compute as many positions; None where nobody has counted.
     """
 
     examples: Sequence[Example]
@@ -43,6 +46,19 @@ class Outcome:
     gen_length: int
     speed: Float[Tensor, " r"] | None = None
     unfinished: Bool[Tensor, " r"] | None = None
+    equivalents: Float[Tensor, " r"] | None = None
+
+    def spent(self, cost: Cost) -> Real[Tensor, " r"]:
+        """What the episodes cost.
+
+        Raises:
+            UnmaskError: positions are to be counted, and nobody has.
+        """
+        if cost == "passes":
+            return self.nfe
+        if self.equivalents is None:
+            raise UnmaskError("The cost is positions, which were not counted here: decode anew, or let cost be passes.")
+        return self.equivalents
 
     def by_task(self) -> list[tuple[str, bool]]:
         """The task of each episode of a mixture, and whether it is correct; nothing for one task."""
@@ -59,16 +75,19 @@ def judge(
     gen_length: int,
     speeds: Sequence[float] | None = None,
     judge_unfinished: bool = False,
+    equivalents: Float[Tensor, " r"] | None = None,
 ) -> Outcome:
     """What the task's verifier says of episodes.
 
     Args:
         complete: False where the step budget was spent with masks left: such an answer is wrong.
         judge_unfinished: judge it by the text it has.
+        equivalents: as in `Outcome`.
     """
     verified = verdicts(task, examples, texts, (complete | judge_unfinished).tolist())
     speed = None if speeds is None else torch.tensor(speeds, device=nfe.device)
-    return Outcome(examples, texts, torch.tensor(verified, device=nfe.device), nfe, gen_length, speed, ~complete)
+    right = torch.tensor(verified, device=nfe.device)
+    return Outcome(examples, texts, right, nfe, gen_length, speed, ~complete, equivalents)
 
 
 def correct_by_task(pairs: Iterable[tuple[str, bool]]) -> dict[str, float]:
@@ -83,7 +102,7 @@ Reward = Callable[[Outcome], Tensor]
 
 
 def multiplicative(
-    correct: Bool[Tensor, " r"], nfe: Int[Tensor, " r"], gen_length: int, alpha: float | Float[Tensor, " r"]
+    correct: Bool[Tensor, " r"], nfe: Real[Tensor, " r"], gen_length: int, alpha: float | Float[Tensor, " r"]
 ) -> Float[Tensor, " r"]:
     """R = correct * ((L - min(NFE, L) + 1) / L) ** alpha: speed pays only where the answer is right.
 
@@ -96,7 +115,7 @@ def multiplicative(
 
 
 def additive(
-    correct: Bool[Tensor, " r"], nfe: Int[Tensor, " r"], gen_length: int, alpha: float | Float[Tensor, " r"]
+    correct: Bool[Tensor, " r"], nfe: Real[Tensor, " r"], gen_length: int, alpha: float | Float[Tensor, " r"]
 ) -> Float[Tensor, " r"]:
     """R = correct - alpha * NFE / L: an ablation; speed pays without an answer too, so that revealing all at once does.
 
@@ -108,14 +127,14 @@ def additive(
 
 
 def correctness(
-    correct: Bool[Tensor, " r"], nfe: Int[Tensor, " r"], gen_length: int, alpha: float | Float[Tensor, " r"]
+    correct: Bool[Tensor, " r"], nfe: Real[Tensor, " r"], gen_length: int, alpha: float | Float[Tensor, " r"]
 ) -> Float[Tensor, " r"]:
     """R = correct, whatever it cost."""
     return correct.float()
 
 
 def scale_free(
-    correct: Bool[Tensor, " r"], nfe: Int[Tensor, " r"], gen_length: int, beta: float | Float[Tensor, " r"]
+    correct: Bool[Tensor, " r"], nfe: Real[Tensor, " r"], gen_length: int, beta: float | Float[Tensor, " r"]
 ) -> Float[Tensor, " r"]:
     """R = correct * NFE ** -beta: beta is an elasticity, and means the same at every region length.
 
@@ -164,12 +183,13 @@ PAPER = {f.__name__: f for f in (multiplicative, additive, correctness)}  # weig
 REWARDS = {**PAPER, scale_free.__name__: scale_free}
 
 
-def load_reward(name: str, alpha: Ends = 1.0, beta: Ends = 1.0) -> Reward:
+def load_reward(name: str, alpha: Ends = 1.0, beta: Ends = 1.0, cost: Cost = "passes") -> Reward:
     """A reward by its name, or a user's own by its dotted path (looked up in the working folder too).
 
     Args:
         alpha: weight of speed in the paper's rewards.
         beta: weight of speed in `scale_free`.
+        cost: what their NFE counts; a reward of your own has both columns.
 
     Raises:
         UnmaskError: no such reward, or a weight that is none.
@@ -178,7 +198,9 @@ def load_reward(name: str, alpha: Ends = 1.0, beta: Ends = 1.0) -> Reward:
         check_ends(what, weight)
     if name in REWARDS:
         known, ends = REWARDS[name], alpha if name in PAPER else beta
-        return lambda outcome: known(outcome.correct, outcome.nfe, outcome.gen_length, weight_at(ends, outcome.speed))
+        return lambda outcome: known(
+            outcome.correct, outcome.spent(cost), outcome.gen_length, weight_at(ends, outcome.speed)
+        )
     if "." not in name and ":" not in name:
         raise UnmaskError(
             f"Unknown reward {name!r}: {nearest(name, REWARDS)} A reward of your own is named by its dotted path, "
@@ -202,6 +224,7 @@ def _own(name: str, function: Callable[..., Any], outcome: Outcome) -> Tensor:
         "answer": [example.answer for example in outcome.examples],
         "correct": outcome.correct.tolist(),
         "nfe": outcome.nfe.tolist(),
+        "equivalents": [None] * n if outcome.equivalents is None else outcome.equivalents.tolist(),
         "speed": [None] * n if outcome.speed is None else outcome.speed.tolist(),
         "gen_length": [outcome.gen_length] * n,
     }

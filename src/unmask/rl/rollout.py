@@ -50,7 +50,7 @@ class Steps:
         if seen.hidden_states is not None:
             return seen, torch.arange(len(self), device=self.rollout.device)
         told = [seen.confidence.flatten(1), seen.masked, seen.step_fraction[:, None], seen.selectable]
-        told += [values.flatten(1) for values in (seen.entropy, seen.kl) if values is not None]
+        told += [values.flatten(1) for values in (seen.entropy, seen.kl, seen.age) if values is not None]
         told += [values[:, None] for values in (seen.speed, seen.block_step) if values is not None]
         same = deduplicate(torch.cat([values.float() for values in told], dim=1))
         return seen.take(same.rows), same.of
@@ -155,5 +155,6 @@ def roll_out(
         also_observe=needs,
         on_ended=on_ended,
     )
-    outcome = judge(task, examples, out.texts, out.nfe, out.complete, config.region(), speeds, config.judge_unfinished)
+    ends = (config.region(), speeds, config.judge_unfinished, out.equivalents)
+    outcome = judge(task, examples, out.texts, out.nfe, out.complete, *ends)
     return Rollouts(recorder.steps(), out, outcome)

@@ -31,7 +31,9 @@ from unmask.tasks.base import Task
 
 BEST, EVERY = "best:", "*"
 FIRST = 16  # prompts that every cell tries
-COLUMNS = ("cell", "policy", "block_length", "index", "text", "correct", "nfe")  # of the journal
+TRIED = ("index", "text", "correct", "nfe", "equivalents")  # of each prompt
+COLUMNS = ("cell", "policy", "block_length", *TRIED)  # of the journal
+Tried = tuple[int, str, bool, int, float]
 KEPT = (8, 5, 3)  # cells that stay after each round, at each speed
 Report = Callable[[str, int, int], None]  # a label, what is done, what there is to do
 
@@ -160,7 +162,7 @@ class Search:
             return 0
         team, numbers = self.processes, list(range(begun, len(prompts)))
         mine = team.share(numbers)
-        rows: list[tuple[int, str, bool, int]] = []
+        rows: list[Tried] = []
         config = self.config.of(self.task, self.model).model_copy(update={"block_length": cell.block_length})
         if mine:
             tokens = [prompts[i].tokens for i in mine]
@@ -175,28 +177,29 @@ class Search:
                 config.region(),
                 judge_unfinished=config.judge_unfinished,
             )
-            rows = list(zip(mine, out.texts, outcome.correct.tolist(), outcome.nfe.tolist(), strict=True))
+            told = (outcome.correct, outcome.nfe, out.equivalents)
+            rows = list(zip(mine, out.texts, *(values.tolist() for values in told), strict=True))
         fresh = sorted(team.gather(rows))
         self._write(cell, fresh)
         tried[cell.key] = self._joined(before, fresh, prompts)
-        return sum(nfe for *_, nfe in fresh)
+        return sum(nfe for _, _, _, nfe, _ in fresh)
 
-    def _joined(
-        self, before: Outcome | None, fresh: Sequence[tuple[int, str, bool, int]], prompts: Sequence[Prompt]
-    ) -> Outcome:
-        texts = [*(before.texts if before else []), *(text for _, text, _, _ in fresh)]
-        right = [*(before.correct.tolist() if before else []), *(correct for _, _, correct, _ in fresh)]
-        nfe = [*(before.nfe.tolist() if before else []), *(count for *_, count in fresh)]
+    def _joined(self, before: Outcome | None, fresh: Sequence[Tried], prompts: Sequence[Prompt]) -> Outcome:
+        texts = [*(before.texts if before else []), *(one[1] for one in fresh)]
+        counts = [torch.tensor([one[i] for one in fresh]) for i in (2, 3, 4)]
+        if before is not None:
+            assert before.equivalents is not None  # it was joined here
+            old = (before.correct, before.nfe, before.equivalents)
+            counts = [torch.cat(pair) for pair in zip(old, counts, strict=True)]
+        right, nfe, equivalents = counts
         examples = [prompt.example for prompt in prompts[: len(texts)]]
-        length = self.config.region(self.task, self.model)
-        return Outcome(examples, texts, torch.tensor(right), torch.tensor(nfe), length)
+        return Outcome(examples, texts, right, nfe, self.config.region(self.task, self.model), equivalents=equivalents)
 
-    def _write(self, cell: Demonstration, fresh: Sequence[tuple[int, str, bool, int]]) -> None:
+    def _write(self, cell: Demonstration, fresh: Sequence[Tried]) -> None:
         if self.journal is None or not self.processes.main:
             return
         row: dict[str, Any] = {"policy": cell.policy, "block_length": plain(cell.block_length), "cell": cell.key}
-        names = ("index", "text", "correct", "nfe")
-        Journal(self.journal).append([row | {name: [one[i] for one in fresh] for i, name in enumerate(names)}])
+        Journal(self.journal).append([row | {name: [one[i] for one in fresh] for i, name in enumerate(TRIED)}])
 
     def _tried(self, prompts: Sequence[Prompt]) -> dict[str, Outcome]:
         """What an earlier search of this run has tried."""
@@ -207,7 +210,7 @@ class Search:
             Journal(self.journal).mend()
         self.processes.wait()
         for row in Journal(self.journal).rows(COLUMNS):
-            fresh = list(zip(row["index"], row["text"], row["correct"], row["nfe"], strict=True))
+            fresh = list(zip(*(row[name] for name in TRIED), strict=True))
             found[row["cell"]] = self._joined(found.get(row["cell"]), fresh, prompts)
         return found
 

@@ -97,4 +97,7 @@ def _outcome(rows: list[Mapping[str, Any]], gen_length: int) -> Outcome:
         torch.tensor([row["correct"] for row in rows]),
         torch.tensor([row["nfe"] for row in rows]),
         gen_length,
+        equivalents=torch.tensor([row["equivalents"] for row in rows])
+        if all("equivalents" in row for row in rows)
+        else None,
     )

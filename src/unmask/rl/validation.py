@@ -61,16 +61,17 @@ def validator(
                 seed=SEED,
             )
             examples = [prompt.example for prompt, *_ in rows]
-            outcome = judge(
-                task, examples, out.texts, out.nfe, out.complete, config.region(), asked, config.judge_unfinished
-            )
+            ends = (config.region(), asked, config.judge_unfinished, out.equivalents)
+            outcome = judge(task, examples, out.texts, out.nfe, out.complete, *ends)
             earned_each = reward(outcome)
             sums = [x.sum().item() for x in (earned_each, outcome.correct, outcome.nfe)]
             seconds = [out.total_seconds, out.model_seconds, out.policy_seconds]
         earned, correct, nfe = (total / (len(prompts) * len(at)) for total in team.total(*sums))
-        curve = by_speed(outcome, earned_each, speeds, team) if policy.needs.speed else {}
+        cost = settings.cost
+        curve = by_speed(outcome, earned_each, speeds, team, cost) if policy.needs.speed else {}
         if curve:
-            points = [Point(curve[f"nfe@{speed:.2f}"], curve[f"correct@{speed:.2f}"]) for speed in at]
+            spent = "nfe" if cost == "passes" else "equivalents"
+            points = [Point(curve[f"{spent}@{speed:.2f}"], curve[f"correct@{speed:.2f}"]) for speed in at]
             earned = curve_volume(points, max(config.region(), 2))
         return {
             "reward": earned,

@@ -130,7 +130,7 @@ def _check_rows(
         demand(
             same(logits(rows, everywhere, cache=kind), together),
             name,
-            f"gives other logits when a {kind} cache is filled than without: keep each position's keys at its own place",
+            f"gives other logits when a {kind} cache is filled than without: keep each position's keys at its place",
         )
 
 

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 from torch import Tensor, nn
 
 from unmask.decoding.blocks import BlockLength
+from unmask.decoding.results import Cost
 from unmask.errors import UnmaskError
 from unmask.observation import Observation
 from unmask.rl.processes import Processes
@@ -58,6 +59,10 @@ class AlgorithmSettings(Settings):
     beta: Annotated[
         Ends, Field(description="Weight of speed in the scale_free reward: accuracy given up for passes, in percent.")
     ] = (0.01, 3.0)
+    cost: Annotated[
+        Cost,
+        Field(description="What the reward counts: forward passes, or the positions they compute (with a cache)."),
+    ] = "passes"
     speeds: Annotated[
         int, Ge(2), Field(description="Parts of [0, 1] that an iteration's speeds come from, equally (with a speed).")
     ] = 8
@@ -121,7 +126,7 @@ class AlgorithmSettings(Settings):
 
     def load_reward(self) -> Reward:
         """The reward, with its weights of speed."""
-        return load_reward(self.reward, self.alpha, self.beta)
+        return load_reward(self.reward, self.alpha, self.beta, self.cost)
 
 
 def check_weight(settings: AlgorithmSettings, has_speed: bool) -> None:
