@@ -31,6 +31,8 @@ class Needs:
         hidden_states: the dLLM's last hidden state of each position.
         speed: the policy is conditioned on the speed that the user asks for.
         block_step: how many steps the row has taken in its current block.
+        differs: which revealed tokens of the row's current block the dLLM would now write otherwise, and how confident
+            it is there: what `Policy.revise` chooses from.
     """
 
     top_k: int = 1
@@ -40,6 +42,7 @@ class Needs:
     hidden_states: bool = False
     speed: bool = False
     block_step: bool = False
+    differs: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("top_k", 1), ("kl_history", 0)):
@@ -56,6 +59,7 @@ class Needs:
             self.hidden_states or other.hidden_states,
             self.speed or other.speed,
             self.block_step or other.block_step,
+            self.differs or other.differs,
         )
 
 
@@ -77,6 +81,8 @@ class Observation:
         hidden_states: None unless needed.
         speed: that each row is decoded at, from 0 (slow, careful) to 1 (fast); None unless needed.
         block_step: steps taken so far in the row's current block; None unless needed.
+        differs: revealed in the row's current block (never in the prompt), and the dLLM now predicts another token,
+            whose `confidence` is shown; None unless needed.
     """
 
     confidence: Float[Tensor, "b l k"]
@@ -89,6 +95,7 @@ class Observation:
     hidden_states: Float[Tensor, "b l h"] | None = None
     speed: Float[Tensor, " b"] | None = None
     block_step: Int[Tensor, " b"] | None = None
+    differs: Bool[Tensor, "b l"] | None = None
 
     def take(self, rows: Tensor) -> Observation:
         """The rows named by indices, in that order."""
@@ -97,7 +104,10 @@ class Observation:
 
     def only(self, needs: Needs) -> Observation:
         """What a policy declared, and no more."""
+        differs = self.differs if needs.differs else None
         visible = {"selectable": self.selectable, "masked": self.masked, "region": None}[needs.positions]
+        if visible is not None and differs is not None:
+            visible = visible | differs
 
         def shown(values: Tensor | None, wanted: bool) -> Tensor | None:
             if values is None or not wanted:
@@ -117,4 +127,5 @@ class Observation:
             hidden_states=shown(self.hidden_states, needs.hidden_states),
             speed=self.speed if needs.speed else None,
             block_step=self.block_step if needs.block_step else None,
+            differs=differs,
         )

@@ -51,6 +51,9 @@ class ModelConfig(Settings):
         int | None, Ge(1), Field(description="Block length of a block-causal dLLM, if not its family's.")
     ] = None
     cache: Annotated[bool, Field(description="Keep keys and values of a block-causal dLLM's finished blocks.")] = True
+    revises: Annotated[
+        bool, Field(description="A block-causal dLLM was trained to correct revealed tokens, as LLaDA2.1 was.")
+    ] = False
 
     @property
     def own_blocks(self) -> int | None:
@@ -83,6 +86,7 @@ class ModelConfig(Settings):
             full_attention=self.full_attention,
             causal_block=self.causal_block,
             cache=self.cache,
+            revises=self.revises,
             **options,
         )
 
