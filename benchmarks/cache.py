@@ -27,7 +27,7 @@ from unmask.tasks.auto import load_task
 BLOCK, PARTS = 4, 4  # positions of a block; places of an output at which passes are timed
 
 
-def build(width: int, layers: int, tokenizer: PreTrainedTokenizerFast, *, caches: bool) -> BlockCausalDecoder:
+def build(width: int, layers: int, tokenizer: PreTrainedTokenizerFast) -> BlockCausalDecoder:
     """A Qwen3 with random weights, as SDAR."""
     shape = Qwen3Config(
         vocab_size=8192,
@@ -53,13 +53,14 @@ def build(width: int, layers: int, tokenizer: PreTrainedTokenizerFast, *, caches
         eos_ids=[1],
         shifted=False,
         block_length=BLOCK,
-        caches=caches,
     )
 
 
-def seconds_of_a_pass(model: BlockCausalDecoder, before: int, batch: int, passes: int) -> tuple[float, float]:
+def seconds_of_a_pass(
+    model: BlockCausalDecoder, before: int, batch: int, passes: int, cache: str
+) -> tuple[float, float]:
     """Seconds of one pass with so many tokens before the block that is decoded, and the share outside the dLLM."""
-    config = DecodeConfig(gen_length=BLOCK * (passes + 1), stop_at_eos=False, batch_size=batch)
+    config = DecodeConfig(gen_length=BLOCK * (passes + 1), stop_at_eos=False, batch_size=batch, cache=cache)
     session = Session(model, TopKConfidence(BLOCK).needs, config.resolve(model))
     rows = range(batch)
     session.add([[5 + i] * max(before, BLOCK) for i in rows], list(rows), row_keys(0, torch.arange(batch)))
@@ -82,8 +83,8 @@ def main() -> None:
     parser.add_argument("--passes", type=int, default=3)
     args = parser.parse_args()
     tokenizer = build_tokenizer([load_task("house")])
-    cached, bare = (build(args.width, args.layers, tokenizer, caches=caches) for caches in (True, False))
-    count = sum(p.numel() for p in cached.network.parameters())
+    model = build(args.width, args.layers, tokenizer)
+    count = sum(p.numel() for p in model.network.parameters())
     print(
         f"{count / 1e6:.0f}M weights, blocks of {BLOCK}, each revealed in one pass, {torch.get_num_threads()} thread(s)"
     )
@@ -94,10 +95,10 @@ def main() -> None:
             found: dict[str, list[float]] = {"cached": [], "bare": [], "outside": []}
             for part in range(PARTS):
                 before = length * (2 * part + 1) // (2 * PARTS) // BLOCK * BLOCK
-                seconds, outside = seconds_of_a_pass(cached, before, batch, args.passes)
+                seconds, outside = seconds_of_a_pass(model, before, batch, args.passes, "exact")
                 found["cached"].append(seconds)
                 found["outside"].append(outside)
-                found["bare"].append(seconds_of_a_pass(bare, before, batch, args.passes)[0])
+                found["bare"].append(seconds_of_a_pass(model, before, batch, args.passes, "none")[0])
             a, b = (1000 * statistics.mean(found[name]) / (BLOCK * batch) for name in ("cached", "bare"))
             outside = statistics.mean(found["outside"])
             print(f"| {length} | {batch} | {a:.2f} | {b:.2f} | {b / a:.1f} | {100 * outside:.1f}% |", flush=True)

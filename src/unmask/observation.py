@@ -32,6 +32,8 @@ class Needs:
         speed: the policy is conditioned on the speed that the user asks for.
         block_step: how many steps the row has taken in its current block.
         age: how many passes ago each position was read, where a cache keeps readings.
+        differs: which revealed tokens of the row's current block the dLLM would now write otherwise, and how confident
+            it is there: what `Policy.revise` chooses from.
     """
 
     top_k: int = 1
@@ -42,6 +44,7 @@ class Needs:
     speed: bool = False
     block_step: bool = False
     age: bool = False
+    differs: bool = False
 
     def __post_init__(self) -> None:
         for name, least in (("top_k", 1), ("kl_history", 0)):
@@ -59,6 +62,7 @@ class Needs:
             self.speed or other.speed,
             self.block_step or other.block_step,
             self.age or other.age,
+            self.differs or other.differs,
         )
 
 
@@ -82,6 +86,8 @@ class Observation:
         block_step: steps taken so far in the row's current block; None unless needed.
         age: passes since each position was read: 0 but where a cache keeps readings (`unmask.models.stale_cache`).
             None unless needed.
+        differs: revealed in the row's current block (never in the prompt), and the dLLM now predicts another token,
+            whose `confidence` is shown; None unless needed.
     """
 
     confidence: Float[Tensor, "b l k"]
@@ -95,6 +101,7 @@ class Observation:
     speed: Float[Tensor, " b"] | None = None
     block_step: Int[Tensor, " b"] | None = None
     age: Int[Tensor, "b l"] | None = None
+    differs: Bool[Tensor, "b l"] | None = None
 
     def take(self, rows: Tensor) -> Observation:
         """The rows named by indices, in that order."""
@@ -103,7 +110,10 @@ class Observation:
 
     def only(self, needs: Needs) -> Observation:
         """What a policy declared, and no more."""
+        differs = self.differs if needs.differs else None
         visible = {"selectable": self.selectable, "masked": self.masked, "region": None}[needs.positions]
+        if visible is not None and differs is not None:
+            visible = visible | differs
 
         def shown(values: Tensor | None, wanted: bool) -> Tensor | None:
             if values is None or not wanted:
@@ -124,4 +134,5 @@ class Observation:
             speed=self.speed if needs.speed else None,
             block_step=self.block_step if needs.block_step else None,
             age=shown(self.age, needs.age),
+            differs=differs,
         )

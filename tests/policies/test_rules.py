@@ -26,6 +26,7 @@ from unmask.policies import (
     MinReveal,
     Origin,
     RandomOrder,
+    Revising,
     RisingThreshold,
     StepCount,
     Temperature,
@@ -223,6 +224,8 @@ RULES = [
     StepCount(2, order="random"),
     Origin(3),
     Dilated(ConfidenceThreshold(0.5), 4),
+    Revising(KLASS(0.6, 0.015, 2), 0.5),
+    MaxReveal(Revising(ConfidenceThreshold(0.1)), 2),
 ]
 
 

@@ -90,6 +90,10 @@ def test_a_causal_network_and_wrong_ids_are_named():
     with pytest.raises(UnmaskError, match="must have its mask id among banned_ids"):
         check_model(model)
     model = make_tiny()
+    model.revises = True
+    with pytest.raises(UnmaskError, match="revises and has no blocks of its own, within which tokens may change"):
+        check_model(model)
+    model = make_tiny()
     model.eos_ids = torch.tensor([model.vocab_size])
     with pytest.raises(UnmaskError, match="has eos_ids .* outside its vocabulary"):
         check_model(model)

@@ -58,6 +58,37 @@ class Opaque(Good):
         return {"network": object()}
 
 
+class Revises(Good):
+    post_steps = 4
+
+    @property
+    def needs(self):
+        return Needs(differs=True)
+
+    def revise(self, observation):
+        assert (observation.confidence[~observation.selectable & ~observation.differs] == 0).all()
+        return observation.differs & (observation.confidence[..., 0] > 0.5)
+
+
+class RevisesMasks(Revises):
+    def revise(self, observation):
+        return observation.confidence[..., 0] > 0.5
+
+
+class RevisesTogether(Revises):
+    def revise(self, observation):
+        return observation.differs & observation.differs.all(dim=0)
+
+
+class RevisesBadly(Revises):
+    def revise(self, observation):
+        return observation.differs.float()
+
+
+class Blind(Good):
+    post_steps = 4
+
+
 class HidesASetting(ConfidenceThreshold):
     def config(self):
         return {"threshold": 0.9}
@@ -65,6 +96,7 @@ class HidesASetting(ConfidenceThreshold):
 
 def test_a_good_policy_passes():
     check_policy(Good())
+    check_policy(Revises())
 
 
 class NeedsEverything(Good):
@@ -97,6 +129,10 @@ def test_a_policy_is_shown_what_it_needs_and_no_more():
 @pytest.mark.parametrize(
     ("policy", "message"),
     [
+        (RevisesMasks(), "RevisesMasks must revise revealed positions only: keep to differs"),
+        (RevisesTogether(), "RevisesTogether must decide each row by itself"),
+        (RevisesBadly(), "RevisesBadly must return a boolean tensor of the shape of observation.masked from revise"),
+        (Blind(), "Blind has post_steps and revises nothing: let its needs have differs, or post_steps be 0"),
         (WrongShape(), "WrongShape must return a boolean tensor of the shape of observation.masked"),
         (WholeBatch(), "WholeBatch must decide each row by itself"),
         (Stateful(), "Stateful must decide the same when it sees the same: keep no state"),

@@ -102,6 +102,14 @@ class Blocks(ABC):
         """Positions that the coming pass can read; None for all."""
         return None
 
+    def revisable(self, ahead: Bool[Tensor, "b l"], block_end: Int[Tensor, " b"]) -> Bool[Tensor, "b l"]:
+        """Positions of the block that the coming pass decodes, where revealed tokens may be revised; none by default.
+
+        Args:
+            ahead: as in `DecodingState`.
+        """
+        return torch.zeros_like(ahead)
+
     @abstractmethod
     def scope(self, masked: Bool[Tensor, "b l"], block_end: Int[Tensor, " b"]) -> Bool[Tensor, "b l"]:
         """Masked positions that the coming pass may make selectable."""
@@ -225,6 +233,10 @@ class AlignedBlocks(Blocks):
         first = masked.int().argmax(dim=1) + prompt_length
         block = (_positions(masked) + prompt_length[:, None]) // self.model_length
         return block == (first // self.model_length)[:, None]
+
+    def revisable(self, ahead: Bool[Tensor, "b l"], block_end: Int[Tensor, " b"]) -> Bool[Tensor, "b l"]:
+        before_end = self._end(ahead, block_end)[:, None] - _positions(ahead)
+        return (before_end > 0) & (before_end <= self.length)
 
     def scope(self, masked: Bool[Tensor, "b l"], block_end: Int[Tensor, " b"]) -> Bool[Tensor, "b l"]:
         return masked & (_positions(masked) < self._end(masked, block_end)[:, None])

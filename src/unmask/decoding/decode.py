@@ -13,7 +13,7 @@ from unmask.decoding.results import Ended, Generation, in_order
 from unmask.decoding.session import Session, Totals
 from unmask.decoding.source import Source, check_prompts
 from unmask.decoding.state import StepCallback
-from unmask.decoding.step import decide
+from unmask.decoding.step import decide, revise
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.observation import Needs
@@ -83,7 +83,7 @@ def stream(
     """
     check_policy_fits(model, policy)
     seed = check_seed(seed)
-    options = (config or DecodeConfig()).resolve(model)
+    options = (config or DecodeConfig()).resolve(model, policy=policy)
     check_prompts(model, prompts, options.gen_length)
     policy.place(model.device)
     needs = policy.needs.union(also_observe) if also_observe else policy.needs
@@ -104,9 +104,9 @@ def _loop(session: Session, policy: Policy, source: Source) -> Iterator[Ended]:
         started = time.perf_counter()
         duplicates = session.duplicates() if isinstance(policy, StochasticPolicy) else None
         with session.enough_memory():
-            picks = decide(policy, observation, duplicates)
+            picks, edits = decide(policy, observation, duplicates), revise(policy, observation)
         session.totals.policy_seconds += time.perf_counter() - started
-        ended = session.reveal(picks)
+        ended = session.reveal(picks, edits)
         if ended is not None:
             yield ended
             session.add(*source.next(session.options.batch_size - len(session)))

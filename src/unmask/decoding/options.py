@@ -35,6 +35,7 @@ class Options:
     sampling: Sampling
     max_steps: int
     max_block_steps: int | None
+    post_steps: int | None  # of a policy that revises
     stop_at_eos: bool
     suppress_eos: bool
     text_after_eos: bool
@@ -95,7 +96,12 @@ class DecodeConfig(Settings):
         float, Ge(0), Field(description="Classifier-free guidance (LLaDA): each pass then runs the dLLM on two rows.")
     ] = 0.0
     max_steps: Annotated[
-        int | None, Ge(1), Field(description="Forward passes per prompt at most (default: gen_length).")
+        int | None,
+        Ge(1),
+        Field(
+            description="Forward passes per prompt at most (default: gen_length, and post_steps per block where a "
+            "policy revises)."
+        ),
     ] = None
     max_block_steps: Annotated[
         int | None,
@@ -157,21 +163,28 @@ class DecodeConfig(Settings):
         """With the region filled in, for whoever decodes a task's prompts."""
         return self.model_copy(update={"gen_length": self.region(task, model)})
 
-    def resolve(self, model: MaskedDiffusionModel, task: Task | None = None) -> Options:
+    def resolve(self, model: MaskedDiffusionModel, task: Task | None = None, policy: Policy | None = None) -> Options:
         """Fill in every default.
+
+        Args:
+            policy: one that revises gets its passes.
 
         Raises:
             UnmaskError: a block length that does not divide the region; a delimiter that is not one token; options that
                 go against each other.
         """
         gen_length = self.region(task, model)
+        blocks = make_blocks(self.block_length, gen_length, model)
+        post_steps = policy.post_steps if policy is not None and policy.needs.differs else None
+        enough = gen_length + blocks.most(gen_length) * (post_steps or 0)
         return Options(
             gen_length=gen_length,
-            blocks=make_blocks(self.block_length, gen_length, model),
+            blocks=blocks,
             batch_size=self.batch_size,
             sampling=Sampling(self.temperature, self.top_p, self.top_k, self.confidence_of),
-            max_steps=gen_length if self.max_steps is None else self.max_steps,
+            max_steps=enough if self.max_steps is None else self.max_steps,
             max_block_steps=self.max_block_steps,
+            post_steps=post_steps,
             stop_at_eos=self.stop_at_eos,
             suppress_eos=self.suppress_eos,
             text_after_eos=self.text_after_eos,
@@ -280,4 +293,9 @@ def check_policy_fits(model: MaskedDiffusionModel, policy: Policy) -> None:
         raise UnmaskError(
             f"The policy {policy.type_name!r} needs hidden states, and the dLLM {model.name!r} gives none: "
             "use a policy that reads confidences."
+        )
+    if policy.needs.differs and not model.revises:
+        raise UnmaskError(
+            f"The policy {policy.type_name!r} revises revealed tokens, and the dLLM {model.name!r} was not loaded as "
+            "one that was trained for it: leave revising out, or load LLaDA2.1 with revises=True (--revises)."
         )

@@ -68,12 +68,14 @@ def run(
             none: worth it where prompts are repeated and steps may reveal nothing, as in GRPO's roll-outs.
         sampling: how tokens are drawn, where the policy is to see that.
     """
-    left = state.open
-    scope = blocks.scope(left, state.block_end)
+    ahead = state.ahead
+    scope = blocks.scope(ahead, state.block_end)
     kept = [memory for memory in (state.memory.model, state.memory.kl) if memory is not None]
     positions = max([needs.positions, *(memory.positions for memory in kept)], key=WIDER.index)
     wanted = {"selectable": scope, "masked": state.masked, "region": torch.ones_like(scope)}[positions]
-    view = blocks.view(left, state.prompt_length)
+    if needs.differs:
+        wanted = wanted | blocks.revisable(ahead, state.block_end)
+    view = blocks.view(ahead, state.prompt_length)
     if view is not None:
         wanted = wanted & view
     if share and not kept:
@@ -81,7 +83,7 @@ def run(
     memory = state.memory.model
     if memory is None:
         return _plain(model, state, wanted, needs, sampling)
-    begins = left.int().argmax(dim=1) >= state.block_end
+    begins = ahead.int().argmax(dim=1) >= state.block_end
     memory = memory.aim(Aim(state.attention, state.masked, scope, begins, state.block_end))
     state = replace(state, memory=replace(state.memory, model=memory))
     if memory.view is None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from unmask.decoding.options import Options
@@ -95,7 +95,8 @@ class Session:
             model = Guided(model, options.cfg_scale, options.gen_length)
         self.model, self.needs, self.options = model, needs, options
         self.totals = totals or Totals()
-        self._share = share and not options.sampling.draws  # drawn tokens part rows
+        # Drawn tokens part rows; a row that is revised may look like one that goes on.
+        self._share = share and not options.sampling.draws and options.post_steps is None
         self._callback = callback
         self._state: DecodingState | None = None
         self._pass: Pass | None = None
@@ -185,9 +186,9 @@ class Session:
         with self.enough_memory():
             last = run(self.model, state, self.needs, options.blocks, self._share, options.sampling)
         reading = last.reading
-        left = state.open
-        scope = options.blocks.scope(left, state.block_end)
-        block_end = options.blocks.end(left, state.block_end, reading.predicted, reading.confidence[..., 0])
+        ahead = state.ahead
+        scope = options.blocks.scope(ahead, state.block_end) & state.open
+        block_end = options.blocks.end(ahead, state.block_end, reading.predicted, reading.confidence[..., 0])
         block_step = state.block_step * (block_end == state.block_end)
         selectable = scope & (torch.arange(state.gen_length, device=scope.device) < block_end[:, None])
         if options.suppress_eos:
@@ -196,7 +197,11 @@ class Session:
         noise = uniform(state.key, state.step, state.gen_length)
         speed = state.speed if self.needs.speed else None
         in_block = block_step if self.needs.block_step else None
-        observation = observation_of(reading, state.masked, selectable, state.step, noise, kl, speed, in_block)
+        differs = None
+        if self.needs.differs:
+            other = (reading.predicted != state.region) & ~state.masked
+            differs = options.blocks.revisable(ahead, state.block_end) & other
+        observation = observation_of(reading, state.masked, selectable, state.step, noise, kl, speed, in_block, differs)
         if state.memory.model is not None:  # which may have read more than the policy needs
             observation = observation.only(self.needs)
         self._state = replace(state, block_end=block_end, block_step=block_step, memory=last.memory)
@@ -207,27 +212,35 @@ class Session:
         return observation
 
     @torch.no_grad()
-    def reveal(self, picks: Int[Tensor, "b l"]) -> Ended | None:
-        """Reveal what a policy has picked of what `observe` showed.
+    def reveal(self, picks: Int[Tensor, "b l"], edits: Bool[Tensor, "b l"] | None = None) -> Ended | None:
+        """Reveal what a policy has picked of what `observe` showed, and overwrite what it revises.
 
         Args:
             picks: above 0 where a position is revealed; only selectable ones may be.
+            edits: revealed positions that take the predicted token; only those that differ may be.
 
         Returns:
             The rows that ended, which are no longer active; None if none did.
 
         Raises:
-            UnmaskError: the dLLM's logits were NaN.
+            UnmaskError: the dLLM's logits were NaN; edits without an observation of what differs.
         """
         observation, state, last = self.observe(), self._active, self._pass
         assert last is not None
         action = picks > 0
+        if edits is not None:
+            if observation.differs is None:
+                raise UnmaskError("Edits are given, and what differs was not observed: let needs have differs.")
+            edits = edits & observation.differs
         with self.enough_memory():
             written = write(self.model, state, last, action, self.options.sampling)
         if self._callback is not None:
-            self._callback(Step(state, observation, last.reading.predicted, written, action, picks))
-        state = transition(state, written, action, last.positions, self.options.max_block_steps)
-        why = ended(state, self.model.eos_ids, self.options.max_steps, self.options.stop_at_eos)
+            self._callback(Step(state, observation, last.reading.predicted, written, action, picks, edits))
+        posts = self.options.post_steps
+        state = transition(state, written, action, last.positions, self.options.max_block_steps, edits, posts)
+        why = ended(
+            state, self.model.eos_ids, self.options.max_steps, self.options.stop_at_eos, waits=posts is not None
+        )
         # What the host must know comes over in one copy: why each row ended, and whether a confidence is NaN.
         *codes, nan = torch.cat([why, observation.confidence.isnan().any().long()[None]]).tolist()
         refuse_nan(bool(nan), self.model)
@@ -259,6 +272,8 @@ class Session:
     def _stopped(self, state: DecodingState, codes: Sequence[int]) -> list[int]:
         """With STOP for running rows whose text stands up to a stop string."""
         standing = (state.open.cumsum(dim=1) == 0).sum(dim=1)
+        if self.options.post_steps is not None:
+            standing = standing.masked_fill(state.in_block, 0)  # what stands in a block may change until it is over
         found = list(codes)
         for i, (row, n) in enumerate(torch.stack([state.row, standing], dim=1).tolist()):
             if codes[i] != RUNNING or n == self._looked.get(row, 0):

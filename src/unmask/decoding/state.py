@@ -100,6 +100,7 @@ class DecodingState:
         revealed_at: step at which each position was revealed, from 0; -1 where it was not yet.
         block_end: where the row's current block ends, exclusive; before the first where one before it would end.
         block_step: steps it has taken in that block.
+        post_step: while that block is revised, passes it has had with nothing masked, from 0; -1 otherwise.
         given_up: positions before this one stay masked if they are: the steps of their blocks are spent.
         step: decoding steps (forward passes) the row has taken.
         key: the row's random stream.
@@ -116,6 +117,7 @@ class DecodingState:
     revealed_at: Int[Tensor, "b l"]
     block_end: Int[Tensor, " b"]
     block_step: Int[Tensor, " b"]
+    post_step: Int[Tensor, " b"]
     given_up: Int[Tensor, " b"]
     step: Int[Tensor, " b"]
     key: Int[Tensor, " b"]
@@ -156,7 +158,23 @@ class DecodingState:
     @property
     def open(self) -> Bool[Tensor, "b l"]:
         """Masked positions that are not given up."""
-        return self.masked & (torch.arange(self.gen_length, device=self.masked.device) >= self.given_up[:, None])
+        return self.masked & (self._position >= self.given_up[:, None])
+
+    @property
+    def ahead(self) -> Bool[Tensor, "b l"]:
+        """What the coming pass is about, by which a row's block is found: open positions, or the last one of a block
+        that is revised."""
+        last = self._position == self.block_end.clamp(max=self.gen_length)[:, None] - 1
+        return torch.where((self.post_step >= 0)[:, None], last, self.open)
+
+    @property
+    def in_block(self) -> Bool[Tensor, " b"]:
+        """Rows whose current block is not over: something in it is open, or it is revised."""
+        return (self.post_step >= 0) | (self.open & (self._position < self.block_end[:, None])).any(dim=1)
+
+    @property
+    def _position(self) -> Int[Tensor, " l"]:
+        return torch.arange(self.gen_length, device=self.masked.device)
 
     def take(self, rows: Tensor) -> DecodingState:
         """The rows named by a boolean mask or by indices, in that order."""
@@ -224,6 +242,7 @@ def begin(
         revealed_at=torch.full((len(rows), gen_length), -1, device=model.device),
         block_end=blocks.start(torch.tensor([len(prompt) for prompt in prompts], device=model.device)),
         block_step=nothing,
+        post_step=nothing - 1,
         given_up=nothing,
         step=nothing,
         key=keys.to(model.device),
@@ -247,9 +266,10 @@ class Step:
         observation: what was computed for the policy.
         predicted: the dLLM's likeliest token at each region position that was read, or the one drawn where a policy is
             to see that (`DecodeConfig.confidence_of`).
-        written: the token each revealed position takes (as `predicted`, or drawn after the policy was asked).
+        written: the token each changed position takes (as `predicted`, or drawn after the policy was asked).
         action: positions the policy revealed.
         picks: the same with the order of picking, as in `unmask.policies.actions`.
+        edits: revealed positions that it overwrote with `predicted`; None of a policy that never does.
     """
 
     before: DecodingState
@@ -258,6 +278,12 @@ class Step:
     written: Int[Tensor, "b l"]
     action: Bool[Tensor, "b l"]
     picks: Int[Tensor, "b l"]
+    edits: Bool[Tensor, "b l"] | None = None
+
+    @property
+    def changed(self) -> Bool[Tensor, "b l"]:
+        """Positions that take the token `written` there."""
+        return self.action if self.edits is None else self.action | self.edits
 
 
 StepCallback = Callable[[Step], None]

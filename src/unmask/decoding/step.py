@@ -37,6 +37,7 @@ def see(
     banned_ids: Sequence[int] = (),
     speed: Float[Tensor, " b"] | float = 0.0,
     block_step: Int[Tensor, " b"] | None = None,
+    standing: Int[Tensor, "b l"] | None = None,
 ) -> Observation:
     """What a policy sees of a forward pass that somebody else ran: a serving engine, a pipeline, a notebook.
 
@@ -55,6 +56,7 @@ def see(
         speed: of each row, or of all, for a policy with a speed.
         block_step: steps each row has taken in its block, for a policy that needs them; by default `step`, as where the
             region is one block.
+        standing: for a policy that revises, the tokens that it may overwrite; -1 elsewhere, as at a prompt.
 
     Returns:
         What `unmask.generate` would show the policy, on the tensors' device.
@@ -66,9 +68,18 @@ def see(
     if shown is None or (logits is not None and probabilities is not None):
         raise UnmaskError("Give either logits or the top-k probabilities of each position.")
     _check_shapes(
-        masked, shown, selectable=selectable, entropy=entropy, step=step, key=key, speed=speed, block_step=block_step
+        masked,
+        shown,
+        selectable=selectable,
+        entropy=entropy,
+        standing=standing,
+        step=step,
+        key=key,
+        speed=speed,
+        block_step=block_step,
     )
     kinds = {"hidden states": needs.hidden_states, "the KL history": needs.kl_history}
+    kinds["logits and the tokens that stand"] = needs.differs and (logits is None or standing is None)
     absent = [name for name, wanted in kinds.items() if wanted]
     if absent or (logits is None and needs.entropy and entropy is None):
         missing = absent[0] if absent else "entropies"
@@ -90,7 +101,9 @@ def see(
     in_block = steps if block_step is None else block_step
     noise = uniform(keys, steps, length)
     reading = replace(reading, age=torch.zeros_like(masked, dtype=torch.long))  # all of it was read now
-    return observation_of(reading, masked, may, steps, noise, speed=speeds, block_step=in_block).only(needs)
+    differs = None if standing is None else (standing >= 0) & ~masked & (reading.predicted != standing)
+    seen = observation_of(reading, masked, may, steps, noise, speed=speeds, block_step=in_block, differs=differs)
+    return seen.only(needs)
 
 
 def _check_shapes(masked: Tensor, shown: Tensor, **others: Tensor | float | None) -> None:
@@ -109,7 +122,7 @@ def _check_shapes(masked: Tensor, shown: Tensor, **others: Tensor | float | None
             f"({b}, {length}, n), the numbers of each position."
         )
     for name, value in others.items():
-        wanted = (b, length) if name in ("selectable", "entropy") else (b,)
+        wanted = (b, length) if name in ("selectable", "entropy", "standing") else (b,)
         if isinstance(value, Tensor) and tuple(value.shape) != wanted:
             raise UnmaskError(f"{name} has shape {tuple(value.shape)}: give {wanted}.")
 
@@ -160,6 +173,7 @@ def observation_of(
     kl: Float[Tensor, "b l s"] | None = None,
     speed: Float[Tensor, " b"] | None = None,
     block_step: Int[Tensor, " b"] | None = None,
+    differs: Bool[Tensor, "b l"] | None = None,
 ) -> Observation:
     """The reading of a pass with where the rows stand."""
     return Observation(
@@ -174,6 +188,7 @@ def observation_of(
         speed=speed,
         block_step=block_step,
         age=reading.age,
+        differs=differs,
     )
 
 
@@ -222,6 +237,15 @@ def decide(policy: Policy, observation: Observation, duplicates: Duplicates | No
     return policy.actions.sample(logits, seen.selectable, seen.noise) * seen.selectable
 
 
+def revise(policy: Policy, observation: Observation) -> Bool[Tensor, "b l"] | None:
+    """Revealed positions that the policy overwrites with what is predicted there; None of one that never does."""
+    if not policy.needs.differs:
+        return None
+    seen = observation.only(policy.needs)
+    assert seen.differs is not None  # the loop gives what is needed
+    return policy.revise(seen) & seen.differs
+
+
 def write(
     model: MaskedDiffusionModel, state: DecodingState, last: Pass, action: Bool[Tensor, "b l"], sampling: Sampling
 ) -> Int[Tensor, "b l"]:
@@ -243,18 +267,23 @@ def transition(
     action: Bool[Tensor, "b l"],
     computed: Int[Tensor, " b"],
     max_block_steps: int | None = None,
+    edits: Bool[Tensor, "b l"] | None = None,
+    post_steps: int | None = None,
 ) -> DecodingState:
-    """Write the dLLM's tokens at the revealed positions; everything else stays.
+    """Write the dLLM's tokens at the revealed and the revised positions; everything else stays.
 
     Args:
         computed: positions of each row that the pass has computed.
         max_block_steps: a row that has taken so many in its block leaves the rest of it masked for good.
+        edits: revealed positions that are revised; `revealed_at` stays.
+        post_steps: passes that a block in which nothing is masked may get for that; it is over after one that changes
+            nothing.
     """
-    region = torch.where(action, written, state.region)
+    region = torch.where(action if edits is None else action | edits, written, state.region)
     given_up = state.given_up
     if max_block_steps is not None:
         given_up = torch.where(state.block_step + 1 >= max_block_steps, state.block_end, given_up)
-    return replace(
+    after = replace(
         state,
         tokens=torch.cat([state.tokens[:, : state.prompt_width], region], dim=1),
         masked=state.masked & ~action,
@@ -264,18 +293,32 @@ def transition(
         given_up=given_up,
         positions=state.positions + computed,
         full_passes=state.full_passes + (computed >= state.attention.sum(dim=1)),
+        post_step=torch.full_like(state.post_step, -1),
     )
+    if post_steps is None:
+        return after
+    had = state.post_step + 1  # with nothing masked, this pass included
+    changed = state.post_step < 0 if edits is None else (state.post_step < 0) | edits.any(dim=1)
+    over = after.in_block | (given_up >= state.block_end) | ~changed | (had >= post_steps)
+    return replace(after, post_step=torch.where(over, -1, had))
 
 
-def ended(state: DecodingState, eos_ids: Int[Tensor, " e"], max_steps: int, stop_at_eos: bool) -> Int[Tensor, " b"]:
-    """Why each row ends here: COMPLETE (nothing masked), EOS, BUDGET, or RUNNING if it does not."""
+def ended(
+    state: DecodingState, eos_ids: Int[Tensor, " e"], max_steps: int, stop_at_eos: bool, waits: bool = False
+) -> Int[Tensor, " b"]:
+    """Why each row ends here: COMPLETE (nothing masked), EOS, BUDGET, or RUNNING if it does not.
+
+    Args:
+        waits: only the budget ends a row within a block, as revising may still change what stands there.
+    """
     left = state.open
     why = torch.where((state.step >= max_steps) | ~left.any(dim=1), BUDGET, RUNNING)
     if stop_at_eos:
         eos = torch.isin(state.region, eos_ids)
         why = why.masked_fill((eos & (left.cumsum(dim=1) == 0)).any(dim=1), BUDGET)  # with what is given up
         why = why.masked_fill((eos & (state.masked.cumsum(dim=1) == 0)).any(dim=1), EOS)
-    return why.masked_fill(~state.masked.any(dim=1), COMPLETE)
+    why = why.masked_fill(~state.masked.any(dim=1), COMPLETE)
+    return why.masked_fill(state.in_block & (state.step < max_steps), RUNNING) if waits else why
 
 
 def after_eos(tokens: Int[Tensor, "b l"], eos_ids: Int[Tensor, " e"]) -> Int[Tensor, "b l"]:

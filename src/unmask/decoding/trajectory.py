@@ -15,7 +15,7 @@ from unmask.models.base import MaskedDiffusionModel
 
 @dataclass(frozen=True)
 class Trajectory:
-    """One prompt's decoding. A revealed token never changes, so its place, step and word say all.
+    """One prompt's decoding. Of a token that was revised, the word is the last one, and the step the first.
 
     Attributes:
         words: what each of the region's l tokens adds to the text, its leading space included: joined, those before
@@ -23,8 +23,8 @@ class Trajectory:
             tokens of a character but the last. Behind the first EOS: what was revealed there and dropped.
         end: the position is an EOS, or behind the first one.
         revealed_at: step of each position, from 0; -1 where it never was revealed.
-        confidence: the dLLM's probability of its likeliest token, when the position was revealed; 0 where it never was,
-            and at an EOS that `suppress_eos` held back and the policy revealed all the same.
+        confidence: the dLLM's probability of its likeliest token, when the position was revealed or last revised; 0
+            where it never was, and at an EOS that `suppress_eos` held back and the policy revealed all the same.
         nfe: forward passes.
         text: up to the first EOS.
         ended: as in `Completion`.
@@ -67,7 +67,7 @@ class Recorder:
             self._place_of = place_of.to(step.before.row.device)
         place = self._place_of[step.before.row.clamp(max=len(self._place_of) - 1)]
         for kept, now in ((self._confidence, step.observation.confidence[..., 0]), (self._written, step.written)):
-            kept[place] = torch.where(step.action, now.to(kept.dtype), kept[place])
+            kept[place] = torch.where(step.changed, now.to(kept.dtype), kept[place])
 
     def has(self, row: int) -> bool:
         """The row was asked for."""

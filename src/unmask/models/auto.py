@@ -45,6 +45,7 @@ def load_model(
     trust_remote_code: bool = False,
     full_attention: bool = False,
     causal_block: int | None = None,
+    revises: bool = False,
     **options: Any,
 ) -> MaskedDiffusionModel:
     """Load a frozen dLLM; its config.json says of which family it is.
@@ -64,6 +65,7 @@ def load_model(
         trust_remote_code: load a family not named above by the code published with it. That code runs on this machine.
         full_attention: run that code without a mask even if the family is known to need one between blocks.
         causal_block: block length of a block-causal dLLM, where its files do not tell another than its family's.
+        revises: a block-causal dLLM was trained to correct revealed tokens, as LLaDA2.1 was; its files do not tell.
         options: further ones of ``from_pretrained``, such as ``revision`` or ``quantization_config``.
 
     Raises:
@@ -88,6 +90,12 @@ def load_model(
         raise UnmaskError(
             f"causal_block is for block-causal dLLMs, and {name!r} ({model.family}) attends in full: leave it out."
         )
+    if revises and model.block_length is None:
+        raise UnmaskError(
+            f"revises is for block-causal dLLMs that were trained to correct revealed tokens, and {name!r} "
+            f"({model.family}) attends in full: leave it out."
+        )
+    model.revises = revises
     if not model.tokenizer.get_vocab().keys() - set(model.tokenizer.all_special_tokens):  # transformers makes it up
         raise UnmaskError(f"The folder of {name!r} lacks its tokenizer: download all of its files.")
     if residual_context:

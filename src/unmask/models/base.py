@@ -35,12 +35,15 @@ class MaskedDiffusionModel(ABC):
         block_length: None if every position sees all others; or else each sees its own block of this many and those
             before it, counted from the row's first token.
         caches: kinds of cache of keys and values that it can be decoded with (`DecodeConfig.cache`).
+        revises: it was trained to correct revealed tokens of the current block (LLaDA2.1): what it predicts there may
+            replace them.
     """
 
     family = "dLLM"
     network: torch.nn.Module | None = None
     block_length: int | None = None
     caches: tuple[str, ...] = ()
+    revises: bool = False
 
     def __init__(
         self,
@@ -140,6 +143,7 @@ class MaskedDiffusionModel(ABC):
         """What was found, in a line: family, size, ids."""
         held = ""
         blocks = "" if self.block_length is None else f" in blocks of {self.block_length}"
+        blocks += ", revising" if self.revises else ""
         if self.network is not None:
             weights = list(self.network.parameters())
             size, dtypes = (

@@ -50,6 +50,9 @@ class ModelConfig(Settings):
     causal_block: Annotated[
         int | None, Ge(1), Field(description="Block length of a block-causal dLLM, if not its family's.")
     ] = None
+    revises: Annotated[
+        bool, Field(description="A block-causal dLLM was trained to correct revealed tokens, as LLaDA2.1 was.")
+    ] = False
 
     @property
     def own_blocks(self) -> int | None:
@@ -81,6 +84,7 @@ class ModelConfig(Settings):
             trust_remote_code=self.trust_remote_code,
             full_attention=self.full_attention,
             causal_block=self.causal_block,
+            revises=self.revises,
             **options,
         )
 

@@ -25,7 +25,7 @@ class ModelWrapper(MaskedDiffusionModel):
             device=model.device,
         )
         self.family = f"{model.family}, {family}"
-        self.block_length = model.block_length
+        self.block_length, self.revises = model.block_length, model.revises
         self.inner, self.network = model, model.network
 
     @property

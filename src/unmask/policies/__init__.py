@@ -13,7 +13,17 @@ from unmask.policies.base import Grid, LearnedPolicy, Policy, PolicySettings, Ru
 from unmask.policies.ranking import ranking, topk_positions
 from unmask.policies.registry import policy_types
 from unmask.policies.transformer import TransformerConfig, TransformerPolicy
-from unmask.policies.wrappers import BetaScaling, Dilated, MaxReveal, MinReveal, Mode, Plain, Temperature, Wrapper
+from unmask.policies.wrappers import (
+    BetaScaling,
+    Dilated,
+    MaxReveal,
+    MinReveal,
+    Mode,
+    Plain,
+    Revising,
+    Temperature,
+    Wrapper,
+)
 
 if TYPE_CHECKING:  # for type checkers and editors alone: a rule that is not named here works all the same
     from unmask.policies.confidence_threshold import ConfidenceThreshold as ConfidenceThreshold
@@ -44,6 +54,7 @@ __all__ = [
     "Plain",
     "Policy",
     "PolicySettings",
+    "Revising",
     "Rule",
     "StochasticPolicy",
     "Temperature",

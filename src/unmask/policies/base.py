@@ -47,9 +47,21 @@ class Policy(ABC):
         return None
 
     @property
+    def post_steps(self) -> int:
+        """Passes that a block may get for `revise` with nothing masked; it ends with the first that changes nothing."""
+        return 0
+
+    @property
     def needs(self) -> Needs:
         """What the observation must hold."""
         return Needs()
+
+    def revise(self, observation: Observation) -> Bool[Tensor, "b l"]:
+        """Revealed positions to overwrite with what the dLLM now predicts. Only where it `differs` counts.
+
+        Asked of policies whose needs have `differs`.
+        """
+        return torch.zeros_like(observation.masked)
 
     @abstractmethod
     def select(self, observation: Observation) -> Bool[Tensor, "b l"]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 import torch
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from jaxtyping import Bool, Float
 from pydantic import BeforeValidator
 from torch import Tensor
@@ -49,8 +49,15 @@ class Wrapper(Rule):
         return self.policy.block_steps
 
     @property
+    def post_steps(self) -> int:
+        return self.policy.post_steps
+
+    @property
     def needs(self) -> Needs:
         return self.policy.needs
+
+    def revise(self, observation: Observation) -> Bool[Tensor, "b l"]:
+        return self.policy.revise(observation)
 
     def place(self, device: torch.device) -> None:
         self.policy.place(device)
@@ -128,6 +135,35 @@ class Dilated(Wrapper):
         of_row = (coarse + 1) * observation.selectable
         now = observation.selectable & (of_row == of_row.amax(dim=1, keepdim=True))
         return self.policy.select(replace(observation, selectable=now)) & now
+
+
+@rule
+class Revising(Wrapper):
+    """Overwrite revealed tokens of the current block where the dLLM predicts another one above the threshold.
+
+    LLaDA2.1's token editing (arXiv 2602.08676; the loop released with it), for any policy on a dLLM that `revises`.
+    Its quality mode is ``confidence_threshold:threshold=0.7 | revising:threshold=0.5``, its speed mode has 0.5 and 0.
+
+    Args:
+        threshold: ``editing_threshold``, in [0, 1].
+        post_steps: ``max_post_steps``.
+    """
+
+    type_name: ClassVar[str] = "revising"
+    policy: AnyPolicy
+    threshold: Annotated[float, Ge(0), Le(1)] = 0.9
+    post_steps: Annotated[int, Ge(0)] = 16
+
+    @property
+    def needs(self) -> Needs:
+        return replace(self.policy.needs, differs=True)
+
+    def select(self, observation: Observation) -> Bool[Tensor, "b l"]:
+        return self.policy.select(observation.only(self.policy.needs))
+
+    def revise(self, observation: Observation) -> Bool[Tensor, "b l"]:
+        assert observation.differs is not None  # the loop gives what is needed
+        return observation.differs & (observation.confidence[..., 0] > self.threshold)
 
 
 class LogitWrapper(Wrapper, StochasticPolicy):

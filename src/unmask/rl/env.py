@@ -88,6 +88,8 @@ class DecodingEnv:
         self.options = config.resolve(model, task)
         self.gen_length, self.max_steps = self.options.gen_length, self.options.max_steps
         self.needs = needs or Needs(positions="region")
+        if self.needs.differs:
+            raise UnmaskError("An action of the environment reveals and cannot revise: leave differs out of needs.")
         self.reward = reward or load_reward("multiplicative", 1.0)
         self._session: Session | None = None
         self._clear([])

@@ -17,11 +17,12 @@ TOLERANCE = {torch.float32: 1e-4, torch.float16: 3e-2, torch.bfloat16: 2e-1}  # 
 def check_model(model: MaskedDiffusionModel, *, batches: int = 3, seed: int = 0) -> None:
     """Check a dLLM adapter with random tokens.
 
-    Ids must lie in the vocabulary and the mask id must be banned; `hidden` and `head` must give one row a position, of
-    the stated sizes, finite and without gradients; the head's output must be the caller's to write into; a row's logits
-    must depend neither on left padding nor on its neighbours nor on which other positions are asked for; and every
-    position must be able to see the prompt and the tokens after it (full attention, not causal), or, of a block-causal
-    dLLM, those of its own block and none of later ones, with its cache as without.
+    Ids must lie in the vocabulary and the mask id must be banned; one that `revises` must have blocks of its own;
+    `hidden` and `head` must give one row a position, of the stated sizes, finite and without gradients; the head's
+    output must be the caller's to write into; a row's logits must depend neither on left padding nor on its neighbours
+    nor on which other positions are asked for; and every position must be able to see the prompt and the tokens after
+    it (full attention, not causal), or, of a block-causal dLLM, those of its own block and none of later ones, with its
+    cache as without.
 
     Raises:
         UnmaskError: naming the first property that does not hold.
@@ -48,6 +49,11 @@ def _check_ids(model: MaskedDiffusionModel) -> None:
         inside = all(0 <= i < model.vocab_size for i in ids)
         demand(inside, name, f"has {what} {ids} outside its vocabulary of {model.vocab_size}: correct it")
     demand(model.mask_id in model.banned_ids.tolist(), name, "must have its mask id among banned_ids")
+    demand(
+        not model.revises or model.block_length is not None,
+        name,
+        "revises and has no blocks of its own, within which tokens may change: give it block_length",
+    )
     demand(model.mask_id not in named["eos_ids"], name, "has the mask id among eos_ids: take it out")
 
 

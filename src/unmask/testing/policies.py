@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
@@ -24,8 +25,8 @@ def check_policy(policy: Policy, *, batches: int = 20, seed: int = 0, hidden_siz
 
     It must give a boolean for each position; decide each row by itself, whatever the batch and its order; leave the
     observation as it was and decide the same twice; heed the noise only if it is `stochastic`; reveal something in
-    every row that has something selectable, unless it `may_idle`; and come back the same from its config (and, if its
-    type is known to `load_policy`, from a saved folder).
+    every row that has something selectable, unless it `may_idle`; if it revises, keep to revealed positions and to all
+    of this; and come back the same from its config (and, if its type is known to `load_policy`, from a saved folder).
 
     Args:
         hidden_size: width of the hidden states shown to a policy that needs them.
@@ -76,37 +77,21 @@ def random_observation(
         hidden_states=torch.randn(rows, length, hidden_size, generator=generator) if needs.hidden_states else None,
         speed=draw(rows) if needs.speed else None,
         block_step=(draw(rows) * step).long() if needs.block_step else None,
+        differs=~masked & (torch.arange(length) < end) & (draw(rows, length) < 0.5) if needs.differs else None,
     ).only(needs)
 
 
 def _check_batch(policy: Policy, seen: Observation, generator: torch.Generator) -> None:
     name = _name(policy)
-    before = seen.take(torch.arange(len(seen.masked)))
-    chosen = policy.select(seen)
+    chosen = _check_choice(policy, policy.select, seen, generator) & seen.selectable
     demand(
-        isinstance(chosen, Tensor) and chosen.dtype == torch.bool and chosen.shape == seen.masked.shape,
+        policy.needs.differs or not policy.post_steps,
         name,
-        "must return a boolean tensor of the shape of observation.masked from select",
+        "has post_steps and revises nothing: let its needs have differs, or post_steps be 0",
     )
-    chosen = chosen & seen.selectable
-    for field in fields(seen):
-        was, is_now = getattr(before, field.name), getattr(seen, field.name)
-        demand(was is None or torch.equal(was, is_now), name, f"must not write into observation.{field.name}")
-    demand(_select(policy, seen).equal(chosen), name, "must decide the same when it sees the same: keep no state")
-    order = torch.randperm(len(chosen), generator=generator)
-    alone = torch.cat([_select(policy, seen.take(row[None])) for row in torch.arange(len(chosen))])
-    demand(
-        alone.equal(chosen) and _select(policy, seen.take(order)).equal(chosen[order]),
-        name,
-        "must decide each row by itself: a row got another answer in another batch (look for any() or topk over rows)",
-    )
-    if not policy.stochastic:
-        other = replace(seen, noise=1 - seen.noise)
-        demand(
-            _select(policy, other).equal(chosen),
-            name,
-            "uses observation.noise: let its property stochastic be True",
-        )
+    if policy.needs.differs:
+        edits = _check_choice(policy, policy.revise, seen, generator)
+        demand(not bool((edits & seen.masked).any()), name, "must revise revealed positions only: keep to differs")
     moved = chosen.any(dim=1) | ~seen.selectable.any(dim=1)
     demand(
         policy.may_idle or bool(moved.all()),
@@ -114,6 +99,41 @@ def _check_batch(policy: Policy, seen: Observation, generator: torch.Generator) 
         "must reveal something in every row that can: add topk_positions(...), or MinReveal, or let its property "
         "may_idle be True",
     )
+
+
+def _check_choice(
+    policy: Policy, choose: Callable[[Observation], Tensor], seen: Observation, generator: torch.Generator
+) -> Tensor:
+    """What `select` or `revise` chooses."""
+    name, called = _name(policy), choose.__name__
+    may = seen.selectable if called == "select" else ~seen.masked
+    before = seen.take(torch.arange(len(seen.masked)))
+    chosen = choose(seen)
+    demand(
+        isinstance(chosen, Tensor) and chosen.dtype == torch.bool and chosen.shape == seen.masked.shape,
+        name,
+        f"must return a boolean tensor of the shape of observation.masked from {called}",
+    )
+    counts = chosen & may
+    for field in fields(seen):
+        was, is_now = getattr(before, field.name), getattr(seen, field.name)
+        demand(was is None or torch.equal(was, is_now), name, f"must not write into observation.{field.name}")
+    demand((choose(seen) & may).equal(counts), name, "must decide the same when it sees the same: keep no state")
+    order = torch.randperm(len(chosen), generator=generator)
+    alone = torch.cat([choose(seen.take(row[None])) for row in torch.arange(len(chosen))])
+    demand(
+        (alone & may).equal(counts) and (choose(seen.take(order)) & may[order]).equal(counts[order]),
+        name,
+        "must decide each row by itself: a row got another answer in another batch (look for any() or topk over rows)",
+    )
+    if not policy.stochastic:
+        other = replace(seen, noise=1 - seen.noise)
+        demand(
+            (choose(other) & may).equal(counts),
+            name,
+            "uses observation.noise: let its property stochastic be True",
+        )
+    return chosen
 
 
 def _check_config(policy: Policy, seen: Observation) -> None:
@@ -128,15 +148,12 @@ def _check_config(policy: Policy, seen: Observation) -> None:
     with tempfile.TemporaryDirectory() as folder:
         policy.save(Path(folder) / "policy")
         again = load_policy(Path(folder) / "policy")
+    chosen = [one.select(seen) & seen.selectable for one in (policy, again)]
     demand(
-        again.config() == policy.config() and _select(again, seen).equal(_select(policy, seen)),
+        again.config() == policy.config() and chosen[0].equal(chosen[1]),
         name,
         "must come back the same from its config and weights: put every setting into config()",
     )
-
-
-def _select(policy: Policy, seen: Observation) -> Tensor:
-    return policy.select(seen) & seen.selectable
 
 
 def _name(policy: Policy) -> str:
