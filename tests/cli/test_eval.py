@@ -45,6 +45,28 @@ def test_rows_say_what_made_them(capsys, tmp_path, tiny_folder):
     ]
 
 
+def test_under_a_cache_rows_count_positions_and_are_compared_with_their_like(capsys, tmp_path, tiny_folder):
+    argv = ["eval", "--model", tiny_folder, *POLICIES, *SMALL, "--cost", "positions"]
+    code, out, _ = run(capsys, *argv, "--cache", "dual", "--output", tmp_path / "dual")
+    assert code == 0
+    assert "whole passes" in out
+    assert "positions" in out
+    assert run(capsys, *argv, "--output", tmp_path / "plain")[0] == 0
+    for cached, plain in zip(parsed(tmp_path / "dual"), parsed(tmp_path / "plain"), strict=True):
+        assert cached["full_passes"] == 2 < cached["nfe"]
+        assert plain["full_passes"] == plain["nfe"] == plain["equivalents"]
+        assert cached["positions"] / cached["equivalents"] == pytest.approx(plain["positions"] / plain["nfe"])
+    code, _, err = run(capsys, "report", tmp_path / "dual", tmp_path / "plain", "-o", tmp_path / "page.html")
+    assert code == 2
+    assert "results that differ in it are not comparable; report them apart" in " ".join(err.split())
+    code, out, _ = run(capsys, "report", tmp_path / "dual", "--cost", "positions", "-o", tmp_path / "page.html")
+    assert code == 0
+    assert "NFE counts positions, as passes over the whole row" in (tmp_path / "page.html").read_text()
+    code, _, err = run(capsys, *argv, "--cache", "prefix", "--output", tmp_path / "dual", "--resume")
+    assert code == 2
+    assert "cache" in err
+
+
 def test_results_are_not_written_over(capsys, tmp_path, tiny_folder):
     argv = ["eval", "--model", tiny_folder, *POLICIES, *SMALL, "--output", tmp_path / "a"]
     assert run(capsys, *argv)[0] == 0

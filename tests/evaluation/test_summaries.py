@@ -2,9 +2,11 @@
 
 import pytest
 
+from unmask.errors import UnmaskError
 from unmask.evaluation.entries import candidate, decoding
 from unmask.evaluation.intervals import Interval
-from unmask.evaluation.summaries import Summary, best, frontier, summarise
+from unmask.evaluation.summaries import Summary, best, costed, frontier, summarise
+from unmask.evaluation.tables import table
 
 ENTRY, _ = candidate("confidence_threshold:threshold=0.9", decoding(32, 8))
 
@@ -28,6 +30,25 @@ def test_summary_averages_seeds_of_a_prompt_first():
     assert summary.accuracy.mean == pytest.approx(0.75)
     assert summary.nfe.mean == pytest.approx(7)
     assert (summary.prompts, summary.seeds) == (2, 2)
+
+
+def test_cost_may_be_positions():
+    """Whole passes that compute as many; a table then says so, and shows positions where passes were not whole."""
+    found = [
+        (ENTRY, [
+            {"prompt": p, "seed": 0, "correct": True, "nfe": 4, "reveals": [1] * 4, "positions": n, "equivalents": n / 40}
+            | {"full_passes": full}
+            for p, n, full in [("a", 80, 1), ("b", 120, 2)]
+        ])
+    ]  # fmt: skip
+    summary = summarise(*costed(found, "positions")[0], cost="positions")
+    assert summary.nfe.mean == pytest.approx(2.5)
+    assert (summary.positions, summary.partial) == (100, True)
+    assert [column.header for column in table([summary], "").columns][-2:] == ["whole passes", "positions"]
+    plain = summarise(*costed(found, "passes")[0])
+    assert plain.nfe.mean == 4
+    with pytest.raises(UnmaskError, match="These rows are older and do not tell positions: evaluate again"):
+        costed([(ENTRY, [{"prompt": "a", "seed": 0, "correct": True, "nfe": 4}])], "positions")
 
 
 def test_where_all_prompts_agree_the_interval_is_exact():

@@ -1,5 +1,6 @@
 """Stale caches of dLLMs that attend in full: what a pass computes, what it leaves, and what that is worth."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,12 +12,17 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from tests.conftest import make_tiny
 from unmask.decoding.decode import decode
+from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
 from unmask.models.auto import load_model
 from unmask.models.masked_lm import MaskedLM
 from unmask.models.stale_cache import STALE, StaleCache
 from unmask.observation import Needs
 from unmask.policies import KLASS, ConfidenceThreshold, EntropyBound, RandomOrder, TopKConfidence, TransformerPolicy
+from unmask.policies.transformer import TransformerConfig
+from unmask.rl.rewards import load_reward
+from unmask.rl.rollout import Recorder, roll_out
+from unmask.tasks.auto import load_task
 from unmask.testing import check_model
 
 TEXTS = ["what is twelve times seven? it is eighty-four", "add two and two"]
@@ -203,6 +209,47 @@ def test_what_is_not_computed_keeps_its_last_reading_and_grows_older(tiny):
         assert torch.equal(second[4:], first[4:])
         assert torch.equal(fourth[:4], third[:4])
         assert not torch.equal(third[4:], second[4:])
+
+
+def test_a_learned_policy_acts_by_what_is_recorded_for_it_to_learn_from(tiny):
+    """The roll-out goes through the same cache, and its observations hold the age of each reading."""
+    torch.manual_seed(0)
+    policy = TransformerPolicy(TransformerConfig(use_age=True, use_entropy=True)).eval()
+    for p in policy.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    recorder, acted = Recorder(policy.needs), []
+
+    def on_step(step):
+        recorder(step)
+        acted.append(policy.logits(step.observation.only(policy.needs)))
+
+    decode(tiny, policy, [[5] * 5], gen_length=8, block_length=4, cache="dual", stop_at_eos=False, callback=on_step)
+    steps = recorder.steps()
+    assert steps.observation.age.max() >= 1
+    assert torch.allclose(policy.logits(steps.observation), torch.cat(acted), atol=1e-6)
+    younger = replace(steps.observation, age=torch.zeros_like(steps.observation.age))
+    assert not torch.allclose(policy.logits(younger), torch.cat(acted), atol=1e-3)
+    seen, of = steps.distinct()
+    assert torch.equal(seen.age[of], steps.observation.age)
+
+
+def test_a_reward_may_count_positions(tiny):
+    task = load_task("house")
+    examples = task.examples("train", 4)
+    prompts = [tiny.encode(example.prompt) for example in examples]
+    config = DecodeConfig(gen_length=8, block_length=4, cache="dual", stop_at_eos=False)
+    call = {"seed": 0, "needs": Needs(), "prompts": prompts}
+    rolled = roll_out(tiny, RandomOrder(2), task, examples, config, **call)
+    lengths = torch.tensor([len(prompt) + 8 for prompt in prompts])
+    assert torch.allclose(rolled.outcome.equivalents, (2 * lengths + 2 * 4) / lengths)
+    right = replace(rolled.outcome, correct=torch.ones(4, dtype=torch.bool))
+    by_passes, by_positions = (
+        load_reward("scale_free", beta=1.0, cost=cost)(right) for cost in ("passes", "positions")
+    )
+    assert torch.allclose(by_passes, torch.full((4,), 1 / 4))
+    assert torch.allclose(by_positions, 1 / rolled.outcome.equivalents)
+    with pytest.raises(UnmaskError, match="The cost is positions, which were not counted here"):
+        load_reward("scale_free", cost="positions")(replace(right, equivalents=None))
 
 
 def test_the_contract_is_kept(model):

@@ -193,6 +193,7 @@ def test_the_nearest_table_is_chosen_and_told_apart():
     best, differs = choose([other, STEPS], model="m", task=None, gen_length=32, block_length=8)
     assert best is STEPS
     assert differs == ["block length 32, not 8"]
+    assert choose([STEPS], model="m", cache="dual")[1] == ["cache default, not dual"]
     assert choose([other], model="m", gen_length=32)[1] == ["model big, not m", "gen length 64, not 32"]
 
 
