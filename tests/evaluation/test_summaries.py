@@ -36,8 +36,8 @@ def test_cost_may_be_positions():
     """Whole passes that compute as many; a table then says so, and shows positions where passes were not whole."""
     found = [
         (ENTRY, [
-            {"prompt": p, "seed": 0, "correct": True, "nfe": 4, "reveals": [1] * 4, "positions": n, "equivalents": n / 40}
-            | {"full_passes": full}
+            {"prompt": p, "seed": 0, "correct": True, "nfe": 4, "reveals": [1] * 4, "positions": n}
+            | {"equivalents": n / 40, "full_passes": full}
             for p, n, full in [("a", 80, 1), ("b", 120, 2)]
         ])
     ]  # fmt: skip

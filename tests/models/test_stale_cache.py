@@ -226,9 +226,9 @@ def test_a_learned_policy_acts_by_what_is_recorded_for_it_to_learn_from(tiny):
     decode(tiny, policy, [[5] * 5], gen_length=8, block_length=4, cache="dual", stop_at_eos=False, callback=on_step)
     steps = recorder.steps()
     assert steps.observation.age.max() >= 1
-    assert torch.allclose(policy.logits(steps.observation), torch.cat(acted), atol=1e-6)
+    assert torch.allclose(policy.logits(steps.observation), torch.cat(acted), atol=1e-4)
     younger = replace(steps.observation, age=torch.zeros_like(steps.observation.age))
-    assert not torch.allclose(policy.logits(younger), torch.cat(acted), atol=1e-3)
+    assert not torch.allclose(policy.logits(younger), torch.cat(acted), atol=1e-2)
     seen, of = steps.distinct()
     assert torch.equal(seen.age[of], steps.observation.age)
 

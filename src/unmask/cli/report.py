@@ -51,9 +51,7 @@ def report(
     summaries = [summarise(entry, rows, cost) for entry, rows in results]
     shown = findings(results, summaries, title) if results else Findings(title or "unmask", {}, 0, (), ())
     if cost == "positions":
-        shown = replace(
-            shown, title=f"{shown.title}; NFE: positions computed, as passes over the whole prompt and region"
-        )
+        shown = replace(shown, title=f"{shown.title}; NFE counts positions, as passes over the whole row")
     shown = replace(
         shown,
         training=[curve(name, folder) for name, folder in zip(short_names(training), training, strict=True)],
