@@ -1,4 +1,5 @@
-"""Configs and tensor names in which block-causal families are published: SDAR, LLaDA2, Fast-dLLM v2."""
+"""Configs and tensor names in which further families are published: SDAR, LLaDA2, Fast-dLLM v2, Stable-DiffCoder,
+LLaDA-MoE."""
 
 from __future__ import annotations
 
@@ -116,16 +117,87 @@ LLADA2: Config = {
     "use_qkv_bias": False,
     "vocab_size": 157184,
 }
-BLOCK_CAUSAL: Mapping[str, Config] = {"sdar": SDAR, "fast-dllm": FAST_DLLM, "llada2": LLADA2}
+# Stable-DiffCoder-8B-Instruct: a Llama. Neither its mask id (5) nor its block length (4) stand in it.
+STABLE_DIFFCODER: Config = {
+    "architectures": ["StableDiffcoderForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "auto_map": {"AutoModelForCausalLM": "modeling_stable_diffcoder.StableDiffcoderForCausalLM"},
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "head_dim": 128,
+    "hidden_act": "silu",
+    "hidden_size": 4096,
+    "initializer_range": 0.02,
+    "intermediate_size": 14336,
+    "max_position_embeddings": 8192,
+    "mlp_bias": False,
+    "model_type": "llama",
+    "num_attention_heads": 32,
+    "num_hidden_layers": 32,
+    "num_key_value_heads": 8,
+    "pad_token_id": 1,
+    "pretraining_tp": 1,
+    "rms_norm_eps": 1e-06,
+    "rope_scaling": None,
+    "rope_theta": 500000.0,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "use_cache": True,
+    "vocab_size": 155136,
+}
+# LLaDA-MoE-7B-A1B, by its published code; it names itself as the dense LLaDA does.
+LLADA_MOE: Config = {
+    "architectures": ["LLaDAMoEModelLM"],
+    "attention_bias": False,
+    "auto_map": {
+        "AutoConfig": "configuration_lladamoe.LLaDAConfig",
+        "AutoModelForCausalLM": "modeling_lladamoe.LLaDAMoEModelLM",
+    },
+    "clip_qkv": None,
+    "dense_intermediate_size": 8192,
+    "eos_token_id": 156892,
+    "expert_intermediate_size": 1024,
+    "hidden_act": "silu",
+    "hidden_size": 2048,
+    "initializer_range": 0.02,
+    "max_position_embeddings": 8192,
+    "model_type": "llada",
+    "moe_layer_freq": [1] * 16,
+    "norm_topk_prob": None,
+    "num_attention_heads": 16,
+    "num_experts": 64,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 16,
+    "num_key_value_heads": 16,
+    "pad_token_id": 156892,
+    "qk_layernorm": True,
+    "rms_norm_eps": 1e-05,
+    "rope_scaling": None,
+    "rope_theta": 50000,
+    "routed_scaling_factor": 1,
+    "router_aux_loss_coef": 0.01,
+    "shared_expert_intermediate_size": None,
+    "tie_word_embeddings": False,
+    "torch_dtype": "bfloat16",
+    "vocab_size": 157184,
+}
+BLOCK_CAUSAL: Mapping[str, Config] = {
+    "sdar": SDAR,
+    "fast-dllm": FAST_DLLM,
+    "llada2": LLADA2,
+    "stable-diffcoder": STABLE_DIFFCODER,
+}
 
 Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
 def qwen_tensors(config: Mapping[str, Any]) -> Shapes:
-    """Of a Qwen2 (Dream, Fast-dLLM v2) or a Qwen3 (SDAR)."""
-    width, inner, vocabulary = config["hidden_size"], config["intermediate_size"], config["vocab_size"]
-    third = "head_dim" in config
-    size = config["head_dim"] if third else width // config["num_attention_heads"]
+    """Of a Qwen2 (Dream, Fast-dLLM v2), a Qwen3 (SDAR; LLaDA-MoE with its experts) or a Llama (Stable-DiffCoder)."""
+    width, vocabulary = config["hidden_size"], config["vocab_size"]
+    llama = config["model_type"] == "llama"
+    third = not llama and ("head_dim" in config or "num_experts" in config)
+    size = config.get("head_dim", width // config["num_attention_heads"])
     wide, narrow = size * config["num_attention_heads"], size * config["num_key_value_heads"]
     yield "model.embed_tokens.weight", (vocabulary, width)
     yield "model.norm.weight", (width,)
@@ -136,13 +208,18 @@ def qwen_tensors(config: Mapping[str, Any]) -> Shapes:
         yield f"{block}.post_attention_layernorm.weight", (width,)
         for name, rows in (("q_proj", wide), ("k_proj", narrow), ("v_proj", narrow)):
             yield f"{block}.self_attn.{name}.weight", (rows, width)
-            if not third:
+            if not third and not llama:
                 yield f"{block}.self_attn.{name}.bias", (rows,)
         if third:
             yield f"{block}.self_attn.q_norm.weight", (size,)
             yield f"{block}.self_attn.k_norm.weight", (size,)
         yield f"{block}.self_attn.o_proj.weight", (width, wide)
-        yield from _feed_forward(f"{block}.mlp", width, inner)
+        if "num_experts" not in config:
+            yield from _feed_forward(f"{block}.mlp", width, config["intermediate_size"])
+            continue
+        yield f"{block}.mlp.gate.weight", (config["num_experts"], width)
+        for expert in range(config["num_experts"]):
+            yield from _feed_forward(f"{block}.mlp.experts.{expert}", width, config["expert_intermediate_size"])
 
 
 def llada2_tensors(config: Mapping[str, Any]) -> Shapes:

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.layouts import BLOCK_CAUSAL, llada2_tensors, qwen_tensors
+from benchmarks.layouts import BLOCK_CAUSAL, LLADA_MOE, llada2_tensors, qwen_tensors
 
 Config = dict[str, Any]
 
@@ -126,7 +126,7 @@ QWEN_CHAT = (
 
 def tensors_of(config: Mapping[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Names and shapes of the tensors that a config's published weights hold."""
-    if config["model_type"] == "llada":
+    if "d_model" in config:
         width, inner = config["d_model"], config["mlp_hidden_size"]
         narrow = width // config["n_heads"] * config["n_kv_heads"]
         root = "model.transformer"
@@ -188,7 +188,7 @@ def write(
 
 
 def _write_tokenizer(folder: Path, config: Config, texts: list[str]) -> None:
-    llada = config["model_type"] == "llada"
+    llada = "d_model" in config
     names = (
         {"<|startoftext|>": "bos_token", "<|endoftext|>": "eos_token"}
         if llada
@@ -202,13 +202,13 @@ def _write_tokenizer(folder: Path, config: Config, texts: list[str]) -> None:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    size = min(config["eos_token_id"], config["mask_token_id"])
+    mask = config.get("mask_token_id", max(config["eos_token_id"], config["vocab_size"] - 30))
+    size = min(config["eos_token_id"], mask)
     tokenizer.train_from_iterator(
         texts,
         trainers.BpeTrainer(vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
     )
-    at = {"<|endoftext|>": config["eos_token_id"], "<|mdm_mask|>": config["mask_token_id"]}
-    at["<|mask|>"] = config["mask_token_id"]
+    at = {"<|endoftext|>": config["eos_token_id"], "<|mdm_mask|>": mask, "<|mask|>": mask}
     learnt = json.loads(tokenizer.to_str())
     vocabulary = learnt["model"]["vocab"]
     # As published: ids without a gap, special tokens behind the vocabulary.
@@ -250,22 +250,23 @@ def _write_tokenizer(folder: Path, config: Config, texts: list[str]) -> None:
 def tiny(config: Config, vocabulary: int = 400, layers: int = 2) -> Config:
     """The same config with small numbers; the last two ids end a text and mask it."""
     ends = {"eos_token_id": vocabulary - 40, "pad_token_id": vocabulary - 40, "mask_token_id": vocabulary - 30}
-    if config["model_type"] == "llada":
+    if "d_model" in config:
         sizes = {"d_model": 32, "n_heads": 4, "n_kv_heads": 4, "n_layers": layers, "mlp_hidden_size": 64}
         return {**config, **sizes, **ends, "embedding_size": vocabulary, "vocab_size": vocabulary}
     sizes = {"hidden_size": 32, "num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 64}
     if "head_dim" in config:
         sizes["head_dim"] = 16
     if "num_experts" in config:
-        sizes |= {"num_experts": 8, "num_experts_per_tok": 3, "n_group": 4, "topk_group": 2}
-        sizes |= {"moe_intermediate_size": 24}
+        sizes |= {"num_experts": 8, "num_experts_per_tok": 3}
+        grouped = {"n_group": 4, "topk_group": 2, "moe_intermediate_size": 24}
+        sizes |= grouped if "n_group" in config else {"expert_intermediate_size": 24, "num_key_value_heads": 4}
     return {**config, **sizes, **ends, "num_hidden_layers": layers, "vocab_size": vocabulary}
 
 
 def main() -> None:
     """Write one at its real width."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    known = {"llada-8b": LLADA, "dream-7b": DREAM, **BLOCK_CAUSAL}
+    known = {"llada-8b": LLADA, "dream-7b": DREAM, "llada-moe": LLADA_MOE, **BLOCK_CAUSAL}
     parser.add_argument("shape", choices=known)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--layers", type=int, help="instead of all")

@@ -14,7 +14,7 @@ def plain_logits(weights, config, tokens, embedded=None, block=None):
         block: length of a block-causal dLLM's blocks.
     """
     w = {name: tensor.double() for name, tensor in _stock(weights, config).items()}
-    llada = config["model_type"] == "llada"
+    llada = "d_model" in config
     width = config["d_model"] if llada else config["hidden_size"]
     heads = config["n_heads"] if llada else config["num_attention_heads"]
     groups = config["n_kv_heads"] if llada else config["num_key_value_heads"]
@@ -88,7 +88,8 @@ def _stock(weights, config):
 
 
 def _experts(h, w, root, config):
-    """The best groups by their two best experts, of those the best experts, weighed by score; and the shared one."""
+    """LLaDA2: the best groups by their two best experts, of those the best experts, weighed by score; and the shared
+    one. LLaDA-MoE: the likeliest experts, weighed by probability."""
 
     def feed_forward(name, x):
         gate, up = (x @ w[f"{root}{name}.{part}_proj.weight"].T for part in ("gate", "up"))
@@ -96,6 +97,11 @@ def _experts(h, w, root, config):
 
     out = []
     for x in h:
+        if "n_group" not in config:
+            p = (x @ w[f"{root}gate.weight"].T).softmax(dim=-1)
+            best = p.topk(config["num_experts_per_tok"]).indices.tolist()
+            out.append(sum(p[i] * feed_forward(f"experts.{i}", x) for i in best))
+            continue
         scores = (x @ w[f"{root}gate.weight"].T).sigmoid()
         chosen_by = scores + w[f"{root}gate.expert_bias"]
         groups = chosen_by.view(config["n_group"], -1)

@@ -14,7 +14,16 @@ from unmask.decoding.blocks import make_blocks
 from unmask.decoding.decode import decode
 from unmask.errors import UnmaskError
 from unmask.models.auto import load_model, size_of
-from unmask.policies import KLASS, ConfidenceThreshold, EntropyBound, RandomOrder, StepCount, TransformerPolicy
+from unmask.models.block_causal import BlockCausalDecoder
+from unmask.policies import (
+    KLASS,
+    ConfidenceThreshold,
+    EntropyBound,
+    RandomOrder,
+    StepCount,
+    TopKConfidence,
+    TransformerPolicy,
+)
 from unmask.testing import check_model
 
 TEXTS = ["what is twelve times seven? it is eighty-four", "add two and two"]
@@ -112,6 +121,30 @@ def test_a_finished_block_is_committed_in_the_pass_that_goes_on(published):
     assert [sorted(set(row)) for row in out.revealed_at.tolist()] == [list(range(7))]
 
 
+@pytest.mark.parametrize("published", ["sdar"], indirect=True)
+def test_a_text_of_2048_tokens_takes_positions_in_proportion_and_memory_as_it_is_written(published):
+    model, held, original = load(published[1]), [], BlockCausalDecoder.advance
+
+    def watched(tokens, attention, positions, memory):
+        found, moved = original(model, tokens, attention, positions, memory)
+        held.append(moved.held.layers[0].shape[3])
+        return found, moved
+
+    model.advance = watched
+    options = {"gen_length": 2048, "stop_at_eos": False}
+    out = decode(model, TopKConfidence(4), [[5] * 4, [6] * 7], **options)
+    assert out.complete.all()
+    # The first pass computes the prompt and a block, each of the others a finished block and the next.
+    assert out.positions.tolist() == [8 + 511 * 8, 8 + 512 * 8]
+    assert (held[0], held[-1]) == (256, 2304)
+    assert held == sorted(held)
+    held.clear()
+    model.eos_ids = torch.arange(model.vocab_size)  # whatever is written first
+    short = decode(model, TopKConfidence(4), [[5] * 4], gen_length=2048)
+    assert short.ended == ["eos"]
+    assert (short.nfe.tolist(), held) == ([1], [256])
+
+
 def test_blocks_are_counted_from_the_rows_first_token(published):
     model = load(published[1])
     order = []
@@ -147,9 +180,15 @@ def test_ids_and_blocks_come_from_the_files_or_the_family(published, copy):
     config, folder = published
     model = load_model(folder)
     assert (
-        model.family == {"sdar": "SDAR", "llada2_moe": "LLaDA2", "Fast_dLLM_Qwen": "Fast-dLLM v2"}[config["model_type"]]
+        model.family
+        == {
+            "sdar": "SDAR",
+            "llada2_moe": "LLaDA2",
+            "Fast_dLLM_Qwen": "Fast-dLLM v2",
+            "llama": "Stable-DiffCoder",
+        }[config["model_type"]]
     )
-    assert model.block_length == {"sdar": 4, "llada2_moe": 32, "Fast_dLLM_Qwen": 4}[config["model_type"]]
+    assert model.block_length == (32 if config["model_type"] == "llada2_moe" else 4)
     assert model.mask_id == config["mask_token_id"]
     assert config["eos_token_id"] in model.eos_ids.tolist()
     size = size_of(folder)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import torch
+from benchmarks.layouts import LLADA_MOE, STABLE_DIFFCODER
 from benchmarks.published import DREAM, LLADA, random_weights, tiny, write
 from safetensors.torch import load_file, save_file
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -21,7 +22,11 @@ from unmask.policies import ConfidenceThreshold
 from unmask.testing import check_model
 
 TEXTS = ["Natalia sold clips to 48 of her friends. How many clips did she sell altogether?", "go red porch, blue hall."]
-PUBLISHED = {"llada": LLADA, "dream": {**DREAM, "torch_dtype": "float32"}}
+PUBLISHED = {
+    "llada": LLADA,
+    "llada-moe": {**LLADA_MOE, "torch_dtype": "float32"},
+    "dream": {**DREAM, "torch_dtype": "float32"},
+}
 SCALE = 0.3
 
 
@@ -87,8 +92,9 @@ def test_the_contract_is_kept(published):
 def test_ids_and_sizes_come_from_the_published_files(published):
     config, folder = published
     model = load_model(folder)
-    end_of_turn = "<|eot_id|>" if config["model_type"] == "llada" else "<|im_end|>"
-    assert model.family == {"llada": "LLaDA", "Dream": "Dream"}[config["model_type"]]
+    end_of_turn = "<|eot_id|>" if "d_model" in config else "<|im_end|>"
+    families = {"LLaDAModelLM": "LLaDA", "LLaDAMoEModelLM": "LLaDA-MoE", "DreamModel": "Dream"}
+    assert model.family == families[config["architectures"][0]]
     assert model.mask_id == config["mask_token_id"]
     assert model.eos_ids.tolist() == [config["eos_token_id"], model.tokenizer.convert_tokens_to_ids(end_of_turn)]
     assert model.max_length == config.get("max_sequence_length", config.get("max_position_embeddings"))
@@ -113,7 +119,7 @@ def test_chats_go_through_the_published_template(published):
         "Dream": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\nHow many?<|im_end|>\n"
         "<|im_start|>assistant\nIt is",
     }
-    assert text == wanted[config["model_type"]]
+    assert text == wanted["llada" if "d_model" in config else "Dream"]
     parts = [{"role": "user", "content": [{"type": "text", "text": "How "}, "many?"]}]
     assert model.encode(parts, prefix="It is") == tokens
     for content in (7, None, [{"type": "image_url", "image_url": {}}]):
@@ -187,13 +193,13 @@ def test_a_missing_shard_is_named(copy):
 
 def test_a_wrong_shape_is_named(copy):
     _, folder = copy
-    name = next(n for n in shards(folder) if n.endswith(("0.ff_proj.weight", "0.mlp.gate_proj.weight")))
+    name = next(n for n in shards(folder) if n.endswith(("0.attn_out.weight", "0.self_attn.o_proj.weight")))
 
     def cut(weights):
-        weights[name] = weights[name][:50].clone()
+        weights[name] = weights[name][:20].clone()
 
     change(folder, name, cut)
-    with pytest.raises(UnmaskError, match=rf"'{name}' .* has the shape \(50, 32\), .* asks for \(64, 32\)"):
+    with pytest.raises(UnmaskError, match=rf"'{name}' .* has the shape \(20, 32\), .* asks for \(32, 32\)"):
         load_model(folder)
 
 
@@ -231,14 +237,17 @@ def test_a_mask_id_that_no_file_tells_is_asked_for(copy):
             path.write_text(path.read_text().replace("<|mdm_mask|>", "<|other|>").replace("<|mask|>", "<|other|>"))
     published.write_text(json.dumps({k: v for k, v in config.items() if k != "mask_token_id"}))
     settings.write_text(json.dumps({k: v for k, v in json.loads(settings.read_text()).items() if k != "mask_token"}))
-    with pytest.raises(UnmaskError, match="Neither config nor tokenizer of .* tell the mask id: pass mask_id"):
+    told = "Neither config nor tokenizer of .* tell the mask id: pass mask_id"
+    if "num_experts" in config:  # the family has one of its own
+        told = "mask_id 156895 is outside the vocabulary"
+    with pytest.raises(UnmaskError, match=told):
         load_model(folder)
     assert load_model(folder, mask_id=370).mask_id == 370
 
 
 def test_unknown_families_are_refused_without_running_their_code(copy):
     _, folder = copy
-    edit_config(folder, model_type="novel", auto_map={"AutoModel": "evil.Model"})
+    edit_config(folder, model_type="novel", architectures=["Novel"], auto_map={"AutoModel": "evil.Model"})
     (folder / "evil.py").write_text("raise SystemExit('ran')")
     with pytest.raises(UnmaskError, match="is a 'novel', .*pass trust_remote_code"):
         load_model(folder)
@@ -314,3 +323,35 @@ def test_ids_of_the_generation_config_count(copy, ends, wanted):
     assert after[0] == before[0]
     (folder / "generation_config.json").write_text("{")
     assert load_model(folder).eos_ids.tolist() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"clip_qkv": 8.0}, "has clip_qkv = 8.0, which is no LLaDA-MoE that was published"),
+        ({"moe_layer_freq": [1, 0]}, r"has moe_layer_freq = \[1, 0\], which is no LLaDA-MoE"),
+        ({"shared_expert_intermediate_size": 64}, "has shared_expert_intermediate_size = 64, which is no LLaDA-MoE"),
+        ({"num_experts_per_tok": 9}, "chooses 9 of 8 experts"),
+        ({"num_experts": "8"}, "give whole numbers from 1"),
+        ({"num_experts": 9}, "lack 'model.layers.0.mlp.experts.8.down_proj.weight'"),
+        ({"num_experts": None}, "give whole numbers from 1"),
+    ],
+)
+def test_mixtures_of_experts_that_no_published_one_is_are_refused(tmp_path, changes, message):
+    write(tmp_path / "m", tiny(LLADA_MOE), TEXTS)
+    edit_config(tmp_path / "m", **changes)
+    with pytest.raises(UnmaskError, match=message):
+        load_model(tmp_path / "m")
+    config = {k: v for k, v in tiny(LLADA_MOE).items() if k != "num_experts"}
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UnmaskError, match="lacks 'num_experts': take the one published with it"):
+        load_model(tmp_path / "m")
+
+
+def test_a_plain_llama_is_no_dllm(tmp_path):
+    """Stable-DiffCoder's config names its own class; another Llama is causal."""
+    write(tmp_path / "m", tiny(STABLE_DIFFCODER), TEXTS)
+    assert load_model(tmp_path / "m").family == "Stable-DiffCoder"
+    edit_config(tmp_path / "m", architectures=["LlamaForCausalLM"])
+    with pytest.raises(UnmaskError, match="is a 'llama', which is neither a LLaDA"):
+        load_model(tmp_path / "m")

@@ -18,18 +18,32 @@ from unmask.models.block_families import blocks_of, load_block_causal
 from unmask.models.dream import load_dream, qwen2_config
 from unmask.models.llada import llama_config, load_llada
 from unmask.models.llada2 import LLADA2
+from unmask.models.llada_moe import load_llada_moe, qwen3_moe_config
 from unmask.models.loading import config_of, hub_options, load_network, refused
 from unmask.models.masked_lm import MaskedLM
 from unmask.models.remote import load_remote
 from unmask.models.residual_context import ResidualContext
-from unmask.models.sdar import FAST_DLLM, SDAR, SDAR_MOE
+from unmask.models.sdar import FAST_DLLM, SDAR, SDAR_MOE, STABLE_DIFFCODER
 
 DEFAULT_MODEL = "house-base"
 # By config.json's model_type; DiffuCoder calls itself Dream.
-FAMILIES = {"llada": load_llada, "Dream": load_dream}
-BLOCK_CAUSAL = {"sdar": SDAR, "sdar_moe": SDAR_MOE, "Fast_dLLM_Qwen": FAST_DLLM, "llada2_moe": LLADA2}
+FAMILIES = {"llada": load_llada, "llada_moe": load_llada_moe, "Dream": load_dream}
+BLOCK_CAUSAL = {
+    "sdar": SDAR,
+    "sdar_moe": SDAR_MOE,
+    "Fast_dLLM_Qwen": FAST_DLLM,
+    "llada2_moe": LLADA2,
+    "stable_diffcoder": STABLE_DIFFCODER,
+}
+# Families whose published model_type is another's, or goes by several names.
+BY_ARCHITECTURE = {"LLaDAMoEModelLM": "llada_moe", "StableDiffcoderForCausalLM": "stable_diffcoder"}
 # A published config in the words of the architecture that the dLLM is.
-STOCK = {"llada": llama_config, "Dream": qwen2_config, **{key: one.stock for key, one in BLOCK_CAUSAL.items()}}
+STOCK = {
+    "llada": llama_config,
+    "llada_moe": qwen3_moe_config,
+    "Dream": qwen2_config,
+    **{key: one.stock for key, one in BLOCK_CAUSAL.items()},
+}
 
 
 def load_model(
@@ -50,8 +64,9 @@ def load_model(
 ) -> MaskedDiffusionModel:
     """Load a frozen dLLM; its config.json says of which family it is.
 
-    LLaDA (8B Base and Instruct, 1.5), Dream 7B, DiffuCoder 7B, SDAR and TraDo, LLaDA2.0 and 2.1, Fast-dLLM v2 and any
-    masked language model that transformers knows are read from their published folders, without remote code.
+    LLaDA (8B Base and Instruct, 1.5, MoE), Dream 7B, DiffuCoder 7B, SDAR and TraDo, LLaDA2.0 and 2.1, Fast-dLLM v2,
+    Stable-DiffCoder and any masked language model that transformers knows are read from their published folders,
+    without remote code.
 
     Args:
         name_or_path: a bundled dLLM (None: the default one), a folder in Hugging Face format, or a Hub id.
@@ -115,7 +130,7 @@ def _load(
     full_attention: bool,
     causal_block: int | None,
 ) -> MaskedDiffusionModel:
-    model_type = published.get("model_type")
+    model_type = kind_of(published)
     if model_type in BLOCK_CAUSAL:  # its own code would need a mask that is not given to it
         family = BLOCK_CAUSAL[model_type]
         return load_block_causal(family, name, path, published, options, mask_id, causal_block)
@@ -134,9 +149,16 @@ def _load(
         else "load one of these"
     )
     raise UnmaskError(
-        f"{name!r} is a {model_type!r}, which is neither a LLaDA, Dream, DiffuCoder, SDAR, LLaDA2 or Fast-dLLM v2, "
-        f"nor a masked language model that transformers knows: {remedy}."
+        f"{name!r} is a {model_type!r}, which is neither a LLaDA, Dream, DiffuCoder, SDAR, LLaDA2, Fast-dLLM v2 or "
+        f"Stable-DiffCoder, nor a masked language model that transformers knows: {remedy}."
     )
+
+
+def kind_of(published: Mapping[str, Any]) -> str:
+    """The family's key in these tables: its model_type, but where that is another's."""
+    architectures = published.get("architectures")
+    first = architectures[0] if isinstance(architectures, list) and architectures else None
+    return BY_ARCHITECTURE.get(str(first), str(published.get("model_type")))
 
 
 def block_length_of(name_or_path: str | Path | None, causal_block: int | None = None) -> int | None:
@@ -146,7 +168,7 @@ def block_length_of(name_or_path: str | Path | None, causal_block: int | None = 
         published = config_of(name, str(bundled("models").get(name, name)), {})
     except UnmaskError:
         return None  # told when it is loaded
-    family = BLOCK_CAUSAL.get(str(published.get("model_type")))
+    family = BLOCK_CAUSAL.get(kind_of(published))
     return None if family is None else blocks_of(name, published, family, causal_block)
 
 
@@ -190,7 +212,7 @@ def size_of(name_or_path: str | Path | None) -> Size | None:
     path = str(bundled("models").get(name, name))
     try:
         published = config_of(name, path, {})
-        model_type = published.get("model_type")
+        model_type = kind_of(published)
         with torch.device("meta"):
             if model_type in STOCK:
                 network = AutoModelForCausalLM.from_config(STOCK[model_type](name, published))

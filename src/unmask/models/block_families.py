@@ -23,7 +23,7 @@ from unmask.models.loading import generation_ids, hub_options, load_network, ref
 
 BLOCK_KEYS = ("block_size", "block_length", "bd_size")
 ENDS = ("<|endoftext|>", "<|im_end|>", "<|role_end|>")
-MASKS = ("<|MASK|>", "<|mask|>", "|<MASK>|")
+MASKS = ("<|MASK|>", "<|mask|>", "|<MASK>|", "<[MASK_TOKEN]>")
 Published = Mapping[str, Any]
 
 

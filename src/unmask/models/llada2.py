@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import Concatenate, MergeModulelist, Split, WeightConverter, WeightRenaming
-from transformers.utils.hub import cached_file
 
 from unmask.errors import UnmaskError
 from unmask.models.block_families import Family
-from unmask.models.loading import hub_options, refused
+from unmask.models.experts import check_experts
+from unmask.models.loading import refused
 
 # The published code has more variants than the published weights use.
 MUST_BE: Mapping[str, tuple[Any, ...]] = {
@@ -124,33 +121,8 @@ def _check_experts(name: str, published: Mapping[str, Any]) -> None:
 
 
 def _check_tensors(name: str, path: str, published: Mapping[str, Any], options: Mapping[str, Any]) -> None:
-    """See that every expert is there: transformers stacks what it finds, in its order.
-
-    Raises:
-        UnmaskError: naming the first tensor that is missing.
-    """
-    with refused(name):
-        index = cached_file(
-            path,
-            "model.safetensors.index.json",
-            _raise_exceptions_for_missing_entries=False,
-            **hub_options(options),
-        )
-        if index is not None:
-            names = set(json.loads(Path(index).read_text(encoding="utf-8"))["weight_map"])
-        else:
-            with safe_open(cached_file(path, "model.safetensors", **hub_options(options)), "pt") as file:
-                names = set(file.keys())
-    for layer in range(published["first_k_dense_replace"], published["num_hidden_layers"]):
-        root = f"model.layers.{layer}.mlp.experts."
-        wanted = {
-            f"{root}{i}.{part}_proj.weight" for i in range(published["num_experts"]) for part in ("gate", "up", "down")
-        }
-        missing = sorted(wanted - names)
-        extra = sorted(one for one in names - wanted if one.startswith(root))
-        if missing:
-            instead = f" (it has {extra[0]!r}, which has no place)" if extra else ""
-            raise UnmaskError(f"The weights of {name!r} lack {missing[0]!r}{instead}: download all of its files again.")
+    layers = range(published["first_k_dense_replace"], published["num_hidden_layers"])
+    check_experts(name, path, options, layers, published["num_experts"])
 
 
 LLADA2 = Family("LLaDA2", glm_config, LLaDA2ForCausalLM, 32, 156895, check=_check_tensors)

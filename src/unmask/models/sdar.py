@@ -1,4 +1,4 @@
-"""SDAR and TraDo as the Qwen3 that they are, and Fast-dLLM v2 as the Qwen2 that it is."""
+"""SDAR and TraDo as the Qwen3 that they are, Fast-dLLM v2 as a Qwen2, Stable-DiffCoder as a Llama."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from functools import partial
 from typing import Any
 
 from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
     PreTrainedConfig,
     Qwen2Config,
     Qwen2ForCausalLM,
@@ -24,11 +26,11 @@ from unmask.models.loading import refused
 OWN = ("architectures", "auto_map", "model_type", "mask_token_id", "transformers_version", *BLOCK_KEYS)
 
 
-def qwen_config(kind: type[PreTrainedConfig], name: str, published: Mapping[str, Any]) -> PreTrainedConfig:
-    """The published config in Qwen's words.
+def stock_config(kind: type[PreTrainedConfig], name: str, published: Mapping[str, Any]) -> PreTrainedConfig:
+    """The published config in the words of the stock architecture.
 
     Raises:
-        UnmaskError: a setting that is no Qwen's.
+        UnmaskError: a setting that it does not have.
     """
     with refused(name):
         config = kind(**{key: value for key, value in published.items() if key not in OWN})
@@ -39,6 +41,7 @@ def qwen_config(kind: type[PreTrainedConfig], name: str, published: Mapping[str,
     return config
 
 
-SDAR = Family("SDAR", partial(qwen_config, Qwen3Config), Qwen3ForCausalLM, 4, 151669)
-SDAR_MOE = Family("SDAR-MoE", partial(qwen_config, Qwen3MoeConfig), Qwen3MoeForCausalLM, 4, 151669)
-FAST_DLLM = Family("Fast-dLLM v2", partial(qwen_config, Qwen2Config), Qwen2ForCausalLM, 32, 151665, shifted=True)
+SDAR = Family("SDAR", partial(stock_config, Qwen3Config), Qwen3ForCausalLM, 4, 151669)
+SDAR_MOE = Family("SDAR-MoE", partial(stock_config, Qwen3MoeConfig), Qwen3MoeForCausalLM, 4, 151669)
+FAST_DLLM = Family("Fast-dLLM v2", partial(stock_config, Qwen2Config), Qwen2ForCausalLM, 32, 151665, shifted=True)
+STABLE_DIFFCODER = Family("Stable-DiffCoder", partial(stock_config, LlamaConfig), LlamaForCausalLM, 4, 5)
