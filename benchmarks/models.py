@@ -1,6 +1,6 @@
-"""LLaDA and Dream at their real widths with random bf16 weights: loading, memory, seconds per step, batch scaling.
+"""dLLMs at their real widths with random bf16 weights: loading, memory, seconds per step, batch scaling.
 
-python benchmarks/models.py load --layers 4            # an eighth of the depth, written sharded, loaded, decoded
+python benchmarks/models.py load                       # a few layers of each, written sharded, loaded, decoded
 python benchmarks/models.py speed --device cuda        # whole depth, where an accelerator is at hand
 python benchmarks/models.py speed --layers 2 --batches 1 2 4 --repeats 3
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 import tempfile
 import time
@@ -19,6 +20,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.layouts import BLOCK_CAUSAL, LLADA_MOE
 from benchmarks.published import DREAM, LLADA, Config, tiny, write
 
 import unmask
@@ -30,13 +32,17 @@ from unmask.models.llada import llama_config, rotate_in_float32
 from unmask.rl.run import read_metrics
 
 SHAPES = {"llada-8b": LLADA, "dream-7b": DREAM}
+# The stand-in for Stable-DiffCoder's tokenizer has its EOS behind the vocabulary.
+LOADED = SHAPES | {"llada-moe-7b": LLADA_MOE, **BLOCK_CAUSAL}
+LOADED["stable-diffcoder"] = {**BLOCK_CAUSAL["stable-diffcoder"], "eos_token_id": 155100}
+LAYERS = {"llada-8b": 4, "dream-7b": 3}  # and 2 of the others
 PROMPT, REGION = 200, 256  # tokens, as in the paper
 
 
 def cut(shape: str, layers: int | None) -> Config:
     """A published config, with fewer layers if asked."""
     depth = "n_layers" if shape == "llada-8b" else "num_hidden_layers"
-    return {**SHAPES[shape], **({depth: layers} if layers else {})}
+    return {**LOADED[shape], **({depth: layers} if layers else {})}
 
 
 def peak() -> float:
@@ -53,6 +59,7 @@ def load(shape: str, layers: int, folder: Path) -> None:
     pid = torch.multiprocessing.get_context("spawn").Process(target=_load_one, args=(str(target), shape, layers, size))
     pid.start()
     pid.join()
+    shutil.rmtree(target)
 
 
 def _load_one(target: str, shape: str, layers: int, size: float) -> None:
@@ -167,7 +174,7 @@ def main() -> None:
     """Measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("load", "speed", "real"))
-    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES))
+    parser.add_argument("--shapes", nargs="+", choices=list(LOADED))
     parser.add_argument("--layers", type=int)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
@@ -179,12 +186,12 @@ def main() -> None:
         print("| dLLM | layers | shards | GiB of files | s to load | GiB held at most | dtype | s a step |")
         print("|---" * 8 + "|")
         with tempfile.TemporaryDirectory() as scratch:
-            for shape in args.shapes:
-                load(shape, args.layers or (4 if shape == "llada-8b" else 3), args.folder or Path(scratch))
+            for shape in args.shapes or LOADED:
+                load(shape, args.layers or LAYERS.get(shape, 2), args.folder or Path(scratch))
     elif args.what == "speed":
         print("| dLLM | layers | device | rows | s a step | rows a step-time of one | GiB held at most |")
         print("|---" * 7 + "|")
-        for shape in args.shapes:
+        for shape in args.shapes or SHAPES:
             speed(shape, args.layers, args.device, args.batches, args.repeats)
     else:
         with tempfile.TemporaryDirectory() as scratch:

@@ -355,3 +355,11 @@ def test_a_plain_llama_is_no_dllm(tmp_path):
     edit_config(tmp_path / "m", architectures=["LlamaForCausalLM"])
     with pytest.raises(UnmaskError, match="is a 'llama', which is neither a LLaDA"):
         load_model(tmp_path / "m")
+
+
+def test_a_broken_tokenizer_is_refused_in_a_sentence(tmp_path):
+    """The library raises a bare Exception for it."""
+    write(tmp_path / "m", tiny({**DREAM, "torch_dtype": "float32"}), TEXTS)
+    (tmp_path / "m" / "merges.txt").write_text("#version: 0.2\n\n")
+    with pytest.raises(UnmaskError, match=r"Cannot load the dLLM .* \(Error while initializing BPE"):
+        load_model(tmp_path / "m")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,7 +24,7 @@ from unmask.errors import UnmaskError
 from unmask.evaluation.calibrate import KNOBS
 from unmask.evaluation.entries import Candidate, candidate, decoding
 from unmask.evaluation.figures import curve
-from unmask.evaluation.summaries import summarise
+from unmask.evaluation.summaries import costed, summarise
 from unmask.files import write_text
 from unmask.journal import Journal
 from unmask.models.base import MaskedDiffusionModel
@@ -191,7 +192,9 @@ def run_tuning(
     again = resume and (folder / "comparison" / "config.json").exists()
     found = compare(comparison, slow or task, gen_length, candidates, resume=again, controls=True, model=model)
     assert found is not None  # tuning has one process
-    summaries = [summarise(entry, rows) for entry, rows in found.results]
+    cost = config.algorithm.settings.cost
+    found = replace(found, results=costed(found.results, cost))
+    summaries = [summarise(entry, rows, cost) for entry, rows in found.results]
     seconds["compare"] = clock() - started
     if (folder / "tuned.json").exists():  # what was there was not made again
         before = json.loads((folder / "tuned.json").read_text(encoding="utf-8"))["seconds"]

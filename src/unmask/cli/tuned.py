@@ -45,9 +45,8 @@ def verdict(made: Tuned) -> list[str]:
     for (entry, rows), s in zip(made.found.results, made.summaries, strict=True):
         if entry.kind != "policy":
             continue
-        reached = (
-            f"speed {entry.decode.speed or 0:.2f}: {100 * s.accuracy.mean:.1f}% at {s.nfe.mean:.2f} forward passes"
-        )
+        unit = "forward passes" if s.cost == "passes" else "whole passes' worth of positions"
+        reached = f"speed {entry.decode.speed or 0:.2f}: {100 * s.accuracy.mean:.1f}% at {s.nfe.mean:.2f} {unit}"
         if not rules:
             told.append(f"{reached}.")
             continue

@@ -117,7 +117,9 @@ def refused(name: str) -> Iterator[None]:
     transformers_logging.set_verbosity_error()
     try:
         yield
-    except REFUSALS as e:
+    except Exception as e:
+        if not isinstance(e, REFUSALS) and type(e) is not Exception:  # which is what tokenizers raises
+            raise
         if is_out_of_memory(e):
             raise UnmaskError(
                 f"There is too little memory for the weights of {name!r}: load it with dtype bfloat16, in fewer bits "

@@ -83,7 +83,7 @@ def _reward(settings: AlgorithmSettings) -> str:
 
 def _where(config: TrainConfig) -> str:
     length = config.decode.block_length
-    cache = "" if config.decode.cache is None else f" under a {config.decode.cache} cache"
+    cache = "" if config.decode.cache is None else f" under the {config.decode.cache} cache"
     return (
         "full diffusion" if length is None else f"blocks of {length}" if isinstance(length, int) else "adaptive blocks"
     ) + cache
