@@ -298,3 +298,13 @@ def test_a_stopped_run_goes_on_to_the_same_result(capsys, tmp_path, tiny_folder,
     resumed, whole = ([{**row, "seconds": 0} for row in lines(path)] for path in (output, tmp_path / "whole.jsonl"))
     assert resumed == whole
     assert len(whole) == 60
+
+
+def test_a_policy_of_other_blocks_or_another_cache_says_so(capsys):
+    argv = ["decode", "hall: red?", "--policy", "house-base-block8"]
+    code, _, err = run(capsys, *argv, "--block-length", 16, "--cache", "dual")
+    assert code == 0
+    assert "trained and measured in blocks of 8, and decodes in blocks of 16 under the dual cache here" in err
+    assert "decodes in full diffusion here" in run(capsys, *argv)[2]
+    assert "measured" not in run(capsys, *argv, "--block-length", 8)[2]
+    assert "measured" not in run(capsys, "decode", "hall: red?", "--policy", "factor", "--cache", "dual")[2]

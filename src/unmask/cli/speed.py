@@ -58,14 +58,16 @@ def at_speed(
         UnmaskError: two ways at once; no calibration; nothing that fast, or so safe.
     """
     wanted = flags or SpeedFlags()
+    length = config.region(model=model)
+    blocks = config.model_dump(mode="json")["block_length"] or model.block_length or length
     if (wanted.target_nfe, wanted.max_drop) == (None, None):
+        config.resolve(model)  # what is refused is refused first
+        _say_where_it_was_measured(policy, _how(blocks, length, config.cache or "default"))
         return config
     if sum(value is not None for value in (config.speed, wanted.target_nfe, wanted.max_drop)) > 1:
         raise UnmaskError("Give one of --speed, --target-nfe and --max-drop.")
     if not policy.needs.speed or not isinstance(policy, LearnedPolicy):
         raise UnmaskError("This policy has no speed to choose: leave out --target-nfe and --max-drop, or tune one.")
-    length = config.region(model=model)
-    blocks = config.model_dump(mode="json")["block_length"] or model.block_length or length
     place = {"model": model.name, "task": wanted.calibrated_on, "gen_length": length, "block_length": blocks}
     table, differs = choose(
         policy.calibrations, **place, suppress_eos=config.suppress_eos, cache=config.cache or "default"
@@ -101,3 +103,23 @@ def at_speed(
             soft_wrap=True,
         )
     return config.model_copy(update={"speed": speed})
+
+
+def _say_where_it_was_measured(policy: Policy, here: str) -> None:
+    """Say so if a learned policy decodes in blocks, or under a cache, that none of its tables is of."""
+    tables = policy.calibrations if isinstance(policy, LearnedPolicy) else ()
+    known = dict.fromkeys(_how(table.block_length, table.gen_length, table.cache) for table in tables)
+    if not known or here in known:
+        return
+    errors.print(
+        f"This policy was trained and measured in {' or '.join(known)}, and decodes in {here} here: what it reaches "
+        "there is not known. unmask calibrate measures it.",
+        style="yellow",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _how(blocks: int | str, length: int, cache: str) -> str:
+    where = "full diffusion" if blocks == length else f"blocks of {blocks}"
+    return where + ("" if cache == "default" else f" under the {cache} cache")
