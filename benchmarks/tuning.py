@@ -50,8 +50,10 @@ PLACES: dict[str, Flags] = {  # where a policy is tuned
     "ledger": {"task": "ledger"},
     "house-small": {"task": "house", "model": "house-small"},
     "twice": {"task": "house-long", "gen-length": 64},
+    "block-causal": {"task": "house", "model": "house-block-causal", "cache": "none"},  # copies then share passes
     "both": {"config": "configs/tune/house-base-both.toml"},
 }
+OWN_BLOCKS = {"block-causal": 16}  # of a dLLM; rules may take shorter ones within them
 STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs from the defaults of `unmask tune`
     **{place: (place, {}) for place in PLACES},
     "both, clone alone": ("both", {"iterations": 0}),
@@ -168,7 +170,12 @@ def read_best(run: Path) -> float:
     return max(line["reward"] for line in lines if line["stage"] == "validation")
 
 
-BUNDLED = {"house": "house-base-full", "house-blocks": "house-base-block8", "both": "house-base-both"}
+BUNDLED = {
+    "house": "house-base-full",
+    "house-blocks": "house-base-block8",
+    "both": "house-base-both",
+    "block-causal": "house-block-causal",
+}
 
 
 def picture(args: argparse.Namespace) -> None:
@@ -192,7 +199,7 @@ def rules(args: argparse.Namespace) -> None:
     for place in dict.fromkeys(home for study in args.studies for home in homes(study)):
         tried, target = args.out / "rules" / f"{place}-tried", args.out / "rules" / place
         flags = {key: value for key, value in PLACES[place].items() if key != "block-length"}
-        longest, own = int(flags.get("gen-length", 32)), PLACES[place].get("block-length")
+        longest, own = OWN_BLOCKS.get(place, int(flags.get("gen-length", 32))), PLACES[place].get("block-length")
         lengths = [f"--block-lengths={n}" for n in (4, 8, 16, 32, 64) if n == own or (own is None and n <= longest)]
         _sweep(tried, *words_of(flags), *lengths, "--prompts", args.tried, "--split", "validation", "--sample-seed", 1)
         kept = near_the_best(results(tried))

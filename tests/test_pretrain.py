@@ -173,7 +173,11 @@ def house_tokenizer():
 def test_a_block_causal_dllm_is_written_in_sdars_layout_and_resumes(tmp_path):
     recipe = {"block_length": 4, "double_share": 0.0}
     pretrain(small(tmp_path / "whole", **recipe))
+    pretrain(small(tmp_path / "half", **recipe, stored="bfloat16"))
+    half = load_model(tmp_path / "half").network.state_dict()
+    assert load_file(tmp_path / "half" / "model.safetensors")["model.norm.weight"].dtype == torch.bfloat16
     model = load_model(tmp_path / "whole")
+    assert all(torch.equal(one.bfloat16().float(), half[name]) for name, one in model.network.state_dict().items())
     assert (model.family, model.block_length) == ("SDAR", 4)
     check_model(model)
     with pytest.raises(Stopped):

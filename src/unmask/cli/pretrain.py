@@ -144,6 +144,7 @@ def card(config: PretrainConfig, seconds: float, prompts: int, parameters: int, 
     tasks = ", ".join(f"{100 * share / sum(config.tasks.values()):.0f}% {task}" for task, share in config.tasks.items())
     lengths = ", ".join(f"{n}: {weight:g}" for n, weight in enumerate(config.lengths, 1))
     table_rows = "\n".join(results)
+    stored = "; weights stored in bfloat16" if config.stored == "bfloat16" else ""
     guesses = GUESSES if config.block_length is None else ""
     about, shape, objective = _of_full_attention(config) if config.block_length is None else _of_blocks(config)
     return f"""---
@@ -173,7 +174,7 @@ steps, and by the first one in the answer.{guesses}
 - {config.layers} layers, width {config.width}, {config.heads} heads, {shape}
 {objective}
 - AdamW, lr {config.lr:g} with {config.warmup} warm-up steps, then linear to 0; batch {config.batch_size}; {config.steps} \
-steps; {"bf16 autocast" if config.bf16 else "float32"}; seed {config.seed}
+steps; {"bf16 autocast" if config.bf16 else "float32"}; seed {config.seed}{stored}
 - {duration(seconds)} on CPU; command: `unmask pretrain --config configs/pretrain/{name}.toml`
 
 ## Numbers

@@ -8,7 +8,7 @@ from annotated_types import Gt, Lt
 from pydantic import BeforeValidator, Field
 
 from unmask.cli.console import errors
-from unmask.decoding.options import DecodeConfig
+from unmask.decoding.options import DecodeConfig, told_cache
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import LearnedPolicy, Policy
@@ -62,7 +62,7 @@ def at_speed(
     blocks = config.model_dump(mode="json")["block_length"] or model.block_length or length
     if (wanted.target_nfe, wanted.max_drop) == (None, None):
         config.resolve(model)  # what is refused is refused first
-        _say_where_it_was_measured(policy, _how(blocks, length, config.cache or "default"))
+        _say_where_it_was_measured(policy, _how(blocks, length, told_cache(config.cache)))
         return config
     if sum(value is not None for value in (config.speed, wanted.target_nfe, wanted.max_drop)) > 1:
         raise UnmaskError("Give one of --speed, --target-nfe and --max-drop.")
@@ -70,7 +70,7 @@ def at_speed(
         raise UnmaskError("This policy has no speed to choose: leave out --target-nfe and --max-drop, or tune one.")
     place = {"model": model.name, "task": wanted.calibrated_on, "gen_length": length, "block_length": blocks}
     table, differs = choose(
-        policy.calibrations, **place, suppress_eos=config.suppress_eos, cache=config.cache or "default"
+        policy.calibrations, **place, suppress_eos=config.suppress_eos, cache=told_cache(config.cache)
     )
     if config.temperature:
         differs.append(f"the likeliest tokens, not temperature {config.temperature:g}")

@@ -14,6 +14,7 @@ from unmask.decoding.blocks import AdaptiveBlocks, BlockLength, Blocks, make_blo
 from unmask.decoding.readout import ConfidenceOf, Sampling
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
+from unmask.models.stale_cache import STALE
 from unmask.observation import Needs
 from unmask.policies.base import Policy
 from unmask.settings import Settings, build, divides
@@ -194,6 +195,11 @@ class DecodeConfig(Settings):
             speed=self.speed,
             cache=cache_of(self.cache, model),
         )
+
+
+def told_cache(cache: str | None) -> str:
+    """What a calibration calls it: ``default`` where it changes nothing that is decoded."""
+    return str(cache) if cache in STALE else "default"
 
 
 def cache_of(cache: CacheKind | None, model: MaskedDiffusionModel) -> CacheKind:

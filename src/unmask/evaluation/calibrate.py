@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from unmask.decoding.options import DecodeConfig
+from unmask.decoding.options import DecodeConfig, told_cache
 from unmask.errors import UnmaskError
 from unmask.evaluation.entries import Candidate, Entry
 from unmask.evaluation.findings import CalibrationFinding
@@ -90,7 +90,7 @@ def table_of(
         block_length=columns["block_length"],
         stop_at_eos=columns["stop_at_eos"],
         suppress_eos=columns["suppress_eos"],
-        cache=row.get("config", {}).get("cache") or "default",
+        cache=told_cache(row.get("config", {}).get("cache")),
         prompts=len(first_rows),
         seed=row["seed"],
         labels=labels,

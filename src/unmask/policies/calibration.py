@@ -71,7 +71,7 @@ class Calibration(Settings):
         block_length: of its blocks, as a configuration has it.
         stop_at_eos: NFE counts to the end of the text.
         suppress_eos: EOS is never revealed.
-        cache: of keys and values, as a configuration has it; ``default`` where that names none.
+        cache: of keys and values, as a configuration has it; ``default`` where it changes nothing.
         prompts: how many were decoded, n.
         seed: of the draws.
         labels: what an answer was judged by: the verifier, the text of speed 0, or the dLLM's slow decode.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
 from pydantic import Field, model_validator
@@ -41,6 +41,9 @@ class PretrainConfig(Settings):
     warmup: Annotated[int, Ge(0), Field(description="Warm-up steps.")] = 200
     weight_decay: Annotated[float, Ge(0), Field(description="AdamW weight decay.")] = 0.01
     bf16: Annotated[bool, Field(description="Autocast to bfloat16.")] = True
+    stored: Annotated[
+        Literal["float32", "bfloat16"], Field(description="Weights in the file; they are loaded as float32.")
+    ] = "float32"
     seed: Annotated[int, Field(description="Seed of weights, text and masks.")] = 0
     save_every: Annotated[int, Ge(1), Field(description="Steps between checkpoints.")] = 500
 

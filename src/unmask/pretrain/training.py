@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
@@ -267,6 +267,9 @@ class _Training:
         with written_whole(output) as folder:
             self.network.eval().save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
+            if self.config.stored == "bfloat16":  # config.json says float32, in which it is loaded
+                weights = {name: one.bfloat16() for name, one in load_file(folder / "model.safetensors").items()}
+                save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
             if self.config.block_length is not None:
                 own = {
                     "model_type": "sdar",
