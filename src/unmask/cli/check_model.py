@@ -57,6 +57,7 @@ def found(model: MaskedDiffusionModel) -> dict[str, str]:
         "mask": _named(model, [model.mask_id]),
         "EOS": _named(model, model.eos_ids.tolist()),
         "blocks": "none: each position sees all" if model.block_length is None else f"{model.block_length}, causal",
+        "caches": ", ".join(model.caches) or "none",
         "padding": _named(model, [model.pad_id]),
         "vocabulary": f"{model.vocab_size:,} logits, {len(model.tokenizer):,} tokens in the tokenizer",
         "positions": "any number" if model.max_length is None else f"{model.max_length:,}",
