@@ -28,7 +28,7 @@ def accuracy(model, policy, block_length, n=100, **options):
 
 def test_the_names_that_readme_promises():
     assert MODELS == ["house-base", "house-block-causal", "house-small"]
-    assert {"house-base-full", "house-base-block8", "house-base-both"} <= set(POLICIES)
+    assert {"house-base-full", "house-base-block8", "house-base-both", "house-block-causal"} <= set(POLICIES)
     assert sum(f.stat().st_size for f in ASSETS.rglob("*") if f.is_file()) < 32e6
 
 
@@ -94,3 +94,13 @@ def test_one_policy_is_fast_and_right_on_both_tasks(task, target, least):
         )
         best.append((out.nfe.float().mean().item(), sum(map(loaded.verify, examples, out.texts)) / len(examples)))
     assert max(right for nfe, right in best if nfe <= target) >= least
+
+
+def test_the_block_causal_pair_is_above_what_its_rules_reach_at_any_speed():
+    """Rules end at 95% there (benchmarks/tuning.py show --studies block-causal)."""
+    model, policy = unmask.load_model("house-block-causal"), unmask.load_policy("house-block-causal")
+    speed = policy.speed_for(max_drop=0.01)
+    for cache in ("exact", "none"):
+        right, nfe = accuracy(model, policy, None, speed=speed, cache=cache)
+        assert right >= 0.98
+        assert nfe < 6.5

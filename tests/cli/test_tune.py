@@ -256,3 +256,18 @@ def test_defaults_that_an_algorithm_or_a_start_has_no_place_for_are_left_out(tun
     config = tuning(None, {"policy": {"init": str(tuned)}})
     assert config.policy.network.model_fields_set == set()
     assert config.clone.rule == "none" or not config.clones
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--cache", "exact"], "cache is 'exact', and 'house-base' can be decoded with prefix, dual, adaptive"),
+        (["--cache", "dual", "--model", "house-block-causal"], "'house-block-causal' can be decoded with exact"),
+        (["--cache", "dual", "--cfg-scale", 1], "cfg_scale runs the dLLM twice a pass"),
+    ],
+)
+def test_a_dry_run_refuses_a_cache_that_there_is_not(capsys, words, message):
+    for command in ("tune", "train"):
+        code, _, err = run(capsys, command, *words, "--dry-run")
+        assert code == 2
+        assert message in " ".join(err.split())

@@ -87,6 +87,23 @@ def test_every_architecture_keeps_the_contract(model):
     assert model.caches == (() if model.name == "modernbert" else ("prefix", "dual", "adaptive"))
 
 
+@pytest.mark.parametrize("kind", ["esm", "mobilebert"])
+def test_a_network_that_does_not_go_by_positions_alone_has_no_cache(kind):
+    """ESM goes by the order of its tokens, MobileBERT joins neighbours: found by trying."""
+    from transformers import EsmConfig, EsmForMaskedLM, MobileBertConfig, MobileBertForMaskedLM
+
+    tokenizer = build_tokenizer([load_task("house")])
+    size = {"vocab_size": len(tokenizer), "mask_token_id": 4, "position_embedding_type": "rotary", **SHAPE, **SHARED}
+    shape = {"embedding_size": 16, "intra_bottleneck_size": 32, "true_hidden_size": 32}
+    network = EsmForMaskedLM(EsmConfig(**size)) if kind == "esm" else MobileBertForMaskedLM(
+        MobileBertConfig(vocab_size=len(tokenizer), **shape, **SHAPE, **SHARED)
+    )  # fmt: skip
+    model = MaskedLM(kind, network, tokenizer)
+    assert model.caches == ()
+    with pytest.raises(UnmaskError, match="cache is 'dual', and .* can be decoded with none: leave it out"):
+        decode(model, ConfidenceThreshold(0.5), [[5, 6]], gen_length=4, cache="dual")
+
+
 def test_selected_positions_get_the_logits_of_a_whole_pass(model):
     tokens, attention = rows(model, 0)
     tokens = tokens.repeat(3, 1)

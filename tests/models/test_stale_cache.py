@@ -13,14 +13,16 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from tests.conftest import make_tiny
 from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig
+from unmask.decoding.session import Session
 from unmask.errors import UnmaskError
 from unmask.models.auto import load_model
 from unmask.models.masked_lm import MaskedLM
 from unmask.models.stale_cache import STALE, StaleCache
+from unmask.noise import row_keys
 from unmask.observation import Needs
 from unmask.policies import KLASS, ConfidenceThreshold, EntropyBound, RandomOrder, TopKConfidence, TransformerPolicy
 from unmask.policies.transformer import TransformerConfig
-from unmask.rl.rewards import load_reward
+from unmask.rl.rewards import load_reward, scale_free
 from unmask.rl.rollout import Recorder, roll_out
 from unmask.tasks.auto import load_task
 from unmask.testing import check_model
@@ -263,3 +265,41 @@ def test_caches_that_there_are_not_are_refused(tiny, tmp_path):
         decode(tiny, RandomOrder(2), [[5]], gen_length=8, cache="prefiks")
     with pytest.raises(UnmaskError, match="cfg_scale runs the dLLM twice a pass, and a cache holds the keys of one"):
         decode(tiny, RandomOrder(2), [[5]], gen_length=8, cache="dual", cfg_scale=1.0)
+
+
+def test_rows_that_join_after_a_pass_change_nothing_for_the_others(tiny):
+    """The environment observes, and then begins an episode: the active rows are observed anew, once counted."""
+    prompts, keys = [[5] * 5, [6] * 3], row_keys(0, torch.arange(2))
+    for cache in ("none", *STALE):
+        config = DecodeConfig(gen_length=8, block_length=4, cache=cache, stop_at_eos=False)
+        policy, found = RandomOrder(2), []
+        for joins in (False, True):
+            session, ended = Session(tiny, Needs(positions="region", age=True), config.resolve(tiny)), {}
+            session.add(prompts[:1], [0], keys[:1])
+            for step in range(8):
+                observation = session.observe()
+                if joins and step == 2:
+                    session.add(prompts[1:], [1], keys[1:])
+                    observation = session.observe()
+                done = session.reveal(policy.select(observation).long())
+                ended |= {} if done is None else {one.index: one for one in done.completions()}
+                if not len(session):
+                    break
+            found.append(replace(ended[0], seconds=0.0))
+        assert found[0] == found[1]
+
+
+def test_what_a_shared_pass_would_have_computed_is_counted():
+    model, prompt = load_model("house-block-causal"), [5] * 4
+    options = {"gen_length": 32, "stop_at_eos": False, "cache": "none"}
+    alone = decode(model, RandomOrder(4), [prompt], **options)
+    together = decode(model, RandomOrder(4), [prompt] * 3, streams=[0] * 3, **options)
+    assert together.positions.tolist() == alone.positions.tolist() * 3 == [4 * (16 + 32) + 32] * 3
+    guided = decode(model, RandomOrder(4), [prompt], cfg_scale=0.5, **options)
+    assert guided.positions.tolist() == [2 * alone.positions.item()]
+
+
+def test_positions_below_a_whole_pass_pay(tiny):
+    right = torch.ones(3, dtype=torch.bool)
+    assert scale_free(right, torch.tensor([0.25, 0.5, 1.0]), 64, 1.0).tolist() == pytest.approx([4.0, 2.0, 1.0])
+    assert scale_free(right, torch.tensor([0, 1, 2]), 64, 1.0).tolist() == pytest.approx([1.0, 1.0, 0.5])

@@ -8,8 +8,10 @@ import torch
 
 from unmask.cli.console import console
 from unmask.decoding.blocks import AdaptiveBlocks, check_block_length, check_own_blocks
+from unmask.decoding.options import check_cache
 from unmask.errors import UnmaskError
-from unmask.models.auto import dtype_of, size_of
+from unmask.models.auto import DEFAULT_MODEL, dtype_of, size_of
+from unmask.models.stale_cache import STALE
 from unmask.rl.card import describe
 from unmask.rl.config import TrainConfig
 from unmask.rl.plan import plan
@@ -19,9 +21,12 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
     """The resolved config, the batch arithmetic, and what it will cost at most. Loads neither weights nor a data set.
 
     Raises:
-        UnmaskError: there is no such task, its file cannot be read, or it has no verifier.
+        UnmaskError: a cache that the dLLM does not have; there is no such task, its file cannot be read, or it has no
+            verifier.
     """
     settings, decode, asked = config.algorithm.settings, config.decode, config.task
+    kinds = STALE if config.model.own_blocks is None else ("exact",)
+    check_cache(decode.cache, kinds, repr(config.model.model or DEFAULT_MODEL))
     task = asked.load_task()
     if not task.verifiable:
         raise UnmaskError(f"The task {task.name!r} has no verifier, and training needs one: pass --verifier.")

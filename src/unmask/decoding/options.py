@@ -144,6 +144,12 @@ class DecodeConfig(Settings):
         check_text_behind_eos(self.text_after_eos, self.stop_at_eos)
         return self
 
+    @model_validator(mode="after")
+    def _one_pass_of_two_rows_has_no_cache(self) -> DecodeConfig:
+        if self.cfg_scale > 0 and self.cache not in (None, "none"):
+            raise ValueError("cfg_scale runs the dLLM twice a pass, and a cache holds the keys of one: leave one out")
+        return self
+
     def most_steps(self, gen_length: int) -> int:
         """Forward passes that a prompt takes at most."""
         most = self.max_steps or gen_length
@@ -210,13 +216,24 @@ def cache_of(cache: CacheKind | None, model: MaskedDiffusionModel) -> CacheKind:
     """
     if cache is None:
         return "exact" if "exact" in model.caches else "none"
-    if cache != "none" and cache not in model.caches:
-        kinds = ", ".join(model.caches) or "none"
-        raise UnmaskError(
-            f"cache is {cache!r}, and {model.name!r} ({model.family}) can be decoded with {kinds}: leave it out, or "
-            "take one of those."
-        )
+    check_cache(cache, model.caches, f"{model.name!r} ({model.family})")
     return cache
+
+
+def check_cache(cache: CacheKind | None, kinds: Sequence[str], name: str) -> None:
+    """
+    Args:
+        kinds: that the dLLM has.
+        name: of the dLLM, in words.
+
+    Raises:
+        UnmaskError: it has no such cache.
+    """
+    if cache not in (None, "none", *kinds):
+        raise UnmaskError(
+            f"cache is {cache!r}, and {name} can be decoded with {', '.join(kinds) or 'none'}: leave it out, or take "
+            "one of those."
+        )
 
 
 def decode_config(config: DecodeConfig | None, options: dict[str, Any]) -> DecodeConfig:

@@ -146,7 +146,9 @@ def _shared(
         reading = reading.put(unread, fresh) if reading else fresh
     assert reading is not None  # without a last reading every row has changed
     reading = reading.take(equal.of)
-    computed = state.attention.sum(dim=1)  # as if it were alone
+    rows, columns = wanted.nonzero(as_tuple=True)
+    asked = rows * state.tokens.shape[1] + columns + state.prompt_width
+    computed = model.computed(state.attention, asked, None)  # as if it were alone
     return Pass(reading, computed, Memories(reading=reading), len(unread), equal=equal)
 
 

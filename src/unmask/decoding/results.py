@@ -27,7 +27,7 @@ class Completion:
         tokens: token ids of the region; a position left masked holds the mask id.
         nfe: forward passes spent while it was active.
         positions: that those passes computed of it, prompt and region; padding and other rows aside.
-        full_passes: that computed the whole of it: all of them, but with a cache.
+        full_passes: that computed the whole of it: all of them where each position sees all and nothing is cached.
         equivalents: passes over the whole of it that compute as many positions.
         revealed_at: step at which each position was revealed, from 0; -1 where it never was.
         seconds: from its first forward pass to its last, shared with the other active rows.

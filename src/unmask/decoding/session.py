@@ -99,6 +99,7 @@ class Session:
         self._share = share and not options.sampling.draws and options.post_steps is None
         self._callback = callback
         self._state: DecodingState | None = None
+        self._before: DecodingState | None = None  # the pass that was observed
         self._pass: Pass | None = None
         self._observation: Observation | None = None
         self._since: dict[int, float] = {}
@@ -155,6 +156,8 @@ class Session:
             kl_history=self.needs.kl_history,
             cache=self.options.cache,
         )
+        if self._pass is not None:  # of the active rows alone: they are observed anew, as if it had not been
+            self._state = self._before
         self._since |= dict.fromkeys(rows, time.perf_counter())
         self._looked |= dict.fromkeys(rows, 0)
         self._state = self._state.join(fresh, self.model.pad_id) if self._state is not None else fresh
@@ -204,6 +207,7 @@ class Session:
         observation = observation_of(reading, state.masked, selectable, state.step, noise, kl, speed, in_block, differs)
         if state.memory.model is not None:  # which may have read more than the policy needs
             observation = observation.only(self.needs)
+        self._before = state
         self._state = replace(state, block_end=block_end, block_step=block_step, memory=last.memory)
         self._pass, self._observation = last, observation
         self.totals.model_seconds += time.perf_counter() - started

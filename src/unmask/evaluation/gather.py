@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from unmask import pareto
-from unmask.decoding.options import SHARED
+from unmask.decoding.options import SHARED, told_cache
 from unmask.decoding.trajectory import Trajectory
 from unmask.errors import UnmaskError
 from unmask.evaluation.differences import Difference, Outcomes, paired_bootstrap, paired_difference
@@ -53,6 +53,8 @@ def read_results(folders: Iterable[str | Path]) -> list[tuple[Entry, list[Result
 
 
 def _told(row: ResultRow, key: str) -> Any:
+    if key == "cache":
+        return told_cache(row.get("config", {}).get(key))
     if key in SHARED:
         return row.get("config", {}).get(key) or None  # an older evaluation knew none of them
     return task_of(row) if key == "task" else row.get(key)

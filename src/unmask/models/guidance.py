@@ -51,6 +51,11 @@ class Guided(ModelWrapper):
         where = torch.cat([positions, positions + tokens.numel()])
         return torch.cat(self.inner.hidden(both, attention.repeat(2, 1), where).chunk(2), dim=1)
 
+    def computed(
+        self, attention: Bool[Tensor, "b t"], positions: Int[Tensor, " n"], memory: Memory | None
+    ) -> Int[Tensor, " b"]:
+        return 2 * self.inner.computed(attention, positions, memory)
+
     def head(self, hidden: Float[Tensor, "n w"]) -> Float[Tensor, "n v"]:
         given, without = (self.inner.head(part) for part in hidden.chunk(2, dim=1))
         return given.sub_(without).mul_(self._scale + 1).add_(without)

@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.memory import Memory, inputs_of
-from unmask.models.stale_cache import STALE, StaleCache, can_be_cached
+from unmask.models.stale_cache import STALE, StaleCache, can_be_cached, is_kept_well
 
 # These count positions from pad_token_id + 1.
 ROBERTA_LIKE = {
@@ -68,7 +68,7 @@ class MaskedLM(MaskedDiffusionModel):
         self._one_token = torch.zeros(1, 1, dtype=torch.long, device=network.device)
         self._body_forward = self._body.forward
         self._body.forward = self._forward
-        self.caches = STALE if self._takes_positions and can_be_cached(network) else ()
+        self.caches = STALE if self._takes_positions and can_be_cached(network) and is_kept_well(self) else ()
 
     @property
     def embeddings(self) -> Float[Tensor, "v h"]:

@@ -41,6 +41,11 @@ class ModelWrapper(MaskedDiffusionModel):
     ) -> Float[Tensor, "n h"]:
         return self.inner.hidden(tokens, attention, positions, memory)
 
+    def computed(
+        self, attention: Bool[Tensor, "b t"], positions: Int[Tensor, " n"], memory: Memory | None
+    ) -> Int[Tensor, " b"]:
+        return self.inner.computed(attention, positions, memory)
+
     def head(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
         return self.inner.head(hidden)
 

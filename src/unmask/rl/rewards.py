@@ -99,6 +99,7 @@ def correct_by_task(pairs: Iterable[tuple[str, bool]]) -> dict[str, float]:
 
 
 Reward = Callable[[Outcome], Tensor]
+LEAST = 1e-3  # whole passes that positions may amount to: with an exact cache all of them together are less than one
 
 
 def multiplicative(
@@ -145,7 +146,8 @@ def scale_free(
         nfe: forward passes of each roll-out.
         beta: weight of speed; 0 is correctness alone.
     """
-    return correct * nfe.clamp(min=1).float() ** -beta
+    least = LEAST if nfe.is_floating_point() else 1
+    return correct * nfe.clamp(min=least).float() ** -beta
 
 
 def weight_at(ends: Ends, speed: Float[Tensor, " r"] | None) -> float | Float[Tensor, " r"]:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from unmask.decoding.blocks import parse_block_length
-from unmask.decoding.options import SHARED, DecodeConfig
+from unmask.decoding.options import SHARED, DecodeConfig, told_cache
 from unmask.errors import UnmaskError
 from unmask.journal import Journal
 from unmask.models.base import MaskedDiffusionModel
@@ -56,11 +56,13 @@ def swept(
         if row["kind"] != "rule" or not alike:
             continue
         for key in SHARED:
-            judged = (row.get("config") or {}).get(key)
-            if (judged or None) != (getattr(config, key) or None):
+            judged, own = (row.get("config") or {}).get(key), getattr(config, key)
+            if key == "cache":
+                judged, own = told_cache(judged), told_cache(own)
+            if (judged or None) != (own or None):
                 raise UnmaskError(
-                    f"clone.sweep: {folder} was decoded with {key} = {judged}, and this run has "
-                    f"{getattr(config, key)}: sweep as it decodes."
+                    f"clone.sweep: {folder} was decoded with {key} = {judged}, and this run has {own}: "
+                    "sweep as it decodes."
                 )
         if kind not in (EVERY, row["policy"]["type"]):
             continue

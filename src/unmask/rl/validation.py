@@ -70,9 +70,10 @@ def validator(
         cost = settings.cost
         curve = by_speed(outcome, earned_each, speeds, team, cost) if policy.needs.speed else {}
         if curve:
-            spent = "nfe" if cost == "passes" else "equivalents"
-            points = [Point(curve[f"{spent}@{speed:.2f}"], curve[f"correct@{speed:.2f}"]) for speed in at]
-            earned = curve_volume(points, max(config.region(), 2))
+            # Positions may amount to less than a whole pass: counted in parts of one.
+            spent, parts = ("nfe", 1) if cost == "passes" else ("equivalents", config.region())
+            points = [Point(parts * curve[f"{spent}@{speed:.2f}"], curve[f"correct@{speed:.2f}"]) for speed in at]
+            earned = curve_volume(points, parts * max(config.region(), 2))
         return {
             "reward": earned,
             "correct": correct,
