@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
@@ -105,7 +106,7 @@ def _plain(
     rows, columns = wanted.nonzero(as_tuple=True)
     shape = (len(state), state.gen_length)
     flat = rows * state.tokens.shape[1] + columns + state.prompt_width
-    computed = model.computed(state.attention, flat, state.memory.model)
+    computed = model.computed(state.attention, _asked(state, wanted), state.memory.model)
     hidden, moved = model.advance(state.tokens, state.attention, flat, state.memory.model)
     kept = {name: memory for name, memory in vars(state.memory).items() if memory is not None}
     readers = {name: memory.reader(rows, columns, shape) for name, memory in kept.items()}
@@ -146,10 +147,13 @@ def _shared(
         reading = reading.put(unread, fresh) if reading else fresh
     assert reading is not None  # without a last reading every row has changed
     reading = reading.take(equal.of)
-    rows, columns = wanted.nonzero(as_tuple=True)
-    asked = rows * state.tokens.shape[1] + columns + state.prompt_width
-    computed = model.computed(state.attention, asked, None)  # as if it were alone
+    computed = model.computed(state.attention, _asked(state, wanted), None)  # as if it were alone
     return Pass(reading, computed, Memories(reading=reading), len(unread), equal=equal)
+
+
+def _asked(state: DecodingState, wanted: Bool[Tensor, "b l"]) -> Bool[Tensor, "b t"]:
+    """Columns of prompt and region."""
+    return F.pad(wanted, (state.prompt_width, 0), value=False)
 
 
 def deduplicate(look: Shaped[Tensor, "b w"], late: Bool[Tensor, " b"] | None = None) -> Duplicates:

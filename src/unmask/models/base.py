@@ -105,9 +105,13 @@ class MaskedDiffusionModel(ABC):
         return self.hidden(tokens, attention, positions, memory), memory
 
     def computed(
-        self, attention: Bool[Tensor, "b t"], positions: Int[Tensor, " n"], memory: Memory | None
+        self, attention: Bool[Tensor, "b t"], asked: Bool[Tensor, "b t"], memory: Memory | None
     ) -> Int[Tensor, " b"]:
-        """Positions of each row that such a pass computes."""
+        """Positions of each row that such a pass computes.
+
+        Args:
+            asked: where predictions are wanted.
+        """
         return attention.sum(dim=1) if memory is None else memory.computed(attention)
 
     @abstractmethod

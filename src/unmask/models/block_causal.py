@@ -122,9 +122,10 @@ class BlockCausalDecoder(StockDecoder):
         return self._pass(tokens, attention, positions, memory if isinstance(memory, BlockCache) else None)
 
     def computed(
-        self, attention: Bool[Tensor, "b t"], positions: Int[Tensor, " n"], memory: Memory | None
+        self, attention: Bool[Tensor, "b t"], asked: Bool[Tensor, "b t"], memory: Memory | None
     ) -> Int[Tensor, " b"]:
-        end = self._asked(attention, positions)[-1]
+        own = attention.cumsum(dim=1) - 1
+        end = (own.masked_fill(~asked, 0).amax(dim=1) // self.block_length + 1) * self.block_length
         return end - memory.filled if isinstance(memory, BlockCache) else end
 
     def _pass(

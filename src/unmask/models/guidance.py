@@ -52,9 +52,9 @@ class Guided(ModelWrapper):
         return torch.cat(self.inner.hidden(both, attention.repeat(2, 1), where).chunk(2), dim=1)
 
     def computed(
-        self, attention: Bool[Tensor, "b t"], positions: Int[Tensor, " n"], memory: Memory | None
+        self, attention: Bool[Tensor, "b t"], asked: Bool[Tensor, "b t"], memory: Memory | None
     ) -> Int[Tensor, " b"]:
-        return 2 * self.inner.computed(attention, positions, memory)
+        return 2 * self.inner.computed(attention, asked, memory)
 
     def head(self, hidden: Float[Tensor, "n w"]) -> Float[Tensor, "n v"]:
         given, without = (self.inner.head(part) for part in hidden.chunk(2, dim=1))

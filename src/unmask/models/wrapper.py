@@ -42,9 +42,9 @@ class ModelWrapper(MaskedDiffusionModel):
         return self.inner.hidden(tokens, attention, positions, memory)
 
     def computed(
-        self, attention: Bool[Tensor, "b t"], positions: Int[Tensor, " n"], memory: Memory | None
+        self, attention: Bool[Tensor, "b t"], asked: Bool[Tensor, "b t"], memory: Memory | None
     ) -> Int[Tensor, " b"]:
-        return self.inner.computed(attention, positions, memory)
+        return self.inner.computed(attention, asked, memory)
 
     def head(self, hidden: Float[Tensor, "n h"]) -> Float[Tensor, "n v"]:
         return self.inner.head(hidden)
