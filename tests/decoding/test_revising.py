@@ -50,7 +50,7 @@ def edits_of(model, policy, prompts=PROMPTS, **options):
 
 @pytest.mark.parametrize(
     ("threshold", "editing", "post_steps"),
-    [(0.95, 0.9, 16), (0.7, 0.5, 16), (0.5, 0.0, 16), (0.1, 0.3, 2), (0.5, 0.0, 0)],
+    [(0.95, 0.9, 16), (0.7, 0.5, 16), (0.5, 0.0, 8), (0.1, 0.3, 2), (0.5, 0.0, 0)],
     ids=["default", "quality", "speed", "two", "none"],
 )
 def test_it_decodes_as_the_loop_released_with_llada2_1(folder, threshold, editing, post_steps):
@@ -79,8 +79,14 @@ def test_it_decodes_as_the_loop_released_with_llada2_1(folder, threshold, editin
     assert edited > 0 or editing == 0.9
 
 
-@pytest.mark.parametrize("inner", [ConfidenceThreshold(0.1), RandomOrder(2), TransformerPolicy().eval()])
-@pytest.mark.parametrize("options", [{}, {"block_length": 2}, {"stop_at_eos": False, "max_block_steps": 3}])
+@pytest.mark.parametrize(
+    ("inner", "options"),
+    [
+        (ConfidenceThreshold(0.1), {}),
+        (RandomOrder(2), {"block_length": 2}),
+        (TransformerPolicy().eval(), {"stop_at_eos": False, "max_block_steps": 3}),
+    ],
+)
 def test_a_cached_batch_is_decoded_as_each_prompt_alone_without_a_cache(folder, inner, options):
     policy = Revising(inner, 0.3, 3)
     model = load(folder)

@@ -103,8 +103,7 @@ def test_a_pass_is_one_over_everything_with_old_keys_put_back(model, cache):
     assert from_plain > 0.05, "nothing was stale"
 
 
-@pytest.mark.parametrize("cache", STALE)
-@pytest.mark.parametrize("i", range(5))
+@pytest.mark.parametrize(("i", "cache"), [(i, STALE[i % 3]) for i in range(5)])
 def test_a_batch_is_decoded_as_each_row_alone(model, cache, i):
     """Rows that compute everything beside rows that do not, refilled slots, early ends, mixed prompts."""
     policies = [
