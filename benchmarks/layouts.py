@@ -42,6 +42,31 @@ SDAR: Config = {
     "use_sliding_window": False,
     "vocab_size": 151936,
 }
+# SDAR-8B-Chat, which only its widths tell from the 4B.
+SDAR_8B: Config = {**SDAR, "hidden_size": 4096, "intermediate_size": 12288}
+# SDAR-30B-A3B: a Qwen3 mixture of experts, each expert by itself.
+SDAR_MOE: Config = {
+    **SDAR,
+    "architectures": ["SDARMoeForCausalLM"],
+    "auto_map": {
+        "AutoConfig": "configuration_sdar_moe.SDARMoeConfig",
+        "AutoModelForCausalLM": "modeling_sdar_moe.SDARMoeForCausalLM",
+    },
+    "decoder_sparse_step": 1,
+    "hidden_size": 2048,
+    "intermediate_size": 6144,
+    "max_window_layers": 48,
+    "mlp_only_layers": [],
+    "model_type": "sdar_moe",
+    "moe_intermediate_size": 768,
+    "norm_topk_prob": True,
+    "num_experts": 128,
+    "num_experts_per_tok": 8,
+    "num_hidden_layers": 48,
+    "num_key_value_heads": 4,
+    "output_router_logits": False,
+    "router_aux_loss_coef": 0.001,
+}
 # Fast_dLLM_v2_7B: a Qwen2 with logits one position ahead.
 FAST_DLLM: Config = {
     "architectures": ["Fast_dLLM_QwenForCausalLM"],
@@ -184,6 +209,7 @@ LLADA_MOE: Config = {
 }
 BLOCK_CAUSAL: Mapping[str, Config] = {
     "sdar": SDAR,
+    "sdar-moe": SDAR_MOE,
     "fast-dllm": FAST_DLLM,
     "llada2": LLADA2,
     "stable-diffcoder": STABLE_DIFFCODER,
@@ -193,7 +219,7 @@ Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
 def qwen_tensors(config: Mapping[str, Any]) -> Shapes:
-    """Of a Qwen2 (Dream, Fast-dLLM v2), a Qwen3 (SDAR; LLaDA-MoE with its experts) or a Llama (Stable-DiffCoder)."""
+    """Of a Qwen2 (Dream, Fast-dLLM v2), a Qwen3 (SDAR; its MoE and LLaDA-MoE with experts) or a Llama (Stable-DiffCoder)."""
     width, vocabulary = config["hidden_size"], config["vocab_size"]
     llama = config["model_type"] == "llama"
     third = not llama and ("head_dim" in config or "num_experts" in config)
@@ -219,7 +245,8 @@ def qwen_tensors(config: Mapping[str, Any]) -> Shapes:
             continue
         yield f"{block}.mlp.gate.weight", (config["num_experts"], width)
         for expert in range(config["num_experts"]):
-            yield from _feed_forward(f"{block}.mlp.experts.{expert}", width, config["expert_intermediate_size"])
+            inner = config.get("moe_intermediate_size") or config["expert_intermediate_size"]
+            yield from _feed_forward(f"{block}.mlp.experts.{expert}", width, inner)
 
 
 def llada2_tensors(config: Mapping[str, Any]) -> Shapes:

@@ -20,7 +20,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel, Qwen2ForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.layouts import BLOCK_CAUSAL, LLADA_MOE
+from benchmarks.layouts import BLOCK_CAUSAL, LLADA_MOE, SDAR_8B
 from benchmarks.published import DREAM, LLADA, Config, tiny, write
 
 import unmask
@@ -33,7 +33,7 @@ from unmask.rl.run import read_metrics
 
 SHAPES = {"llada-8b": LLADA, "dream-7b": DREAM}
 # The stand-in for Stable-DiffCoder's tokenizer has its EOS behind the vocabulary.
-LOADED = SHAPES | {"llada-moe-7b": LLADA_MOE, **BLOCK_CAUSAL}
+LOADED = SHAPES | {"llada-moe-7b": LLADA_MOE, **BLOCK_CAUSAL, "sdar-8b": SDAR_8B}
 LOADED["stable-diffcoder"] = {**BLOCK_CAUSAL["stable-diffcoder"], "eos_token_id": 155100}
 LAYERS = {"llada-8b": 4, "dream-7b": 3}  # and 2 of the others
 PROMPT, REGION = 200, 256  # tokens, as in the paper

@@ -258,8 +258,9 @@ def tiny(config: Config, vocabulary: int = 400, layers: int = 2) -> Config:
         sizes["head_dim"] = 16
     if "num_experts" in config:
         sizes |= {"num_experts": 8, "num_experts_per_tok": 3}
-        grouped = {"n_group": 4, "topk_group": 2, "moe_intermediate_size": 24}
-        sizes |= grouped if "n_group" in config else {"expert_intermediate_size": 24, "num_key_value_heads": 4}
+        inner = "moe_intermediate_size" if "moe_intermediate_size" in config else "expert_intermediate_size"
+        sizes |= {inner: 24, **({"n_group": 4, "topk_group": 2} if "n_group" in config else {})}
+        sizes |= {"num_key_value_heads": 4} if inner == "expert_intermediate_size" else {}  # LLaDA-MoE groups none
     return {**config, **sizes, **ends, "num_hidden_layers": layers, "vocab_size": vocabulary}
 
 

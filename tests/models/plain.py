@@ -89,7 +89,7 @@ def _stock(weights, config):
 
 def _experts(h, w, root, config):
     """LLaDA2: the best groups by their two best experts, of those the best experts, weighed by score; and the shared
-    one. LLaDA-MoE: the likeliest experts, weighed by probability."""
+    one. LLaDA-MoE: the likeliest experts, weighed by probability; SDAR-MoE: those of the chosen ones sum to 1."""
 
     def feed_forward(name, x):
         gate, up = (x @ w[f"{root}{name}.{part}_proj.weight"].T for part in ("gate", "up"))
@@ -100,7 +100,8 @@ def _experts(h, w, root, config):
         if "n_group" not in config:
             p = (x @ w[f"{root}gate.weight"].T).softmax(dim=-1)
             best = p.topk(config["num_experts_per_tok"]).indices.tolist()
-            out.append(sum(p[i] * feed_forward(f"experts.{i}", x) for i in best))
+            whole = p[best].sum() if config["norm_topk_prob"] else 1
+            out.append(sum(p[i] / whole * feed_forward(f"experts.{i}", x) for i in best))
             continue
         scores = (x @ w[f"{root}gate.weight"].T).sigmoid()
         chosen_by = scores + w[f"{root}gate.expert_bias"]

@@ -183,6 +183,7 @@ def test_ids_and_blocks_come_from_the_files_or_the_family(published, copy):
         model.family
         == {
             "sdar": "SDAR",
+            "sdar_moe": "SDAR-MoE",
             "llada2_moe": "LLaDA2",
             "Fast_dLLM_Qwen": "Fast-dLLM v2",
             "llama": "Stable-DiffCoder",
@@ -207,7 +208,7 @@ def test_a_tensor_that_is_missing_is_named(copy):
     gone = sorted(weights)[-1]
     del weights[gone]
     save_file(weights, name, metadata={"format": "pt"})
-    with pytest.raises(UnmaskError, match=r"lack|Cannot load"):
+    with pytest.raises(UnmaskError, match=r"lack|Cannot load|config and weights are of different dLLMs"):
         load_model(folder)
 
 
@@ -216,40 +217,6 @@ def test_a_block_length_for_a_dllm_that_attends_in_full_is_refused():
         UnmaskError, match=r"causal_block is for block-causal dLLMs, and 'house-base' .*attends in full"
     ):
         load_model("house-base", causal_block=4)
-
-
-def test_a_mixture_of_experts_of_sdar_loads(tmp_path):
-    """Saved by the stock class, which names its tensors as published."""
-    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
-
-    torch.manual_seed(0)
-    shape = Qwen3MoeConfig(
-        vocab_size=400,
-        hidden_size=32,
-        intermediate_size=64,
-        moe_intermediate_size=16,
-        num_experts=4,
-        num_experts_per_tok=2,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        norm_topk_prob=True,
-        eos_token_id=360,
-        pad_token_id=360,
-    )
-    network = Qwen3MoeForCausalLM(shape)
-    for p in network.parameters():
-        p.data.mul_(8 if p.ndim > 1 else 1)
-    write(tmp_path / "moe", tiny(BLOCK_CAUSAL["sdar"]), TEXTS)
-    for stale in (tmp_path / "moe").glob("*.safetensors*"):
-        stale.unlink()
-    network.save_pretrained(tmp_path / "moe")
-    path = tmp_path / "moe" / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "sdar_moe", "mask_token_id": 370}))
-    model = load_model(tmp_path / "moe")
-    assert (model.family, model.block_length, model.mask_id) == ("SDAR-MoE", 4, 370)
-    check_model(model)
 
 
 def test_the_command_says_what_it_found(published, capsys):
@@ -338,16 +305,16 @@ def test_ids_that_cannot_be_are_refused(copy, changes, message):
         load_model(folder)
 
 
-@pytest.fixture
-def llada2(tmp_path):
-    config = tiny(BLOCK_CAUSAL["llada2"])
-    write(tmp_path / "llada2", config, TEXTS, shard=30_000)
-    return config, tmp_path / "llada2"
+@pytest.fixture(params=["llada2", "sdar-moe"])
+def experts(request, tmp_path):
+    config = tiny(BLOCK_CAUSAL[request.param])
+    write(tmp_path / "experts", config, TEXTS, shard=30_000)
+    return config, tmp_path / "experts"
 
 
-def test_experts_whose_numbers_have_a_gap_are_refused(llada2):
+def test_experts_whose_numbers_have_a_gap_are_refused(experts):
     """transformers would stack them in the order of their numbers, each under the next one's router row."""
-    _, folder = llada2
+    _, folder = experts
     index = folder / "model.safetensors.index.json"
     for file in sorted(folder.glob("*.safetensors")):
         weights = {name.replace("experts.3.", "experts.8."): tensor for name, tensor in load_file(file).items()}
@@ -359,14 +326,13 @@ def test_experts_whose_numbers_have_a_gap_are_refused(llada2):
         load_model(folder)
 
 
-@pytest.mark.parametrize(
-    "changes", [{"n_group": 3}, {"topk_group": 9}, {"num_experts_per_tok": 99}, {"num_experts": 0}]
-)
-def test_numbers_of_experts_that_do_not_fit_are_refused(llada2, changes):
-    config, folder = llada2
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
-    with pytest.raises(UnmaskError, match="do not fit each other|give whole numbers from 1"):
-        load_model(folder)
+def test_numbers_of_experts_that_do_not_fit_are_refused(experts):
+    config, folder = experts
+    wrong = [{"num_experts_per_tok": 99}, {"num_experts": 0}, {"num_experts": "8"}]
+    for changes in [*wrong, {"n_group": 3}, {"topk_group": 9}] if "n_group" in config else wrong:
+        (folder / "config.json").write_text(json.dumps({**config, **changes}))
+        with pytest.raises(UnmaskError, match="do not fit each other|chooses 99 of 8|give whole numbers from 1"):
+            load_model(folder)
 
 
 def test_a_command_decodes_a_region_that_ends_within_a_block(tmp_path, capsys):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from benchmarks.layouts import LLADA_MOE, STABLE_DIFFCODER
+from benchmarks.layouts import BLOCK_CAUSAL, LLADA_MOE, STABLE_DIFFCODER
 from benchmarks.published import DREAM, LLADA, random_weights, tiny, write
 from safetensors.torch import load_file, save_file
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -16,7 +16,7 @@ from tests.models.plain import plain_logits
 from unmask.decoding.decode import decode
 from unmask.decoding.generate import generate
 from unmask.errors import UnmaskError
-from unmask.models.auto import load_model, size_of
+from unmask.models.auto import STOCK, kind_of, load_model, size_of
 from unmask.models.config import ModelConfig
 from unmask.policies import ConfidenceThreshold
 from unmask.testing import check_model
@@ -346,6 +346,49 @@ def test_mixtures_of_experts_that_no_published_one_is_are_refused(tmp_path, chan
     (tmp_path / "m" / "config.json").write_text(json.dumps(config))
     with pytest.raises(UnmaskError, match="lacks 'num_experts': take the one published with it"):
         load_model(tmp_path / "m")
+
+
+ALL = {"llada": LLADA, "llada-moe": LLADA_MOE, "dream": DREAM, **BLOCK_CAUSAL}
+
+
+@pytest.mark.parametrize("family", sorted(ALL))
+def test_the_base_of_the_turns_is_read_from_either_place_and_never_made_up(tmp_path, family):
+    """A config saved by transformers 5 has it in rope_parameters; a stock default would give wrong logits silently."""
+    config = tiny(ALL[family])
+    base, stock = config.pop("rope_theta"), STOCK[kind_of(config)]
+    for told in ({"rope_theta": base}, {"rope_parameters": {"rope_type": "default", "rope_theta": base}}):
+        assert stock("m", {**config, **told}).rope_parameters["rope_theta"] == base
+    write(tmp_path / "m", {**config, "rope_parameters": {"rope_theta": base, "rope_type": "default"}}, TEXTS)
+    assert load_model(tmp_path / "m").network.config.rope_parameters["rope_theta"] == base
+    edit_config(tmp_path / "m", rope_parameters=None)
+    with pytest.raises(UnmaskError, match="lacks 'rope_theta': take the one published with it"):
+        load_model(tmp_path / "m")
+    edit_config(tmp_path / "m", rope_theta="10000")
+    with pytest.raises(UnmaskError, match="has rope_theta = '10000': take the one published with it"):
+        load_model(tmp_path / "m")
+    if family in ("llada", "llada-moe", "llada2"):
+        edit_config(tmp_path / "m", rope_theta=None, rope_parameters={"rope_theta": base, "rope_type": "yarn"})
+        with pytest.raises(UnmaskError, match="has rope_type = 'yarn', which its family was not published with"):
+            load_model(tmp_path / "m")
+    else:
+        del config["num_attention_heads"]
+        with pytest.raises(UnmaskError, match="lacks 'num_attention_heads': take the one published with it"):
+            stock("m", {**config, "rope_theta": base})
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {"model_type": "lladamoe", "architectures": ["LLaDAModelLM"]},
+        {"model_type": "llada_moe", "architectures": None},
+        {"model_type": "llada", "architectures": ["LLaDAMoEModel"]},
+        {"model_type": "llada", "architectures": ["LLaDAMoeModelLM"]},
+    ],
+)
+def test_llada_moe_is_known_by_each_name_it_goes_by(tmp_path, names):
+    write(tmp_path / "m", tiny(LLADA_MOE), TEXTS)
+    edit_config(tmp_path / "m", **names)
+    assert load_model(tmp_path / "m").family == "LLaDA-MoE"
 
 
 def test_a_plain_llama_is_no_dllm(tmp_path):

@@ -35,8 +35,12 @@ BLOCK_CAUSAL = {
     "llada2_moe": LLADA2,
     "stable_diffcoder": STABLE_DIFFCODER,
 }
-# Families whose published model_type is another's, or goes by several names.
-BY_ARCHITECTURE = {"LLaDAMoEModelLM": "llada_moe", "StableDiffcoderForCausalLM": "stable_diffcoder"}
+# Families whose published model_type is another's ("llada" of LLaDA-MoE), or goes by several names.
+BY_ARCHITECTURE = {
+    **dict.fromkeys(("LLaDAMoEModelLM", "LLaDAMoEModel", "LLaDAMoeModelLM"), "llada_moe"),
+    "StableDiffcoderForCausalLM": "stable_diffcoder",
+}
+SAME_AS = {"lladamoe": "llada_moe"}  # what users are told to write into config.json elsewhere
 # A published config in the words of the architecture that the dLLM is.
 STOCK = {
     "llada": llama_config,
@@ -158,7 +162,8 @@ def kind_of(published: Mapping[str, Any]) -> str:
     """The family's key in these tables: its model_type, but where that is another's."""
     architectures = published.get("architectures")
     first = architectures[0] if isinstance(architectures, list) and architectures else None
-    return BY_ARCHITECTURE.get(str(first), str(published.get("model_type")))
+    told = str(published.get("model_type"))
+    return BY_ARCHITECTURE.get(str(first), SAME_AS.get(told, told))
 
 
 def block_length_of(name_or_path: str | Path | None, causal_block: int | None = None) -> int | None:

@@ -9,7 +9,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
 from unmask.errors import UnmaskError
 from unmask.models.decoder import FullAttentionDecoder, token_ids
-from unmask.models.loading import generation_ids, hub_options, load_network, refused
+from unmask.models.loading import check_told, generation_ids, hub_options, load_network, refused, rope_of
 
 # Of the published config, what names its own code rather than the architecture.
 OWN = ("architectures", "auto_map", "model_type", "mask_token_id", "transformers_version")
@@ -45,8 +45,10 @@ def qwen2_config(name: str, published: Mapping[str, Any]) -> Qwen2Config:
     """The published config in Qwen2's words.
 
     Raises:
-        UnmaskError: a setting that is no Qwen2's.
+        UnmaskError: a setting that is no Qwen2's, or one that no tensor tells is missing.
     """
+    rope_of(name, published)
+    check_told(name, published, "num_attention_heads", "num_key_value_heads", "rms_norm_eps")
     with refused(name):
         config = Qwen2Config(**{key: value for key, value in published.items() if key not in OWN})
     if config.use_sliding_window:

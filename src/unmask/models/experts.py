@@ -14,6 +14,20 @@ from unmask.errors import UnmaskError
 from unmask.models.loading import hub_options, refused
 
 
+def check_choice(name: str, experts: Any, chosen: Any) -> None:
+    """
+    Raises:
+        UnmaskError: there are not so many experts as a token is given to.
+    """
+    for value in (experts, chosen):
+        if type(value) is not int or value < 1:
+            raise UnmaskError(f"config.json of {name!r} has {value!r} experts: give whole numbers from 1.")
+    if chosen > experts:
+        raise UnmaskError(
+            f"config.json of {name!r} chooses {chosen} of {experts} experts: take the one published with it."
+        )
+
+
 def check_experts(name: str, path: str, options: Mapping[str, Any], layers: Iterable[int], experts: int) -> None:
     """See that every expert is there before the weights are read.
 

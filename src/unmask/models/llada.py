@@ -14,7 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaAttention, LlamaRotary
 
 from unmask.errors import UnmaskError
 from unmask.models.decoder import FullAttentionDecoder, token_ids
-from unmask.models.loading import Names, generation_ids, hub_options, load_network, refused
+from unmask.models.loading import Names, generation_ids, hub_options, load_network, plain_rope_of, refused
 
 NAMES = Names(
     {
@@ -134,7 +134,7 @@ def llama_config(name: str, published: Mapping[str, Any]) -> LlamaConfig:
             num_key_value_heads=published.get("n_kv_heads") or (1 if published.get("multi_query_attention") else heads),
             max_position_embeddings=published["max_sequence_length"],
             rms_norm_eps=published.get("rms_norm_eps", 1e-5),
-            rope_parameters={"rope_type": "default", "rope_theta": published.get("rope_theta", 10000.0)},
+            rope_parameters=plain_rope_of(name, published),
             tie_word_embeddings=published.get("weight_tying", True),
             pad_token_id=published.get("pad_token_id"),
             bos_token_id=None,

@@ -12,7 +12,7 @@ from transformers.core_model_loading import Concatenate, MergeModulelist, Split,
 from unmask.errors import UnmaskError
 from unmask.models.block_families import Family
 from unmask.models.experts import check_experts
-from unmask.models.loading import refused
+from unmask.models.loading import plain_rope_of, refused
 
 # The published code has more variants than the published weights use.
 MUST_BE: Mapping[str, tuple[Any, ...]] = {
@@ -71,11 +71,7 @@ def glm_config(name: str, published: Mapping[str, Any]) -> Glm4MoeConfig:
         *("num_key_value_heads", "head_dim", "num_experts_per_tok", "n_group", "topk_group", "moe_intermediate_size"),
         *("first_k_dense_replace", "routed_scaling_factor", "rms_norm_eps", "max_position_embeddings"),
     )
-    rope = {
-        "rope_type": "default",
-        "rope_theta": published.get("rope_theta", 10000.0),
-        "partial_rotary_factor": published.get("partial_rotary_factor", 1.0),
-    }
+    rope = {"partial_rotary_factor": 1.0, **plain_rope_of(name, published, "partial_rotary_factor")}
     _check_experts(name, published)
     try:
         with refused(name):

@@ -10,8 +10,8 @@ from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 from unmask.errors import UnmaskError
 from unmask.models.block_families import ENDS, read_tokenizer
 from unmask.models.decoder import FullAttentionDecoder, token_ids
-from unmask.models.experts import check_experts
-from unmask.models.loading import generation_ids, load_network, refused
+from unmask.models.experts import check_choice, check_experts
+from unmask.models.loading import generation_ids, load_network, plain_rope_of, refused
 
 MASK_ID = 156895
 # The published code has more variants than the published weights use; it never renormalises the chosen experts.
@@ -75,11 +75,8 @@ def qwen3_moe_config(name: str, published: Mapping[str, Any]) -> Qwen3MoeConfig:
         raise UnmaskError(f"config.json of {name!r} lacks {e.args[0]!r}: take the one published with it.") from None
     if not all(type(n) is int and n > 0 for n in (*values.values(), narrow)):
         raise UnmaskError(f"config.json of {name!r} has {values}: give whole numbers from 1.")
-    if values["num_experts_per_tok"] > values["num_experts"]:
-        raise UnmaskError(
-            f"config.json of {name!r} chooses {values['num_experts_per_tok']} of {values['num_experts']} experts: take "
-            "the one published with it."
-        )
+    check_choice(name, values["num_experts"], values["num_experts_per_tok"])
+    rope = plain_rope_of(name, published)
     head_dim = published.get("head_dim") or values["hidden_size"] // values["num_attention_heads"]
     with refused(name):
         return Qwen3MoeConfig(
@@ -88,7 +85,7 @@ def qwen3_moe_config(name: str, published: Mapping[str, Any]) -> Qwen3MoeConfig:
             intermediate_size=published.get("dense_intermediate_size") or narrow,
             norm_topk_prob=False,
             rms_norm_eps=published.get("rms_norm_eps", 1e-5),
-            rope_parameters={"rope_type": "default", "rope_theta": published.get("rope_theta", 10000.0)},
+            rope_parameters=rope,
             tie_word_embeddings=published.get("tie_word_embeddings", False),
             pad_token_id=published.get("pad_token_id"),
             eos_token_id=published.get("eos_token_id"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -103,6 +104,52 @@ def generation_ids(path: str, options: Mapping[str, Any]) -> GenerationIds:
     ends = ends if isinstance(ends, list) else [ends]
     mask = found.get("mask_token_id") if isinstance(found, dict) else None
     return GenerationIds(tuple(end for end in ends if _is_id(end)), mask if _is_id(mask) else None)
+
+
+def check_told(name: str, published: Mapping[str, Any], *keys: str) -> None:
+    """What no shape of a tensor tells must be in the config: a stock default in its place gives wrong logits silently.
+
+    Raises:
+        UnmaskError: naming the setting that is missing.
+    """
+    for key in keys:
+        if published.get(key) is None:
+            raise UnmaskError(f"config.json of {name!r} lacks {key!r}: take the one published with it.")
+
+
+def rope_of(name: str, published: Mapping[str, Any], *others: str) -> dict[str, Any]:
+    """How positions are turned, as transformers takes it: from ``rope_parameters``, or a config of before those.
+
+    Args:
+        others: settings beside the base that a config of before ``rope_parameters`` may hold.
+
+    Raises:
+        UnmaskError: no base: another than the dLLM was trained with gives wrong logits without a word.
+    """
+    known = published.get("rope_parameters") or {}
+    older = {key: published[key] for key in ("rope_theta", *others) if key in published}
+    found = {"rope_type": "default", **older, **(known if isinstance(known, Mapping) else {})}
+    base = found.get("rope_theta")
+    if base is None:
+        raise UnmaskError(f"config.json of {name!r} lacks 'rope_theta': take the one published with it.")
+    if isinstance(base, bool) or not isinstance(base, int | float) or not 0 < base < math.inf:
+        raise UnmaskError(f"config.json of {name!r} has rope_theta = {base!r}: take the one published with it.")
+    return found
+
+
+def plain_rope_of(name: str, published: Mapping[str, Any], *others: str) -> dict[str, Any]:
+    """`rope_of` in a family whose published code stretches no positions.
+
+    Raises:
+        UnmaskError: no base, or another kind than the default.
+    """
+    found = rope_of(name, published, *others)
+    if found["rope_type"] != "default":
+        raise UnmaskError(
+            f"config.json of {name!r} has rope_type = {found['rope_type']!r}, which its family was not published with "
+            "('default'): take the one published with it."
+        )
+    return found
 
 
 def _is_id(value: Any) -> bool:
