@@ -22,6 +22,18 @@ class PretrainConfig(Settings):
         Ge(2),
         Field(description="Blocks of a block-causal dLLM, in SDAR's layout (default: full attention)."),
     ] = None
+    start: Annotated[
+        str | None, Field(description="dLLM of the same shape and words whose weights training begins with.")
+    ] = None
+    edits: Annotated[
+        float,
+        Ge(0),
+        Le(1),
+        Field(
+            description="Share of the steps at which masked tokens are filled by the dLLM's own draws, which it learns "
+            "to correct (LLaDA2.1's token editing, arXiv 2602.08676); for block-causal dLLMs."
+        ),
+    ] = 0.0
     tasks: Annotated[dict[str, float], Field(min_length=1, description="Task name -> share of the training text.")] = {
         "house": 1.0
     }
@@ -51,4 +63,6 @@ class PretrainConfig(Settings):
     def _blocks_fill_the_region(self) -> PretrainConfig:
         if self.block_length is not None and self.gen_length % self.block_length:
             raise ValueError(f"block_length {self.block_length} does not divide gen_length {self.gen_length}")
+        if self.edits and self.block_length is None:
+            raise ValueError("edits is for block-causal dLLMs: set block_length, or leave it out")
         return self

@@ -103,6 +103,15 @@ def draw_block_mask(
     return masked.view(b, t), share.reshape(b, t)
 
 
+def draw_filled(
+    masked: Bool[Tensor, "b t"], block_length: int, generator: torch.Generator
+) -> Bool[Tensor, "b t"]:
+    """Masked positions that are filled before the loss: a share of each block's, all of them in every fourth or so."""
+    blocks = masked.view(-1, block_length)
+    share = torch.rand(len(blocks), 1, generator=generator) * 4 / 3
+    return ((torch.rand(blocks.shape, generator=generator) < share) & blocks).view_as(masked)
+
+
 def block_attention(length: int, block_length: int) -> Bool[Tensor, "s s"]:
     """Who sees whom where a noised row stands before the same row without noise (arXiv 2503.09573).
 

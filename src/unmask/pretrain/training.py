@@ -34,6 +34,7 @@ from unmask.errors import Stopped, UnmaskError
 from unmask.files import read_object, write_text, written_whole
 from unmask.hub import read_weights
 from unmask.journal import Claim, check_begun
+from unmask.models.auto import load_model
 from unmask.pretrain.config import PretrainConfig
 from unmask.pretrain.objective import (
     block_attention,
@@ -41,6 +42,7 @@ from unmask.pretrain.objective import (
     draw_batch,
     draw_block_batch,
     draw_block_mask,
+    draw_filled,
     draw_mask,
     learning_rate,
 )
@@ -197,9 +199,19 @@ class _Training:
         self.config, self.tasks = config, _worked_tasks(config)
         self.tokenizer = build_tokenizer(self.tasks)
         self.network = build_network(config, self.tokenizer).train()
+        if config.start is not None:
+            self._begin_with(config.start)
         self.optimizer = torch.optim.AdamW(
             self.network.parameters(), config.lr, (0.9, 0.98), weight_decay=config.weight_decay
         )
+
+    def _begin_with(self, name: str) -> None:
+        other = load_model(name, device="cpu", dtype="float32")
+        ours, theirs = self.network.state_dict(), other.network.state_dict()
+        alike = {key: one.shape for key, one in ours.items()} == {key: one.shape for key, one in theirs.items()}
+        if not alike or other.tokenizer.get_vocab() != self.tokenizer.get_vocab():
+            raise UnmaskError(f"start {name!r} has other words or another shape: give it the recipe's own, or leave it.")
+        self.network.load_state_dict(theirs)
 
     def step(self, step: int) -> float:
         """Take an optimiser step; returns the loss."""
@@ -220,14 +232,31 @@ class _Training:
         assert config.block_length is not None
         tokens, region = draw_block_batch(config, self.tasks, self.tokenizer, step)
         masked, ratio = draw_block_mask(region, config.block_length, generator)
-        length, device = tokens.shape[1], network.device
-        inputs = torch.cat([torch.where(masked, self.tokenizer.mask_token_id, tokens), tokens], dim=1).to(device)
-        place = torch.arange(length, device=device).repeat(2).expand(len(tokens), -1)
-        see = block_attention(length, config.block_length).to(device)[None, None].expand(len(tokens), -1, -1, -1)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        shown = torch.where(masked, self.tokenizer.mask_token_id, tokens)
+        filled = torch.zeros_like(masked)
+        if torch.rand((), generator=generator) < config.edits:
+            filled = draw_filled(masked, config.block_length, generator)
+            with torch.no_grad():
+                drawn = self._block_logits(shown, tokens).float().softmax(dim=-1)
+            own = torch.multinomial(drawn.flatten(0, 1).cpu(), 1, generator=generator).view_as(tokens)
+            shown = torch.where(filled, own, shown)
+        logits = self._block_logits(shown, tokens)
+        learned = masked | (filled.any() & region)  # right tokens are to stay, drawn ones to be corrected
+        weight = ratio.masked_fill(filled | ~masked, 1.0)
+        return diffusion_loss(logits, tokens.to(logits.device), learned.to(logits.device), weight.to(logits.device))
+
+    def _block_logits(self, shown: Tensor, clean: Tensor) -> Tensor:
+        """(b, t, v) of rows as they are shown, each block behind the clean ones."""
+        assert self.config.block_length is not None
+        network, length = self.network, clean.shape[1]
+        device = network.device
+        inputs = torch.cat([shown, clean], dim=1).to(device)
+        place = torch.arange(length, device=device).repeat(2).expand(len(clean), -1)
+        see = block_attention(length, self.config.block_length).to(device)[None, None].expand(len(clean), -1, -1, -1)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bf16):
             body = network.base_model(input_ids=inputs, attention_mask=see, position_ids=place, use_cache=False)
-            logits = network.get_output_embeddings()(body.last_hidden_state[:, :length])
-        return diffusion_loss(logits, tokens.to(device), masked.to(device), ratio.to(device))
+            logits: Tensor = network.get_output_embeddings()(body.last_hidden_state[:, :length])
+        return logits
 
     def _loss(self, step: int, generator: torch.Generator) -> Tensor:
         """LLaDA's."""
