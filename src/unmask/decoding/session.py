@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -104,6 +104,7 @@ class Session:
         self._observation: Observation | None = None
         self._since: dict[int, float] = {}
         self._looked: dict[int, int] = {}  # positions of each row that were searched for stop strings
+        self._stops: dict[int, tuple[str, ...]] = {}
 
     def __len__(self) -> int:
         """Active rows."""
@@ -137,11 +138,14 @@ class Session:
         rows: Sequence[int],
         keys: Int[Tensor, " n"],
         speeds: Sequence[float] | None = None,
+        stops: Sequence[tuple[str, ...]] | None = None,
     ) -> None:
         """Begin rows: token ids, an index of the caller's for each, each one's random stream, and its speed.
 
         Args:
             speeds: by default that of the options, or else 0.
+            stops: texts at which each row ends; by default those of the options. `Ended.texts` is cut at the options'
+                alone.
         """
         if not prompts:
             return
@@ -156,11 +160,44 @@ class Session:
             kl_history=self.needs.kl_history,
             cache=self.options.cache,
         )
-        if self._pass is not None:  # of the active rows alone: they are observed anew, as if it had not been
-            self._state = self._before
+        self._forget_pass()
         self._since |= dict.fromkeys(rows, time.perf_counter())
         self._looked |= dict.fromkeys(rows, 0)
+        self._stops |= zip(rows, [self.options.stop] * len(rows) if stops is None else stops, strict=True)
         self._state = self._state.join(fresh, self.model.pad_id) if self._state is not None else fresh
+
+    def drop(self, rows: Collection[int]) -> None:
+        """Give up active rows, by the indices that they were added under; the others go on as if alone."""
+        if self._state is None:
+            return
+        self._forget_pass()
+        kept = [i for i, row in enumerate(self._state.row.tolist()) if row not in rows]
+        left = torch.tensor(kept, dtype=torch.long).to(self._state.row.device)
+        self._state = self._state.take(left).trim() if kept else None
+        for row in rows:
+            self._since.pop(row, None)
+            self._looked.pop(row, None)
+            self._stops.pop(row, None)
+
+    def standing(self) -> dict[int, list[int]]:
+        """The tokens of each active row up to its first open position: no later pass changes them.
+
+        While a block is revised nothing of its row stands, not even what stood before it.
+        """
+        if self._state is None:
+            return {}
+        state = self._before if self._before is not None and self._pass is not None else self._state
+        found = torch.cat([state.row[:, None], self._standing(state)[:, None], state.region], dim=1)
+        return {row: tokens[:n] for row, n, *tokens in found.tolist()}  # one wait
+
+    def _standing(self, state: DecodingState) -> Int[Tensor, " b"]:
+        lengths = (state.open.cumsum(dim=1) == 0).sum(dim=1)
+        return lengths if self.options.post_steps is None else lengths.masked_fill(state.in_block, 0)
+
+    def _forget_pass(self) -> None:
+        """A pass that was observed and not acted on is of the rows of then: they are observed anew."""
+        if self._pass is not None:
+            self._state = self._before
         self._pass = self._observation = None
 
     @contextmanager
@@ -248,7 +285,7 @@ class Session:
         # What the host must know comes over in one copy: why each row ended, and whether a confidence is NaN.
         *codes, nan = torch.cat([why, observation.confidence.isnan().any().long()[None]]).tolist()
         refuse_nan(bool(nan), self.model)
-        if self.options.stop:
+        if any(self._stops.values()):
             codes = self._stopped(state, codes)
         self._state, self._pass, self._observation = state, None, None
         if all(code == RUNNING for code in codes):
@@ -259,6 +296,8 @@ class Session:
         self._state = state.take(left).trim() if len(left) else None
         tokens = after_eos(gone.region, self.model.eos_ids) if self.options.stop_at_eos else gone.region
         rows = gone.row.tolist()
+        for row in rows:
+            self._looked.pop(row), self._stops.pop(row)
         now = time.perf_counter()
         return Ended(
             row=gone.row,
@@ -275,17 +314,15 @@ class Session:
 
     def _stopped(self, state: DecodingState, codes: Sequence[int]) -> list[int]:
         """With STOP for running rows whose text stands up to a stop string."""
-        standing = (state.open.cumsum(dim=1) == 0).sum(dim=1)
-        if self.options.post_steps is not None:
-            standing = standing.masked_fill(state.in_block, 0)  # what stands in a block may change until it is over
+        standing = self._standing(state)
         found = list(codes)
         for i, (row, n) in enumerate(torch.stack([state.row, standing], dim=1).tolist()):
-            if codes[i] != RUNNING or n == self._looked.get(row, 0):
+            if codes[i] != RUNNING or n == self._looked[row] or not self._stops[row]:
                 continue
             self._looked[row] = n
             tokens = state.region[i, :n].tolist()
             text = self.model.text(tokens)
-            if any(stop in text for stop in self.options.stop):
+            if any(stop in text for stop in self._stops[row]):
                 found[i] = BUDGET if self.model.mask_id in tokens else STOP  # what is given up is not complete
         return found
 
