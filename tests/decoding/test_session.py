@@ -3,10 +3,9 @@
 import pytest
 import torch
 
-from unmask.decoding.decode import decode
+from unmask.decoding.decode import advance, decode
 from unmask.decoding.options import DecodeConfig
 from unmask.decoding.session import Session
-from unmask.decoding.step import decide
 from unmask.models.auto import load_model
 from unmask.noise import row_keys
 from unmask.policies.auto import load_policy
@@ -32,7 +31,7 @@ def run(session, policy, ended, drops=(), stand=None):
                 session.drop(rows)
         if not len(session):
             break
-        gone = session.reveal(decide(policy, session.observe()))
+        gone = advance(session, policy)
         for done in gone.completions() if gone is not None else ():
             ended[done.index] = done
         if stand is not None:

@@ -116,6 +116,14 @@ app.command(
     "Example: unmask report runs/sweep runs/mine -o report.html",
 )
 app.command(
+    "unmask.cli.serve:serve",
+    name="serve",
+    help="Serve a dLLM over OpenAI's API: completions, chats, streams, and a page to watch it decode.\n\n"
+    "Requests may ask for a speed, a target_nfe, a block_length or a policy, beside OpenAI's parameters. Needs pip "
+    "install 'unmask[serve]'.\n\n"
+    "Example: unmask serve --model GSAI-ML/LLaDA-8B-Instruct --policy runs/mine --block-length 32 --port 8000",
+)
+app.command(
     "unmask.cli.lm_eval:lm_eval",
     name="lm-eval",
     help="Run tasks of the lm-evaluation-harness: its metrics, beside forward passes and tokens per forward pass.\n\n"

@@ -97,16 +97,25 @@ def stream(
 
 
 @torch.no_grad()
+def advance(session: Session, policy: Policy) -> Ended | None:
+    """One step of a session's rows under a policy; the rows that ended in it, None if none did.
+
+    Raises:
+        UnmaskError: too little memory; the dLLM's logits were NaN.
+    """
+    observation = session.observe()
+    started = time.perf_counter()
+    duplicates = session.duplicates() if isinstance(policy, StochasticPolicy) else None
+    with session.enough_memory():
+        picks, edits = decide(policy, observation, duplicates), revise(policy, observation)
+    session.totals.policy_seconds += time.perf_counter() - started
+    return session.reveal(picks, edits)
+
+
 def _loop(session: Session, policy: Policy, source: Source) -> Iterator[Ended]:
     session.add(*source.next(session.options.batch_size))
     while len(session):
-        observation = session.observe()
-        started = time.perf_counter()
-        duplicates = session.duplicates() if isinstance(policy, StochasticPolicy) else None
-        with session.enough_memory():
-            picks, edits = decide(policy, observation, duplicates), revise(policy, observation)
-        session.totals.policy_seconds += time.perf_counter() - started
-        ended = session.reveal(picks, edits)
+        ended = advance(session, policy)
         if ended is not None:
             yield ended
             session.add(*source.next(session.options.batch_size - len(session)))

@@ -1,0 +1,135 @@
+"""`unmask serve`."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le
+from cyclopts import Parameter
+from pydantic import Field
+
+from unmask.cli.common import DecodeFlags
+from unmask.cli.console import errors
+from unmask.cli.speed import SpeedFlags, at_speed
+from unmask.errors import UnmaskError
+from unmask.models.config import ModelConfig
+from unmask.policies.auto import DEFAULT_POLICY, load_policy
+
+KEY = "UNMASK_API_KEY"
+
+
+class ServeConfig(ModelConfig):
+    """What to serve, where, and within which bounds."""
+
+    policy: Annotated[
+        tuple[str, ...],
+        Field(
+            min_length=1,
+            description="Policies that requests may name: bundled names, folders, Hub ids or rules; the first is the "
+            "default.",
+        ),
+    ] = (DEFAULT_POLICY,)
+    served_model_name: Annotated[
+        str | None, Field(description="What clients call the dLLM (default: as it is called here).")
+    ] = None
+    host: Annotated[str, Field(description="Address to listen at; 0.0.0.0 for all.")] = "127.0.0.1"
+    port: Annotated[int, Ge(0), Le(65535), Field(description="Port; 0 for any that is free.")] = 8000
+    api_key_file: Annotated[
+        Path | None, Field(description=f"File with the key that requests must bear (or {KEY} in the environment).")
+    ] = None
+    queue: Annotated[int, Ge(0), Field(description="Prompts that may wait; others get 429.")] = 256
+    timeout: Annotated[float, Gt(0), Field(description="Seconds that a request may take, waiting included.")] = 600.0
+    max_prompt: Annotated[
+        int | None, Ge(1), Field(description="Tokens of a prompt at most (default: what the dLLM has room for).")
+    ] = None
+    max_body: Annotated[int, Ge(1), Field(description="Bytes of a request's body at most.")] = 2**20
+    read_timeout: Annotated[float, Gt(0), Field(description="Seconds that a body may take to arrive.")] = 30.0
+    grace: Annotated[
+        float, Ge(0), Field(description="Seconds that running requests get after SIGTERM or Ctrl-C.")
+    ] = 30.0
+    access_log: Annotated[bool, Field(description="A line for each request.")] = False
+
+
+def serve(
+    *,
+    settings: Annotated[ServeConfig | None, Parameter(name="*")] = None,
+    decoding: Annotated[DecodeFlags | None, Parameter(name="*")] = None,
+    speeds: Annotated[SpeedFlags | None, Parameter(name="*")] = None,
+) -> None:
+    """Serve a dLLM over OpenAI's API, and a page to watch it at ``/``."""
+    wanted, config = settings or ServeConfig(), decoding or DecodeFlags()
+    try:
+        import uvicorn
+
+        from unmask.integrations.server.app import build_app
+        from unmask.integrations.server.engine import Engine
+        from unmask.integrations.server.service import Served
+    except ImportError as e:
+        raise UnmaskError(f"unmask serve needs {e.name}: pip install 'unmask[serve]'.") from None
+    if config.stop:
+        raise UnmaskError("stop is a request's own: leave out --stop.")
+    key = _key(wanted.api_key_file)
+    listening = _listen(wanted.host, wanted.port)
+    policies = {name: load_policy(name) for name in wanted.policy}
+    model = wanted.load()
+    config = config.model_copy(update={"gen_length": config.region(model=model)})
+    first = next(iter(policies.values()))
+    config = at_speed(config, speeds, first, model)
+    for policy in policies.values():
+        config.model_copy(update={"speed": None}).resolve(model, policy=policy)
+    name = wanted.served_model_name or model.name
+    served = Served(name, model, policies, config, max_prompt=wanted.max_prompt, seconds=wanted.timeout)
+    engine = Engine(model, policies, rows=config.batch_size, queue=wanted.queue)
+    app = build_app(served, engine, key=key, most_bytes=wanted.max_body, read_seconds=wanted.read_timeout)
+    host, port = listening.getsockname()[:2]
+    errors.print(model.summary(), style="bright_black", highlight=False, soft_wrap=True)
+    at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    errors.print(f"Serving {name} at {at} (API: {at}/v1). Ctrl-C ends it.", highlight=False, soft_wrap=True)
+    uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_level="info" if wanted.access_log else "warning",
+            access_log=wanted.access_log,
+            timeout_graceful_shutdown=int(wanted.grace),
+            server_header=False,
+        )
+    ).run(sockets=[listening])
+
+
+def _key(path: Path | None) -> str | None:
+    """
+    Raises:
+        UnmaskError: two keys; a file that cannot be read, or is empty.
+    """
+    told = os.environ.get(KEY)
+    if path is None:
+        return told or None
+    if told:
+        raise UnmaskError(f"There is a key in {KEY} and one in --api-key-file: give one of them.")
+    if not path.is_file():
+        raise UnmaskError(f"No key at {path}: give --api-key-file a file that holds one line.")
+    key = path.read_text(encoding="utf-8").strip()
+    if not key or not key.isprintable():
+        raise UnmaskError(f"{path} holds no key: write one line of printable characters into it.")
+    return key
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    """Taken before the dLLM is loaded: clients that connect meanwhile wait.
+
+    Raises:
+        UnmaskError: the port is in use, or the address is none of this machine's.
+    """
+    try:
+        family, _, _, _, at = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
+        listening = socket.socket(family, socket.SOCK_STREAM)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(at)
+        listening.listen(2048)
+    except OSError as e:
+        reason = e.strerror or str(e)
+        raise UnmaskError(f"Cannot listen at {host}, port {port} ({reason}): give another --port or --host.") from None
+    return listening

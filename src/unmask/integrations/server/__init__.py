@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server of any dLLM (`pip install 'unmask[serve]'`, `unmask serve`)."""
