@@ -219,7 +219,7 @@ Shapes = Iterator[tuple[str, tuple[int, ...]]]
 
 
 def qwen_tensors(config: Mapping[str, Any]) -> Shapes:
-    """Of a Qwen2 (Dream, Fast-dLLM v2), a Qwen3 (SDAR; its MoE and LLaDA-MoE with experts) or a Llama (Stable-DiffCoder)."""
+    """Of a Qwen2 (Dream, Fast-dLLM v2), a Qwen3 (SDAR, and with experts LLaDA-MoE) or a Llama (Stable-DiffCoder)."""
     width, vocabulary = config["hidden_size"], config["vocab_size"]
     llama = config["model_type"] == "llama"
     third = not llama and ("head_dim" in config or "num_experts" in config)

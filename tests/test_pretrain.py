@@ -19,7 +19,7 @@ from unmask.pretrain import (
     lengths_at,
     pretrain,
 )
-from unmask.pretrain.objective import block_attention, draw_block_batch, draw_block_mask
+from unmask.pretrain.objective import block_attention, draw_block_batch, draw_block_mask, draw_filled
 from unmask.tasks.auto import load_task
 from unmask.testing import check_model
 
@@ -185,3 +185,33 @@ def test_a_block_causal_dllm_is_written_in_sdars_layout_and_resumes(tmp_path):
     pretrain(small(tmp_path / "cut", **recipe), resume=True)
     a, b = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_what_is_filled_is_masked_and_some_blocks_are_filled_whole():
+    generator = torch.Generator().manual_seed(0)
+    region = torch.ones(200, 32, dtype=torch.bool)
+    masked, _ = draw_block_mask(region, 8, generator)
+    filled = draw_filled(masked, 8, generator)
+    assert not (filled & ~masked).any()
+    whole = ((filled == masked).view(-1, 8).all(dim=1)).float().mean().item()
+    assert 0.25 < whole < 0.6, "a block of few masks is filled by chance, too"
+    assert 0.55 < (filled.sum() / masked.sum()).item() < 0.75  # the mean of min(1, 4u/3) is 5/8
+
+
+def test_a_dllm_goes_on_from_another_and_learns_to_correct_its_draws(tmp_path):
+    recipe = {"block_length": 4, "double_share": 0.0, "curriculum": 0.0, "warmup": 0}
+    pretrain(small(tmp_path / "first", **recipe))
+    begun = load_model(tmp_path / "first").network.state_dict()
+    small_step = {**recipe, "start": str(tmp_path / "first"), "steps": 1, "lr": 1e-9}
+    pretrain(small(tmp_path / "second", **small_step, edits=1.0))
+    after = load_model(tmp_path / "second").network.state_dict()
+    assert all(torch.allclose(one, after[name], atol=1e-6) for name, one in begun.items())
+    losses = []
+    for edits in (0.0, 1.0):
+        config = small(tmp_path / f"e{edits}", **{**small_step, "edits": edits, "batch_size": 64})
+        pretrain(config, on_step=lambda progress: losses.append(progress.loss))
+    assert losses[0] != losses[1]
+    with pytest.raises(UnmaskError, match="start .*first' has other words or another shape"):
+        pretrain(small(tmp_path / "wide", **{**small_step, "width": 32}))
+    with pytest.raises(UnmaskError, match="edits is for block-causal dLLMs: set block_length"):
+        small(tmp_path / "full", edits=0.5)

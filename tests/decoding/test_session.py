@@ -14,7 +14,9 @@ WORDS = ["red", "blue", "gold", "green"]
 PROMPTS = [f"{room}: {' '.join(WORDS[:n])}?" for room in ("hall", "attic") for n in (1, 2, 4)]
 
 
-@pytest.fixture(scope="module", params=[("house-base", "house-base-full"), ("house-block-causal", "house-block-causal")])
+@pytest.fixture(
+    scope="module", params=[("house-base", "house-base-full"), ("house-block-causal", "house-block-causal")]
+)
 def pair(request):
     model, policy = request.param
     return load_model(model), load_policy(policy)

@@ -14,6 +14,7 @@ from pydantic import Field
 from unmask.cli.common import DecodeFlags
 from unmask.cli.console import errors
 from unmask.cli.speed import SpeedFlags, at_speed
+from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 from unmask.policies.auto import DEFAULT_POLICY, load_policy
@@ -47,9 +48,9 @@ class ServeConfig(ModelConfig):
     ] = None
     max_body: Annotated[int, Ge(1), Field(description="Bytes of a request's body at most.")] = 2**20
     read_timeout: Annotated[float, Gt(0), Field(description="Seconds that a body may take to arrive.")] = 30.0
-    grace: Annotated[
-        float, Ge(0), Field(description="Seconds that running requests get after SIGTERM or Ctrl-C.")
-    ] = 30.0
+    grace: Annotated[float, Ge(0), Field(description="Seconds that running requests get after SIGTERM or Ctrl-C.")] = (
+        30.0
+    )
     access_log: Annotated[bool, Field(description="A line for each request.")] = False
 
 
@@ -60,7 +61,7 @@ def serve(
     speeds: Annotated[SpeedFlags | None, Parameter(name="*")] = None,
 ) -> None:
     """Serve a dLLM over OpenAI's API, and a page to watch it at ``/``."""
-    wanted, config = settings or ServeConfig(), decoding or DecodeFlags()
+    wanted, config = settings or ServeConfig(), decoding or DecodeConfig()
     try:
         import uvicorn
 

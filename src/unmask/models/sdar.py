@@ -34,7 +34,9 @@ def stock_config(kind: type[PreTrainedConfig], name: str, published: Mapping[str
         UnmaskError: a setting that it does not have, or one that no tensor tells is missing.
     """
     rope_of(name, published)
-    experts = ("num_hidden_layers", "num_experts", "num_experts_per_tok", "norm_topk_prob") if kind is Qwen3MoeConfig else ()
+    experts = (
+        ("num_hidden_layers", "num_experts", "num_experts_per_tok", "norm_topk_prob") if kind is Qwen3MoeConfig else ()
+    )
     check_told(name, published, "num_attention_heads", "num_key_value_heads", "rms_norm_eps", *experts)
     if experts:
         check_choice(name, published["num_experts"], published["num_experts_per_tok"])
@@ -54,6 +56,8 @@ def _check_tensors(name: str, path: str, published: Mapping[str, Any], options: 
 
 
 SDAR = Family("SDAR", partial(stock_config, Qwen3Config), Qwen3ForCausalLM, 4, 151669)
-SDAR_MOE = Family("SDAR-MoE", partial(stock_config, Qwen3MoeConfig), Qwen3MoeForCausalLM, 4, 151669, check=_check_tensors)
+SDAR_MOE = Family(
+    "SDAR-MoE", partial(stock_config, Qwen3MoeConfig), Qwen3MoeForCausalLM, 4, 151669, check=_check_tensors
+)
 FAST_DLLM = Family("Fast-dLLM v2", partial(stock_config, Qwen2Config), Qwen2ForCausalLM, 32, 151665, shifted=True)
 STABLE_DIFFCODER = Family("Stable-DiffCoder", partial(stock_config, LlamaConfig), LlamaForCausalLM, 4, 5)

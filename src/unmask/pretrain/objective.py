@@ -103,9 +103,7 @@ def draw_block_mask(
     return masked.view(b, t), share.reshape(b, t)
 
 
-def draw_filled(
-    masked: Bool[Tensor, "b t"], block_length: int, generator: torch.Generator
-) -> Bool[Tensor, "b t"]:
+def draw_filled(masked: Bool[Tensor, "b t"], block_length: int, generator: torch.Generator) -> Bool[Tensor, "b t"]:
     """Masked positions that are filled before the loss: a share of each block's, all of them in every fourth or so."""
     blocks = masked.view(-1, block_length)
     share = torch.rand(len(blocks), 1, generator=generator) * 4 / 3

@@ -207,10 +207,13 @@ class _Training:
 
     def _begin_with(self, name: str) -> None:
         other = load_model(name, device="cpu", dtype="float32")
+        assert other.network is not None  # a family read from files has one
         ours, theirs = self.network.state_dict(), other.network.state_dict()
         alike = {key: one.shape for key, one in ours.items()} == {key: one.shape for key, one in theirs.items()}
         if not alike or other.tokenizer.get_vocab() != self.tokenizer.get_vocab():
-            raise UnmaskError(f"start {name!r} has other words or another shape: give it the recipe's own, or leave it.")
+            raise UnmaskError(
+                f"start {name!r} has other words or another shape: give it the recipe's own, or leave it."
+            )
         self.network.load_state_dict(theirs)
 
     def step(self, step: int) -> float:
@@ -228,7 +231,7 @@ class _Training:
 
     def _block_loss(self, step: int, generator: torch.Generator) -> Tensor:
         """The loss of every block given the clean ones before it, in one pass over the noised and the clean row."""
-        config, network = self.config, self.network
+        config = self.config
         assert config.block_length is not None
         tokens, region = draw_block_batch(config, self.tasks, self.tokenizer, step)
         masked, ratio = draw_block_mask(region, config.block_length, generator)

@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -46,115 +45,130 @@ def build_app(
         yield
         engine.stop()
 
-    app = FastAPI(title="unmask", version=__version__, lifespan=life, openapi_url="/openapi.json", docs_url=None)
+    app = FastAPI(title="unmask", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
     app.add_middleware(Guard, key=key, most_bytes=most_bytes, read_seconds=read_seconds)
-    metrics = Metrics(engine)
-    page = _page()
+    routes = _Routes(served, engine)
+    for path, route in (
+        ("/v1/completions", routes.completions),
+        ("/v1/chat/completions", routes.chat_completions),
+        ("/live", routes.live),
+    ):
+        app.add_api_route(path, route, methods=["POST"], response_model=None)
+    app.add_api_route("/v1/models", routes.models, methods=["GET"])
+    app.add_api_route("/v1/models/{name:path}", routes.model, methods=["GET"], response_model=None)
+    app.add_api_route("/health", routes.health, methods=["GET"], response_model=None)
+    app.add_api_route("/metrics", routes.counts, methods=["GET"], response_model=None)
+    app.add_api_route("/", routes.home, methods=["GET"], response_class=HTMLResponse)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _other)
+    app.add_exception_handler(Exception, _fault)
+    return app
 
-    async def answer(request: Request, asked: Asked, endpoint: str) -> Response:
+
+class _Routes:
+    """What each address answers."""
+
+    def __init__(self, served: Served, engine: Engine) -> None:
+        self.served, self.engine, self.metrics, self.page = served, engine, Metrics(engine), _page()
+
+    async def completions(self, request: Request, asked: CompletionRequest) -> Response:
+        return await self._answer(request, asked, "completions")
+
+    async def chat_completions(self, request: Request, asked: ChatRequest) -> Response:
+        return await self._answer(request, asked, "chat")
+
+    async def live(self, request: Request, asked: LiveRequest) -> Response:
+        return await self._answer(request, asked, "live")
+
+    async def models(self) -> Chunk:
+        return {"object": "list", "data": [_model(self.served)]}
+
+    async def model(self, name: str) -> Response:
+        if name != self.served.name:
+            message = f"The model {name!r} does not exist: this server has {self.served.name!r}."
+            return JSONResponse(error(message, 404, param="model", code="model_not_found"), 404)
+        return JSONResponse(_model(self.served))
+
+    async def health(self) -> Response:
+        alive = self.engine.alive
+        return JSONResponse({"status": "ok" if alive else "stopped"}, 200 if alive else 503)
+
+    async def counts(self) -> Response:
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4")
+
+    async def home(self) -> str:
+        return self.page
+
+    async def _answer(self, request: Request, asked: Asked, endpoint: str) -> Response:
         start = time.perf_counter()
         try:
-            made = Answer(served, engine, asked)
+            made = Answer(self.served, self.engine, asked)
             made.submit()
         except UnmaskError as e:
-            return _failed(e, endpoint)
+            return self._failed(e, endpoint)
         if asked.stream or isinstance(asked, LiveRequest):
-            chunks = made.live() if isinstance(asked, LiveRequest) else made.stream()
-            lines = _lines(made, chunks, endpoint, start)
+            lines = self._lines(made, endpoint, start)
             return StreamingResponse(lines, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         whole, left = asyncio.ensure_future(made.whole()), asyncio.ensure_future(_until_left(request))
         try:
             await asyncio.wait({whole, left}, return_when=asyncio.FIRST_COMPLETED)
             if not whole.done():
+                self.metrics.requests.labels(endpoint, "499").inc()
                 return Response(status_code=499)  # nobody reads it
             found = whole.result()
         except UnmaskError as e:
-            return _failed(e, endpoint)
+            return self._failed(e, endpoint)
         finally:
             whole.cancel()
             left.cancel()
             made.cancel()
-        count(found["usage"], endpoint, start)
+        self._count(found["usage"], endpoint, start)
         return JSONResponse(found)
 
-    async def _lines(made: Answer, chunks: AsyncIterator[Chunk], endpoint: str, start: float) -> AsyncIterator[str]:
+    async def _lines(self, made: Answer, endpoint: str, start: float) -> AsyncIterator[str]:
         """Server-sent events; a client that leaves gives its rows up."""
-        seen = False
+        seen, status = False, "499"
         try:
-            async for chunk in chunks:
-                if not seen and endpoint != "live" and any(c.get("text") or c.get("delta") for c in chunk["choices"]):
+            async for chunk in made.live() if endpoint == "live" else made.stream():
+                if not seen and any(
+                    c.get("text") or c.get("delta", {}).get("content") for c in chunk.get("choices", ())
+                ):
                     seen = True
-                    metrics.first.observe(time.perf_counter() - start)
+                    self.metrics.first.observe(time.perf_counter() - start)
                 yield f"data: {json.dumps(chunk, ensure_ascii=False)}\n\n"
             yield "data: [DONE]\n\n"
-            count(made.usage(), endpoint, start)
+            status = "200"
         except UnmaskError as e:
-            status, body, _ = _told(e)
-            metrics.requests.labels(endpoint, str(status)).inc()
+            code, body, _ = _told(e)
+            status = str(code)
             yield f"data: {json.dumps(body)}\n\n"
         finally:
             made.cancel()
+            if status == "200":
+                self._count(made.usage(), endpoint, start)
+            else:
+                self.metrics.requests.labels(endpoint, status).inc()
 
-    def count(usage: Chunk, endpoint: str, start: float) -> None:
-        metrics.requests.labels(endpoint, "200").inc()
-        metrics.prompt_tokens.inc(usage["prompt_tokens"])
-        metrics.tokens.inc(usage["completion_tokens"])
-        metrics.seconds.observe(time.perf_counter() - start)
+    def _count(self, usage: Chunk, endpoint: str, start: float) -> None:
+        self.metrics.requests.labels(endpoint, "200").inc()
+        self.metrics.prompt_tokens.inc(usage["prompt_tokens"])
+        self.metrics.tokens.inc(usage["completion_tokens"])
+        self.metrics.seconds.observe(time.perf_counter() - start)
 
-    def _failed(e: UnmaskError, endpoint: str) -> Response:
+    def _failed(self, e: UnmaskError, endpoint: str) -> Response:
         status, body, headers = _told(e)
-        metrics.requests.labels(endpoint, str(status)).inc()
+        self.metrics.requests.labels(endpoint, str(status)).inc()
         return JSONResponse(body, status, headers=headers)
 
-    @app.post("/v1/completions")
-    async def completions(request: Request, asked: CompletionRequest) -> Response:
-        return await answer(request, asked, "completions")
 
-    @app.post("/v1/chat/completions")
-    async def chat_completions(request: Request, asked: ChatRequest) -> Response:
-        return await answer(request, asked, "chat")
+async def _other(request: Request, e: Exception) -> Response:
+    assert isinstance(e, HTTPException)
+    return JSONResponse(error(f"{e.detail}: {request.method} {request.url.path}.", e.status_code), e.status_code)
 
-    @app.post("/live")
-    async def live(request: Request, asked: LiveRequest) -> Response:
-        return await answer(request, asked, "live")
 
-    @app.get("/v1/models")
-    async def models() -> Chunk:
-        return {"object": "list", "data": [_model(served)]}
-
-    @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> Response:
-        if name != served.name:
-            message = f"The model {name!r} does not exist: this server has {served.name!r}."
-            return JSONResponse(error(message, 404, param="model", code="model_not_found"), 404)
-        return JSONResponse(_model(served))
-
-    @app.get("/health")
-    async def health() -> Response:
-        return JSONResponse({"status": "ok"} if engine.alive else {"status": "stopped"}, 200 if engine.alive else 503)
-
-    @app.get("/metrics")
-    async def counts() -> Response:
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
-
-    @app.get("/", response_class=HTMLResponse)
-    async def home() -> str:
-        return page
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(request: Request, e: RequestValidationError) -> Response:
-        return _invalid(e)
-
-    @app.exception_handler(HTTPException)
-    async def other(request: Request, e: HTTPException) -> Response:
-        return JSONResponse(error(str(e.detail), e.status_code), e.status_code, headers=e.headers)
-
-    @app.exception_handler(Exception)
-    async def fault(request: Request, e: Exception) -> Response:
-        logger.exception("a request failed", exc_info=e)
-        return JSONResponse(error("The server met an error of its own: see its log.", 500), 500)
-
-    return app
+async def _fault(request: Request, e: Exception) -> Response:
+    logger.exception("a request failed", exc_info=e)
+    return JSONResponse(error("The server met an error of its own: see its log.", 500), 500)
 
 
 def _page() -> str:
@@ -188,7 +202,8 @@ FORMS = {
 }
 
 
-def _invalid(e: RequestValidationError) -> Response:
+async def _invalid(request: Request, e: Exception) -> Response:
+    assert isinstance(e, RequestValidationError)
     first = e.errors()[0]
     where = [str(part) for part in first["loc"] if part != "body"]
     param = where[0] if where else None

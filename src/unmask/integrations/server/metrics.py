@@ -19,12 +19,17 @@ class Metrics:
     def __init__(self, engine: Engine) -> None:
         self.registry = CollectorRegistry()
         self.registry.register(_OfEngine(engine))
-        of = {"registry": self.registry}
-        self.requests = Counter("unmask_requests", "Requests answered.", ("endpoint", "status"), **of)
-        self.prompt_tokens = Counter("unmask_prompt_tokens", "Tokens of prompts.", **of)
-        self.tokens = Counter("unmask_generated_tokens", "Tokens written, up to the end of each text.", **of)
-        self.seconds = Histogram("unmask_request_seconds", "From request to answer.", buckets=SECONDS, **of)
-        self.first = Histogram("unmask_first_text_seconds", "From request to streamed text.", buckets=SECONDS, **of)
+        self.requests = Counter("unmask_requests", "Requests answered.", ("endpoint", "status"), registry=self.registry)
+        self.prompt_tokens = Counter("unmask_prompt_tokens", "Tokens of prompts.", registry=self.registry)
+        self.tokens = Counter(
+            "unmask_generated_tokens", "Tokens written, up to the end of each text.", registry=self.registry
+        )
+        self.seconds = Histogram(
+            "unmask_request_seconds", "From request to answer.", buckets=SECONDS, registry=self.registry
+        )
+        self.first = Histogram(
+            "unmask_first_text_seconds", "From request to streamed text.", buckets=SECONDS, registry=self.registry
+        )
 
     def text(self) -> bytes:
         """In Prometheus's exposition format."""

@@ -96,11 +96,8 @@ class CompletionRequest(Asked):
     @property
     def prompts(self) -> list[str | list[int]]:
         """One after the other."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if isinstance(self.prompt[0], int):
-            return [[int(token) for token in self.prompt if isinstance(token, int)]]
-        return [one for one in self.prompt if not isinstance(one, int)]
+        given: Any = self.prompt
+        return given if isinstance(given, list) and not isinstance(given[0], int) else [given]
 
     @property
     def chosen_logprobs(self) -> bool:

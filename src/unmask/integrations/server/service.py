@@ -287,7 +287,7 @@ class Answer:
         options, config = self._options(policy, limit)
         draws = options.sampling.draws
         seed = asked.seed if asked.seed is not None else secrets.randbits(62) if draws else 0
-        rows = []
+        rows: list[_Row] = []
         for i, prompt in enumerate(self._prompts()):
             name = "The prompt" if len(rows) == 0 else f"Prompt {i}"
             self._check_prompt(prompt, options.gen_length, name)
@@ -360,8 +360,8 @@ class Answer:
         names = ("temperature", "top_p", "block_length")
         changes = {name: value for name in names if (value := getattr(asked, name)) is not None}
         blocks = changes.get("block_length", self.served.config.block_length)
-        fills = isinstance(blocks, int) and blocks > 0 and model.block_length is None
-        changes |= {"speed": None, "stop": (), "gen_length": -(-limit // blocks) * blocks if fills else limit}
+        whole = blocks if isinstance(blocks, int) and blocks > 0 and model.block_length is None else 1
+        changes |= {"speed": None, "stop": (), "gen_length": -(-limit // whole) * whole}
         with _about("block_length" if asked.block_length is not None else "max_tokens"):
             config = decode_config(self.served.config, changes)
             options = config.resolve(model, policy=policy)
