@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt, Le
 from cyclopts import Parameter
@@ -14,10 +14,13 @@ from pydantic import Field
 from unmask.cli.common import DecodeFlags
 from unmask.cli.console import errors
 from unmask.cli.speed import SpeedFlags, at_speed
-from unmask.decoding.options import DecodeConfig
+from unmask.decoding.options import DecodeConfig, check_budget, check_policy_fits, speeds_of
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 from unmask.policies.auto import DEFAULT_POLICY, load_policy
+
+if TYPE_CHECKING:
+    from unmask.integrations.server.service import Served
 
 KEY = "UNMASK_API_KEY"
 
@@ -67,37 +70,48 @@ def serve(
 
         from unmask.integrations.server.app import build_app
         from unmask.integrations.server.engine import Engine
-        from unmask.integrations.server.service import Served
     except ImportError as e:
         raise UnmaskError(f"unmask serve needs {e.name}: pip install 'unmask[serve]'.") from None
     if config.stop:
         raise UnmaskError("stop is a request's own: leave out --stop.")
     key = _key(wanted.api_key_file)
-    listening = _listen(wanted.host, wanted.port)
-    policies = {name: load_policy(name) for name in wanted.policy}
-    model = wanted.load()
-    config = config.model_copy(update={"gen_length": config.region(model=model)})
-    first = next(iter(policies.values()))
-    config = at_speed(config, speeds, first, model)
-    for policy in policies.values():
-        config.model_copy(update={"speed": None}).resolve(model, policy=policy)
-    name = wanted.served_model_name or model.name
-    served = Served(name, model, policies, config, max_prompt=wanted.max_prompt, seconds=wanted.timeout)
-    engine = Engine(model, policies, rows=config.batch_size, queue=wanted.queue)
-    app = build_app(served, engine, key=key, most_bytes=wanted.max_body, read_seconds=wanted.read_timeout)
-    host, port = listening.getsockname()[:2]
-    errors.print(model.summary(), style="bright_black", highlight=False, soft_wrap=True)
-    at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    errors.print(f"Serving {name} at {at} (API: {at}/v1). Ctrl-C ends it.", highlight=False, soft_wrap=True)
-    uvicorn.Server(
-        uvicorn.Config(
+    with _listen(wanted.host, wanted.port) as listening:
+        served = _load(wanted, config, speeds)
+        engine = Engine(served.model, served.policies, rows=config.batch_size, queue=wanted.queue)
+        app = build_app(served, engine, key=key, most_bytes=wanted.max_body, read_seconds=wanted.read_timeout)
+        host, port = listening.getsockname()[:2]
+        errors.print(served.model.summary(), style="bright_black", highlight=False, soft_wrap=True)
+        at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        told = f"Serving {served.name} at {at} (API: {at}/v1). Ctrl-C ends it."
+        errors.print(told, highlight=False, soft_wrap=True)
+        how = uvicorn.Config(
             app,
             log_level="info" if wanted.access_log else "warning",
             access_log=wanted.access_log,
             timeout_graceful_shutdown=int(wanted.grace),
             server_header=False,
+            ws="none",
         )
-    ).run(sockets=[listening])
+        uvicorn.Server(how).run(sockets=[listening])
+
+
+def _load(wanted: ServeConfig, config: DecodeConfig, speeds: SpeedFlags | None) -> Served:
+    """
+    Raises:
+        UnmaskError: a dLLM or a policy that cannot be read, or that do not go together.
+    """
+    from unmask.integrations.server.service import Served
+
+    policies = {name: load_policy(name) for name in wanted.policy}
+    model, first = wanted.load(), policies[wanted.policy[0]]
+    config = config.model_copy(update={"gen_length": config.region(model=model)})
+    config = at_speed(config, speeds, first, model)
+    speeds_of(first.needs, config.speed, None, 1)
+    for policy in policies.values():
+        check_policy_fits(model, policy)
+        check_budget(policy, config.resolve(model, policy=policy))
+    name = wanted.served_model_name or model.name
+    return Served(name, model, policies, config, max_prompt=wanted.max_prompt, seconds=wanted.timeout)
 
 
 def _key(path: Path | None) -> str | None:
@@ -128,9 +142,13 @@ def _listen(host: str, port: int) -> socket.socket:
         family, _, _, _, at = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         listening = socket.socket(family, socket.SOCK_STREAM)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind(at)
-        listening.listen(2048)
-    except OSError as e:
-        reason = e.strerror or str(e)
+        try:
+            listening.bind(at)
+            listening.listen(2048)
+        except OSError:
+            listening.close()
+            raise
+    except (OSError, UnicodeError) as e:
+        reason = getattr(e, "strerror", None) or str(e)
         raise UnmaskError(f"Cannot listen at {host}, port {port} ({reason}): give another --port or --host.") from None
     return listening

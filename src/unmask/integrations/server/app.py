@@ -213,6 +213,8 @@ async def _invalid(request: Request, e: Exception) -> Response:
         reason = first.get("ctx", {}).get("error", "it is no object, or not sent as application/json")
         message = f"The body is not JSON ({reason}): send a JSON object."
         return JSONResponse(error(message, 400), 400)
+    if isinstance(first.get("ctx", {}).get("error"), UnmaskError):
+        return JSONResponse(error(str(first["ctx"]["error"]), 400, param=param), 400)
     if first["type"] == "extra_forbidden":
         told = "this server has no such parameter: leave it out"
     elif first["type"] == "missing":

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import accumulate
 from typing import Any
 
 from unmask.decoding.options import DecodeConfig, Options, check_budget, decode_config, speeds_of
@@ -241,10 +242,10 @@ class Answer:
         if not self.asked.chosen_logprobs:
             return None
         model, tokens = self.served.model, self._tokens(row)
-        told = self._text(row)
-        starts = [len(model.text(tokens[:i])) for i in range(len(tokens))]
-        kept = [i for i, at in enumerate(starts) if at < len(told) or not told]
-        words = [model.text(tokens[: i + 1])[starts[i] :] for i in kept]
+        told, words = self._text(row), words_of(model, tokens)
+        starts = [0, *accumulate(len(word) for word in words)]
+        kept = [i for i in range(len(tokens)) if starts[i] < len(told)]
+        words = [words[i] for i in kept]
         values = [math.log(max(row.job.confidences.get(i, 0.0), 1e-30)) for i in kept]
         if isinstance(self.asked, ChatRequest):
             top = bool(self.asked.top_logprobs)
