@@ -3,7 +3,6 @@
 import json
 import math
 import re
-import shutil
 import sys
 from dataclasses import replace
 
@@ -12,14 +11,13 @@ import pytest
 pytest.importorskip("plotly", reason="the page needs plotly: pip install 'unmask[report]'")
 pytest.importorskip("jinja2", reason="the page needs jinja2: pip install 'unmask[report]'")
 
+from tests.browser import browser, violations  # noqa: F401
 from tests.evaluation.findings_for_tests import EVIL, made_up, only_trajectories
 from unmask.errors import UnmaskError
 from unmask.evaluation.differences import Difference
 from unmask.evaluation.page import _headlines, render
 
 FINDINGS = made_up()
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = "no-sandbox disable-gpu disable-quic no-first-run disable-background-networking disable-component-update"
 PLOTS = ("accuracy-plot", "training-plot", "map")
 POINT = """([x, y]) => {
   const plot = document.getElementById('accuracy-plot'), at = plot.getBoundingClientRect(), axes = plot._fullLayout;
@@ -27,17 +25,6 @@ POINT = """([x, y]) => {
 }"""
 PAPER = "document.getElementById('accuracy-plot')._fullLayout.paper_bgcolor"
 BACKGROUND = "getComputedStyle(document.documentElement).backgroundColor"
-
-
-@pytest.fixture(scope="module")
-def browser():
-    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    if not CHROMIUM:
-        pytest.skip("no chromium on this machine")
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=[f"--{flag}" for flag in FLAGS.split()])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -109,12 +96,6 @@ def hover_over(page, cell):
     page.mouse.move(x - 2, y - 2)
     page.mouse.move(x, y)
     return x, y, page.locator("#accuracy-plot .hovertext").text_content()
-
-
-def violations(page):
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    found = axe.Axe().run(page).response["violations"]
-    return [(one["id"], [node["html"] for node in one["nodes"]]) for one in found]
 
 
 def test_one_small_page():
