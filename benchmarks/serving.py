@@ -191,7 +191,7 @@ def _body(rng: random.Random, own: Body) -> bytes:
     known += ["target_nfe", "block_length", "policy", "stream_options", "messages", "echo", "other"]
     body: Body = {"model": MODEL, **own}
     for name in rng.sample(known, rng.randint(1, 3)):
-        body[name] = rng.choice(odd + [1, 8, 0.5, "hall: red?", POLICY])
+        body[name] = rng.choice([*odd, 1, 8, 0.5, "hall: red?", POLICY])
     text = json.dumps(body).encode()
     if rng.random() < 0.2:
         at = rng.randrange(len(text))

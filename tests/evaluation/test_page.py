@@ -28,7 +28,7 @@ BACKGROUND = "getComputedStyle(document.documentElement).backgroundColor"
 
 
 @pytest.fixture(scope="module")
-def open_page(browser, tmp_path_factory):
+def open_page(browser, tmp_path_factory):  # noqa: F811
     """Opens findings; whatever is done with it, a page asks for nothing but itself and complains of nothing."""
     asked, told = [], []
 

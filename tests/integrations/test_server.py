@@ -1,12 +1,15 @@
 """The server over real sockets, asked by OpenAI's own client."""
 
 import asyncio
+import doctest
 import json
+import re
 import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -343,6 +346,17 @@ def test_prometheus_counts_what_was_done(served, client):
     )
     assert after["unmask_passes_total"] - before["unmask_passes_total"] == found.usage.nfe
     assert after["unmask_rows_active"] == 0
+
+
+def test_the_session_in_the_docs(served):
+    page = (Path(__file__).parents[2] / "docs/howto/serve.md").read_text(encoding="utf-8")
+    (session,) = re.findall(r"^```pycon\n(.*?)^```$", page, re.M | re.S)
+    session = session.replace("http://localhost:8000", served[0])
+    test = doctest.DocTestParser().get_doctest(session, {}, "serve.md", None, None)
+    told = []
+    doctest.DocTestRunner(optionflags=doctest.ELLIPSIS).run(test, out=told.append, clear_globs=False)
+    assert "".join(told) == ""
+    test.globs["client"].close()
 
 
 def test_what_is_served_is_listed(house, served, client):
