@@ -151,7 +151,7 @@ async def _soak(address: str, asked: list[str], minutes: float, process: subproc
     print(*(line for line in text.splitlines() if line.startswith("unmask_rows")), sep="; ")
 
 
-def _body(rng: random.Random, own: Body) -> bytes:
+def odd_body(rng: random.Random, own: Body) -> bytes:
     """A request with something wrong, or with nothing.
 
     Args:
@@ -206,7 +206,7 @@ async def _malformed(address: str, requests: int) -> None:
         while counts.total() < requests:
             chat = rng.random() < 0.3
             own = {"messages": [{"role": "user", "content": "hall: red?"}]} if chat else {"prompt": "hall: red?"}
-            body, path = _body(rng, own), "chat/completions" if chat else "completions"
+            body, path = odd_body(rng, own), "chat/completions" if chat else "completions"
             head = {"content-type": rng.choice(["application/json"] * 9 + ["text/plain"])}
             async with session.post(f"{address}/v1/{path}", data=body, headers=head) as answer:
                 text = await answer.text()

@@ -3,6 +3,7 @@
 import asyncio
 import doctest
 import json
+import random
 import re
 import socket
 import threading
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.published import LLADA, tiny, write
+from benchmarks.serving import odd_body
 
 import unmask
 from unmask.cli.main import main
@@ -147,6 +149,7 @@ def test_texts_end_before_a_stop_string_streamed_as_whole(house, client, stop):
     assert found.choices[0].text == streamed == wanted.texts[0]
     assert found.usage.nfe == int(wanted.nfe.sum())
     assert found.choices[0].finish_reason == "stop"
+    assert 0 <= found.usage.completion_tokens - len(house.encode(wanted.texts[0])) <= len(max(stops, key=len).split())
 
 
 def test_log_probabilities_are_those_of_the_pass_that_wrote_each_token(house, client):
@@ -294,6 +297,21 @@ def test_bodies_that_are_none(served):
         assert "is not JSON" in found.json()["error"]["message"] or "model: is missing" in found.text
     assert httpx.get(address).json()["error"]["message"] == "Method Not Allowed: GET /v1/completions."
     assert httpx.get(f"{served[0]}/v1/nothing").status_code == 404
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_no_body_is_a_fault_of_the_server(served, chat):
+    own = {"messages": [{"role": "user", "content": "hall: red?"}]} if chat else {"prompt": "hall: red?"}
+    address, seen = f"{served[0]}/v1/{'chat/' if chat else ''}completions", set()
+    with httpx.Client(headers={"content-type": "application/json"}) as client:
+        for i in range(150):
+            body = odd_body(random.Random(i), own)
+            found = client.post(address, content=body)
+            seen.add(found.status_code)
+            assert found.status_code < 500, body
+            assert found.status_code == 200 or found.json()["error"]["message"], body
+    assert seen <= {200, 400, 404}
+    assert chat or 200 in seen
 
 
 def test_a_key_is_wanted_and_sizes_and_paces_are_bounded(house):

@@ -205,11 +205,18 @@ class Answer:
         return {"index": i, "text": text, "finish_reason": end, "logprobs": logprobs}
 
     def _tokens(self, row: _Row) -> list[int]:
-        """What was written, up to its EOS and its limit."""
+        """What was written, up to its EOS, its limit and the end of its stop string."""
         assert row.done is not None
-        ends = set(self.served.model.eos_ids.tolist())
-        tokens = row.done.tokens[: row.limit]
-        return tokens[: next((i for i, token in enumerate(tokens) if token in ends), None)]
+        model, tokens = self.served.model, row.done.tokens[: row.limit]
+        ends = set(model.eos_ids.tolist())
+        tokens = tokens[: next((i for i, token in enumerate(tokens) if token in ends), None)]
+        if row.done.ended == "stop":
+            whole = (n for n in range(1, len(tokens)) if self._stopped(row, model.text(tokens[:n])))
+            tokens = tokens[: next(whole, None)]
+        return tokens
+
+    def _stopped(self, row: _Row, text: str) -> bool:
+        return any(stop in text for stop in row.job.stop)
 
     def _text(self, row: _Row) -> str:
         assert row.done is not None
@@ -218,9 +225,9 @@ class Answer:
 
     def _ending(self, row: _Row) -> str:
         assert row.done is not None
-        whole = len(self._tokens(row)) == row.limit  # no EOS within it
-        stopped = any(stop in self.served.model.text(row.done.tokens[: row.limit]) for stop in row.job.stop)
-        return "length" if not stopped and (whole or row.done.ended == "budget") else "stop"
+        if self._stopped(row, self.served.model.text(row.done.tokens[: row.limit])):
+            return "stop"
+        return "length" if len(self._tokens(row)) == row.limit or row.done.ended == "budget" else "stop"
 
     def _fresh(self, row: _Row, standing: Sequence[int] | None) -> str:
         """Text that may be sent now: what stands, but for what may begin a stop string, or half a character."""
@@ -278,15 +285,15 @@ class Answer:
                 f"Unknown policy {policy_name!r}: {nearest(policy_name, served.policies)}", param="policy"
             )
         policy = served.policies[policy_name]
-        if asked.chosen_logprobs and (asked.temperature or 0) > 0:
-            raise RefusedError(
-                "logprobs are those of the likeliest tokens, and temperature draws others: leave one of them out.",
-                param="logprobs",
-            )
         limit = asked.region if asked.region is not None else served.region
         speed = self._speed(policy, policy_name)
         options, config = self._options(policy, limit)
         draws = options.sampling.draws
+        if asked.chosen_logprobs and draws:
+            raise RefusedError(
+                "logprobs are those of the likeliest tokens, and temperature draws others: leave one of them out.",
+                param="logprobs",
+            )
         seed = asked.seed if asked.seed is not None else secrets.randbits(62) if draws else 0
         rows: list[_Row] = []
         for i, prompt in enumerate(self._prompts()):
