@@ -198,26 +198,30 @@ def test_64_streams_half_of_them_cancelled_give_what_each_gives_alone(house, ser
     assert (engine.active, engine.waiting) == (0, 0), "the rows of those who left are given up"
 
 
-def test_a_client_that_leaves_frees_its_place(house):
-    with serving(house, [THRESHOLD], rows=1, queue=8) as (address, engine):
-        stepped, go = [], threading.Event()
-        engine._lanes_step = engine._step
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_client_that_leaves_frees_its_place(house, stream):
+    with serving(house, ["top_k_confidence:k=1"], rows=1, queue=8) as (address, engine):
+        step, steps, go = engine._step, [], threading.Event()
 
         def slow(*args):
-            stepped.append(1)
-            go.wait(5)
-            engine._lanes_step(*args)
+            steps.append(1)
+            step(*args)
+            if len(steps) > 2:  # text has been sent, and most of it is still to come
+                go.wait(5)
 
         engine._step = slow
-        body = {"model": "house-base", "prompt": PROMPTS[0]}
+        body = {"model": "house-base", "prompt": PROMPTS[0], "stream": stream}
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{address}/v1/completions", json=body, timeout=0.3)
+            httpx.post(f"{address}/v1/completions", json=body, timeout=0.5)
+        time.sleep(0.2)
         go.set()
         deadline = time.monotonic() + 5
         while engine.active and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert (engine.active, len(stepped)) == (0, 1)
+        assert (engine.active, len(steps)) == (0, 3)
         assert httpx.post(f"{address}/v1/completions", json=body).status_code == 200
+        left = httpx.get(f"{address}/metrics").text
+        assert 'unmask_requests_total{endpoint="completions",status="499"} 1.0' in left
 
 
 def test_what_waits_is_bounded_and_what_takes_too_long_ends(house):

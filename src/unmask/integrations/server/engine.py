@@ -129,8 +129,8 @@ class _Lane:
         keys = torch.cat([row_keys(job.seed, torch.tensor([job.stream])) for job in jobs])
         speeds = [job.speed for job in jobs] if self.policy.needs.speed else None
         rows = [job.row for job in jobs]
-        self.jobs |= zip(rows, jobs, strict=True)
         self.session.add([job.prompt for job in jobs], rows, keys, speeds, [job.stop for job in jobs])
+        self.jobs |= zip(rows, jobs, strict=True)
 
     def drop(self, jobs: Iterable[Job]) -> None:
         rows = {job.row for job in jobs if self.jobs.pop(job.row, None) is not None}
