@@ -1,4 +1,4 @@
-"""Strict saving and loading of policy folders: config.json, model.safetensors, README.md, origin.json.
+"""Strict saving and loading of policy folders (config.json, model.safetensors, README.md, origin.json), and the Hub.
 
 Nothing is unpickled.
 """
@@ -13,8 +13,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+from huggingface_hub import CommitInfo, HfApi, snapshot_download
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+    RevisionNotFoundError,
+)
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -24,6 +31,7 @@ from unmask.files import read_object, write_text, written_whole
 
 ASSETS = Path(__file__).parent / "assets"
 ORIGIN = "origin.json"
+NO_TOKEN = "The Hub wants a token that may write: run `hf auth login`, or set HF_TOKEN."
 
 
 @dataclass(frozen=True)
@@ -172,6 +180,8 @@ def bundled(kind: str) -> dict[str, Path]:
 def find_policy_folder(name_or_path: str) -> Path:
     """A local folder (of a training run: its best/), a bundled name, or else a Hub id (downloaded).
 
+    ``user/repo@revision`` is a branch, a tag or a commit of the Hub's.
+
     Raises:
         UnmaskError: none of the three.
     """
@@ -184,10 +194,68 @@ def find_policy_folder(name_or_path: str) -> Path:
     shipped = bundled("policies")
     if name_or_path in shipped:
         return shipped[name_or_path]
+    repo, _, revision = name_or_path.partition("@")
     try:
-        return Path(snapshot_download(name_or_path, allow_patterns=["*.json", "*.safetensors", "*.md"]))
+        return Path(
+            snapshot_download(repo, revision=revision or None, allow_patterns=["*.json", "*.safetensors", "*.md"])
+        )
+    except RevisionNotFoundError:
+        raise UnmaskError(f"The Hub's {repo} has no revision {revision!r}: give a branch, a tag or a commit.") from None
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError):
         raise UnmaskError(
             f"No policy {name_or_path!r}: it is no local folder, no Hub id that can be reached, and not one of the "
             f"bundled policies ({', '.join(shipped) or 'none'})."
+        ) from None
+
+
+def push_folder(
+    folder: str | Path,
+    repo: str,
+    *,
+    private: bool | None = None,
+    revision: str | None = None,
+    message: str | None = None,
+    token: str | None = None,
+) -> CommitInfo:
+    """Upload a folder to the Hub; the repo and the branch are made where they are not there.
+
+    Args:
+        repo: ``user/name``.
+        private: of a repo that is made now; None for what its owner has chosen.
+        revision: branch; main by default.
+        message: of the commit.
+        token: by default the one that `hf auth login` or HF_TOKEN gave.
+
+    Returns:
+        What the Hub says of the commit: ``oid``, ``commit_url``.
+
+    Raises:
+        UnmaskError: no such name, no token or one that may not write there, a Hub that cannot be reached.
+    """
+    hub = HfApi(token=token)
+    try:
+        hub.create_repo(repo, private=private, exist_ok=True)
+        if revision is not None:
+            hub.create_branch(repo, branch=revision, exist_ok=True)
+        return hub.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            revision=revision,
+            commit_message=message or "Upload an unmasking policy",
+        )
+    except HFValidationError:
+        raise UnmaskError(f"{repo!r} is no name of a repo: give user/name.") from None
+    except LocalTokenNotFoundError:
+        raise UnmaskError(NO_TOKEN) from None
+    except OfflineModeIsEnabled:
+        raise UnmaskError("HF_HUB_OFFLINE is set, which forbids all uploads: unset it.") from None
+    except HfHubHTTPError as e:
+        status = e.response.status_code if e.response is not None else None
+        if status == 401:
+            raise UnmaskError(NO_TOKEN) from None
+        told = {403: f"The token may not write to {repo}: use one that may, or a repo of your own."}
+        raise UnmaskError(told.get(status or 0, f"The Hub refused {repo} ({' '.join(str(e).split())}).")) from None
+    except OSError as e:
+        raise UnmaskError(
+            f"The Hub cannot be reached ({' '.join(str(e).split())}): see to the network and HF_ENDPOINT."
         ) from None

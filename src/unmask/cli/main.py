@@ -124,6 +124,13 @@ app.command(
     "Example: unmask serve --model GSAI-ML/LLaDA-8B-Instruct --policy runs/mine --block-length 32 --port 8000",
 )
 app.command(
+    "unmask.cli.push:push",
+    name="push",
+    help="Upload a policy to the Hub: its files, its card with the curve and the calibration, how to use it.\n\n"
+    '`unmask.load_policy("user/name")` then loads it, and `user/name@revision` a certain commit.\n\n'
+    "Example: unmask push runs/mine me/llada-gsm8k-policy --private",
+)
+app.command(
     "unmask.cli.lm_eval:lm_eval",
     name="lm-eval",
     help="Run tasks of the lm-evaluation-harness: its metrics, beside forward passes and tokens per forward pass.\n\n"

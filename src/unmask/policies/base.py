@@ -6,16 +6,18 @@ import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar, TypeVar, cast, dataclass_transform
 
 import pydantic
 import torch
+from huggingface_hub import CommitInfo
 from jaxtyping import Bool, Float
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from unmask.errors import UnmaskError
-from unmask.hub import load_strictly, save_policy_folder
+from unmask.hub import load_strictly, push_folder, save_policy_folder
 from unmask.observation import Needs, Observation
 from unmask.policies.actions import Actions
 from unmask.policies.calibration import CONFIDENCE, Calibration, choose, write_calibration
@@ -106,6 +108,34 @@ class Policy(ABC):
     def save(self, folder: str | Path, card: str | None = None) -> None:
         """Write config.json, model.safetensors if there are weights, and a README.md card if one is given."""
         save_policy_folder(folder, {"type": self.type_name, **self.config()}, self.weights(), card)
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        private: bool | None = None,
+        revision: str | None = None,
+        commit_message: str | None = None,
+        token: str | None = None,
+        card: str | None = None,
+    ) -> CommitInfo:
+        """Save to a repo of the Hub, from which `unmask.load_policy(repo)` loads. `unmask push` makes a card, too.
+
+        Args:
+            repo: ``user/name``.
+            private: as in `unmask.hub.push_folder`.
+            revision: as in `unmask.hub.push_folder`.
+            commit_message: as in `unmask.hub.push_folder`.
+            token: as in `unmask.hub.push_folder`.
+            card: as in `save`.
+
+        Raises:
+            UnmaskError: as `unmask.hub.push_folder`.
+        """
+        with TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "policy"
+            self.save(folder, card)
+            return push_folder(folder, repo, private=private, revision=revision, message=commit_message, token=token)
 
 
 class StochasticPolicy(Policy):
