@@ -69,9 +69,8 @@ class ParquetPrompts:
                 if is_prompt(prompt):
                     yield Given(index, prompt)
                 else:
-                    yield Given(
-                        index, problem=f"has no text under {self._column!r} ({'null' if value is None else value!r})"
-                    )
+                    null = " (null)" if value is None else ""
+                    yield Given(index, problem=f"has no text under {self._column!r}{null}")
 
     def finished(self, output: Path) -> Sequence[Path]:
         return []  # rows come from the journal alone
@@ -156,8 +155,8 @@ class ParquetPrompts:
             UnmaskError: the file is broken.
         """
         try:
-            # A buffer, so that a column of a row group is read as it is needed.
-            with self._parquet.ParquetFile(path, buffer_size=1 << 20) as file:
+            # Else the columns of a whole row group would be held.
+            with self._parquet.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
                 yield file
         except (self._arrow.ArrowException, OSError) as e:
             told = str(e).strip().partition("\n")[0].rstrip(".")
