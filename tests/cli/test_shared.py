@@ -6,6 +6,7 @@ import random
 import signal
 import time
 
+import psutil
 import pytest
 
 from tests.cli.test_cli import run
@@ -96,11 +97,11 @@ def killed(output, argv, moments, tiny_folder):
         while not any(part.exists() for part in parts) and running.poll() is None and time.monotonic() < deadline:
             time.sleep(0.005)
         time.sleep(moments.uniform(0, 1.5))
-        children = os.popen(f"pgrep -P {running.pid}").read().split()
+        children = psutil.Process(running.pid).children()
         if moments.random() < 0.5 or not children:
             os.killpg(running.pid, signal.SIGKILL)
         else:
-            os.kill(int(moments.choice(children)), signal.SIGKILL)
+            moments.choice(children).kill()
         running.communicate(timeout=120)
     return sum(part.read_bytes().count(b"\n") for part in parts if part.exists())
 
