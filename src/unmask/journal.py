@@ -79,6 +79,10 @@ class Journal:
                 file.write(b"\n")
 
 
+class Halted(Exception):  # noqa: N818 (the process that has found the error tells it)
+    """Another process of this job cannot go on."""
+
+
 class Parts:
     """The journals of the processes that share a job, in one folder that all of them see.
 
@@ -109,9 +113,13 @@ class Parts:
         with suppress(OSError):  # what made it halt is told, not this
             self._halt.touch()
 
-    def halted(self) -> bool:
-        """True once one has asked."""
-        return self._halt.exists()
+    def check(self) -> None:
+        """
+        Raises:
+            Halted: a process has asked.
+        """
+        if self._halt.exists():
+            raise Halted
 
     def remove(self) -> None:
         """Delete all of it: what is there is written elsewhere."""

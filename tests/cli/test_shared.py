@@ -14,7 +14,7 @@ from tests.cli.test_decode import lines, write
 from tests.launching import launched, start
 from unmask.cli.prompts import Job, decode_all, read_prompts
 from unmask.decoding.options import DecodeConfig
-from unmask.journal import Parts
+from unmask.journal import Halted, Parts
 from unmask.policies.auto import load_policy
 from unmask.rl.processes import Processes
 
@@ -62,8 +62,10 @@ def test_a_process_leaves_when_another_cannot_go_on(tmp_path, job):
     parts.halt()
     decode_all(job, tmp_path / "out.jsonl", Half(1))
     assert not parts.paths(), "not one row was waited for"
+    with pytest.raises(Halted):
+        parts.check()
     parts.begin()
-    assert not parts.halted()
+    parts.check()
 
 
 def of(rows):

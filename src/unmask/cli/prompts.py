@@ -24,7 +24,7 @@ from unmask.decoding.source import check_prompt
 from unmask.decoding.state import Step
 from unmask.errors import UnmaskError, nearest
 from unmask.files import draft_of, jsonl, read_jsonl
-from unmask.journal import Claim, Kept, Parts, check_begun
+from unmask.journal import Claim, Halted, Kept, Parts, check_begun
 from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.policies.base import Policy
 from unmask.rl.processes import Processes
@@ -220,10 +220,6 @@ def decode_all(job: Job, output: Path | None, processes: Processes) -> None:
         raise UnmaskError(_complaint(job.source, bad, output))
 
 
-class _Halted(Exception):  # noqa: N818 (it is told by the process that has found the error)
-    """Another process cannot go on."""
-
-
 class _Share:
     """What this process decodes: every n-th row that is not finished, n the number of processes."""
 
@@ -242,7 +238,7 @@ class _Share:
         if self._parts:
             self._parts.mine.mend()
         waiting, todo = -(-(self._total - len(self._kept)) // self._processes.size), self._todo()
-        with suppress(_Halted), Stop() as stop, ticking("decoding", waiting, errors) as tick:
+        with suppress(Halted), Stop() as stop, ticking("decoding", waiting, errors) as tick:
             while chunk := list(islice(todo, AT_ONCE)):
                 self._decode(chunk, stop, tick)
 
@@ -272,8 +268,8 @@ class _Share:
         def leave(step: Step) -> None:
             if stop():
                 raise KeyboardInterrupt
-            if parts and self._processes.size > 1 and parts.halted():
-                raise _Halted
+            if parts:
+                parts.check()
 
         streams = [given.index for given, _ in chunk]
         call: dict[str, Any] = {"seed": job.seed, "streams": streams, "callback": leave}

@@ -33,7 +33,7 @@ from unmask.decoding.decode import stream
 from unmask.decoding.options import CacheKind, DecodeConfig, check_policy_fits, decode_config
 from unmask.decoding.source import check_prompt
 from unmask.errors import UnmaskError
-from unmask.integrations.lm_eval_answers import Answer, Answers, Halted
+from unmask.integrations.lm_eval_answers import Answer, Answers
 from unmask.integrations.lm_eval_tasks import (
     Spent,
     add_spent,
@@ -44,6 +44,7 @@ from unmask.integrations.lm_eval_tasks import (
     outside_of_git,
     reason,
 )
+from unmask.journal import Halted
 from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy

@@ -21,10 +21,6 @@ class Answered(Exception):  # noqa: N818 (nothing is wrong)
     """This process has answered its share of the requests: the first one scores them all."""
 
 
-class Halted(Exception):  # noqa: N818 (it is told by the process that has found the error)
-    """Another process cannot go on."""
-
-
 @dataclass(frozen=True)
 class Answer:
     """A request's text, cut at its stop strings, and what it took."""
@@ -87,8 +83,8 @@ class Answers:
         Raises:
             Halted: another process cannot go on.
         """
-        if self._parts and self.processes.size > 1 and self._parts.halted():
-            raise Halted
+        if self._parts:
+            self._parts.check()
 
     def add(self, answers: Mapping[int, Answer]) -> None:
         """Keep answers by the index of their request."""

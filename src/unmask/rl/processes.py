@@ -6,6 +6,7 @@ and gradients, once an optimiser step, so that roll-outs of different lengths ca
 
 from __future__ import annotations
 
+import atexit
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,6 +42,9 @@ class Processes:
     """
 
     def __init__(self, accelerator: Accelerator | None = None) -> None:
+        if accelerator is not None:
+            # Else torch's threads end with the interpreter, which aborts some processes whose work is done.
+            atexit.register(accelerator.state.destroy_process_group)
         self._accelerator = accelerator
         self.rank: int = accelerator.process_index if accelerator else 0
         self.size: int = accelerator.num_processes if accelerator else 1
