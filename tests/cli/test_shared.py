@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from tests.cli.test_cli import run
-from tests.cli.test_decode import lines, write
+from tests.cli.test_decode import broken_by_gold, lines, write
 from tests.launching import launched, start
 from unmask.cli.prompts import Job, decode_all, read_prompts
 from unmask.decoding.options import DecodeConfig
@@ -89,6 +89,22 @@ def test_two_processes_make_the_rows_of_one(capsys, tmp_path, tiny_folder, promp
     assert err.count("60 prompts in") == 1
     assert of(lines(tmp_path / "two.jsonl")) == of(whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "one.jsonl", "two.jsonl"]
+
+
+@pytest.mark.slow
+def test_an_error_of_one_process_ends_the_others(tmp_path):
+    texts = [f"hall: {'gold ' * 9}?", *["hall: red?"] * 400]
+    source = write(tmp_path / "in.jsonl", *({"prompt": text} for text in texts))
+    argv = ["decode", "--input", source, "--output", tmp_path / "out.jsonl", "--policy", "random_order"]
+    argv += ["--temperature", 1.0, "--batch-size", 1, "--gen-length", 64, "--model", broken_by_gold(tmp_path / "m")]
+    code, out, err = launched(2, *argv)
+    assert code != 0
+    assert out == ""
+    assert err.count("unmask: ") == err.count("returned NaN logits: load it with dtype float32") == 1
+    assert "--resume goes on from there." in err
+    parts = Parts(tmp_path / "out.jsonl.part").paths()
+    assert len([line for part in parts for line in lines(part)]) < 190, "the other one left before its share was done"
+    assert not (tmp_path / "out.jsonl").exists()
 
 
 def killed(output, argv, moments, tiny_folder):
