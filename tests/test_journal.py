@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from unmask.errors import UnmaskError
 from unmask.files import jsonl
-from unmask.journal import Claim, Journal, check_begun
+from unmask.journal import Claim, Journal, Kept, Parts, check_begun
 
 HOLD = """
 import sys, time
@@ -145,3 +145,21 @@ def other_may_claim(lock):
         "import sys; from pathlib import Path; from unmask.journal import Claim; Claim('a', Path(sys.argv[1]), '--run')"
     )
     return subprocess.run([sys.executable, "-c", code, str(lock)], capture_output=True).returncode == 0
+
+
+def test_the_journals_of_all_processes_are_read_as_one(tmp_path):
+    for rank, rows in ((0, [(4, "a"), (0, "b")]), (2, [(1, "c")]), (11, [(3, "\u2028")])):
+        Parts(tmp_path / "j[1].part", rank).mine.append({"index": i, "x": x} for i, x in rows)
+    (tmp_path / "j[1].part.notes").write_text("mine\n")
+    parts = Parts(tmp_path / "j[1].part")
+    assert [path.name for path in parts.paths()] == ["j[1].part", "j[1].part.11", "j[1].part.2"]
+    with parts.mine.path.open("a") as file:
+        file.write('{"index": 5')
+    kept = Kept(parts.paths(), lambda path, row: row["index"])
+    assert kept.indices() == [0, 1, 3, 4]
+    assert (len(kept), 5 in kept, 3 in kept) == (4, False, True)
+    assert [row["x"] for row in kept.rows([3, 0, 4, 1])] == ["\u2028", "b", "a", "c"]
+    with pytest.raises(TypeError):
+        Kept(parts.paths(), lambda path, row: row["index"], whole=[parts.path])
+    parts.remove()
+    assert [path.name for path in tmp_path.iterdir()] == ["j[1].part.notes"]

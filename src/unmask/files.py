@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,16 +61,23 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a file whole or not at all."""
+@contextmanager
+def draft_of(path: str | Path) -> Iterator[Path]:
+    """Yield a path for a file that takes the place of `path` when the block ends well, and vanishes when not."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.draft")
     try:
-        draft.write_text(text, encoding="utf-8")
+        yield draft
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a file whole or not at all."""
+    with draft_of(path) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def read_object(path: Path, remedy: str) -> dict[str, Any]:
@@ -124,12 +131,14 @@ class Line:
         value: what it says; None where there is a problem.
         problem: what is wrong with it, such as ``is not JSON (Expecting value at column 1)``; None if nothing is.
         cut: it has a problem and no newline at its end: the program that wrote it was killed.
+        start: bytes before it.
     """
 
     number: int
     value: Any = None
     problem: str | None = None
     cut: bool = False
+    start: int = field(default=0, compare=False)
 
 
 def read_jsonl(source: str | Path | Iterable[bytes]) -> Iterator[Line]:
@@ -152,7 +161,9 @@ def read_jsonl(source: str | Path | Iterable[bytes]) -> Iterator[Line]:
 
 
 def _lines(file: Iterable[bytes]) -> Iterator[Line]:
+    end = 0
     for number, raw in enumerate(file, start=1):
+        start, end = end, end + len(raw)
         line = (raw.removeprefix(BOM) if number == 1 else raw).rstrip(b"\r\n")
         if not line.strip():
             continue
@@ -164,4 +175,4 @@ def _lines(file: Iterable[bytes]) -> Iterator[Line]:
             value, problem = None, f"is not JSON ({e.msg} at column {e.colno})"
         except (ValueError, RecursionError) as e:  # a number of too many digits, brackets within brackets
             value, problem = None, f"is not JSON that can be read ({str(e).partition(';')[0]})"
-        yield Line(number, value, problem, cut=problem is not None and not raw.endswith(b"\n"))
+        yield Line(number, value, problem, cut=problem is not None and not raw.endswith(b"\n"), start=start)

@@ -17,6 +17,7 @@ from huggingface_hub import CommitInfo, HfApi, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
@@ -242,6 +243,7 @@ def push_folder(
             folder_path=folder,
             revision=revision,
             commit_message=message or "Upload an unmasking policy",
+            delete_patterns=["*.json", "*.safetensors", "*.png", "README.md"],  # what another policy has left there
         )
     except HFValidationError:
         raise UnmaskError(f"{repo!r} is no name of a repo: give user/name.") from None
@@ -255,7 +257,7 @@ def push_folder(
             raise UnmaskError(NO_TOKEN) from None
         told = {403: f"The token may not write to {repo}: use one that may, or a repo of your own."}
         raise UnmaskError(told.get(status or 0, f"The Hub refused {repo} ({' '.join(str(e).split())}).")) from None
-    except OSError as e:
+    except (OSError, HTTPError) as e:
         raise UnmaskError(
             f"The Hub cannot be reached ({' '.join(str(e).split())}): see to the network and HF_ENDPOINT."
         ) from None

@@ -1,21 +1,23 @@
 """Work that can be stopped and gone on with: rows kept as they are made, the settings they began with, and one writer.
 
 A `Journal` is a JSONL file that grows. A kill may cut its last line short, and nothing else: that line is left out, and
-its row is made again. `check_begun` refuses to go on with other settings. A `Claim` keeps a second process out.
+its row is made again. Processes that share a job have one each (`Parts`), and read all of them (`Kept`). `check_begun`
+refuses to go on with other settings. A `Claim` keeps a second process out.
 """
 
 from __future__ import annotations
 
 import errno
+import glob
 import json
 import os
 import socket
 import sys
 import weakref
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from unmask.errors import UnmaskError
 from unmask.files import jsonl, read_jsonl, write_text
@@ -66,14 +68,106 @@ class Journal:
         if not self.path.exists():
             return
         with self.path.open("r+b") as file:
-            content = file.read()
-            whole = content.rfind(b"\n") + 1
-            if not content[whole:].strip():
+            start, last = 0, b""
+            for line in file:
+                start, last = start + len(last), line
+            if last.endswith(b"\n") or not last.strip():
                 return
-            if next(iter(read_jsonl([content[whole:]]))).cut:
-                file.truncate(whole)
+            if next(iter(read_jsonl([last]))).cut:
+                file.truncate(start)
             else:
                 file.write(b"\n")
+
+
+class Halted(Exception):  # noqa: N818 (the process that has found the error tells it)
+    """Another process of this job cannot go on."""
+
+
+class Parts:
+    """The journals of the processes that share a job, in one folder that all of them see.
+
+    The first process writes `path`, the others files beside it that end in their number. Whoever goes on, in however
+    many processes, reads all of them.
+
+    Args:
+        rank: of this process.
+    """
+
+    def __init__(self, path: Path, rank: int = 0) -> None:
+        self.path = path
+        self.mine = Journal(path if rank == 0 else path.with_name(f"{path.name}.{rank}"))
+        self._halt = path.with_name(f".{path.name}.halt")
+
+    def paths(self) -> list[Path]:
+        """Those that are there."""
+        others = self.path.parent.glob(glob.escape(self.path.name) + ".*")
+        mine = [self.path, *sorted(path for path in others if path.suffix[1:].isdigit())]
+        return [path for path in mine if path.exists()]
+
+    def begin(self) -> None:
+        """Forget that an earlier run was halted."""
+        self._halt.unlink(missing_ok=True)
+
+    def halt(self) -> None:
+        """Ask all processes to leave: this one cannot go on."""
+        with suppress(OSError):  # what made it halt is told, not this
+            self._halt.touch()
+
+    def check(self) -> None:
+        """
+        Raises:
+            Halted: a process has asked.
+        """
+        if self._halt.exists():
+            raise Halted
+
+    def remove(self) -> None:
+        """Delete all of it: what is there is written elsewhere."""
+        for path in (*self.paths(), self._halt):
+            path.unlink(missing_ok=True)
+
+
+class Kept:
+    """Rows that are finished, by their index, in one file or several. Only where each one is stays in memory.
+
+    Args:
+        paths: JSONL files; the last line of each may be cut short.
+        index_of: the index of a row; it raises if that is none.
+        whole: those of the files that were not being written when a run was killed.
+
+    Raises:
+        UnmaskError: a file cannot be read; of `index_of`.
+    """
+
+    def __init__(
+        self, paths: Iterable[Path], index_of: Callable[[Path, Any], int], whole: Collection[Path] = ()
+    ) -> None:
+        self._at: dict[int, tuple[Path, int]] = {}
+        for path in paths:
+            for line in read_jsonl(path):
+                if not line.cut or path in whole:
+                    self._at[index_of(path, line.value)] = path, line.start
+
+    def __len__(self) -> int:
+        return len(self._at)
+
+    def __contains__(self, index: int) -> bool:
+        return index in self._at
+
+    def indices(self) -> list[int]:
+        """Of all rows, in order."""
+        return sorted(self._at)
+
+    def rows(self, indices: Iterable[int]) -> Iterator[Any]:
+        """The rows of these, in this order, read as they are asked for."""
+        with ExitStack() as stack:
+            files: dict[Path, BinaryIO] = {}
+            for index in indices:
+                path, start = self._at[index]
+                if path not in files:
+                    files[path] = stack.enter_context(path.open("rb"))
+                files[path].seek(start)
+                yield json.loads(files[path].readline())
 
 
 def check_begun(

@@ -244,7 +244,7 @@ def test_no_other_file_is_written_over(capsys, tmp_path, tiny_folder):
     assert other.read_text() == "my notes\n"
 
 
-def test_nan_logits_lose_nothing_that_was_done(capsys, tmp_path):
+def broken_by_gold(folder):
     """A dLLM whose logits turn NaN on one word only."""
     model = make_tiny()
     word = model.encode("gold")[0]
@@ -253,12 +253,17 @@ def test_nan_logits_lose_nothing_that_was_done(capsys, tmp_path):
     model.network.config.tie_word_embeddings = False
     with torch.no_grad():
         model.network.base_model.embeddings.word_embeddings.weight[word] = 3e38  # finite: it can be loaded
-    model.network.save_pretrained(tmp_path / "m")
-    model.tokenizer.save_pretrained(tmp_path / "m")
+    model.network.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
+    return folder
+
+
+def test_nan_logits_lose_nothing_that_was_done(capsys, tmp_path):
     prompts = ["hall: red red?", "hall: blue blue?", "hall: gold?"]
     source = write(tmp_path / "in.jsonl", *({"prompt": prompt} for prompt in prompts))
     output = tmp_path / "out.jsonl"
-    argv = ["decode", "--input", source, "--output", output, "--model", tmp_path / "m", "--batch-size", 1]
+    argv = ["decode", "--input", source, "--output", output, "--batch-size", 1]
+    argv += ["--model", broken_by_gold(tmp_path / "m")]
     code, _, err = run(capsys, *argv, "--policy", "random_order:k=8", "--gen-length", 8)
     assert code == 2
     last = err.strip().splitlines()[-1]

@@ -1,17 +1,15 @@
 """`unmask eval` keeps its rows as they are made: stopped, killed, added to, shared among processes."""
 
 import json
-import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
 from tests.cli.test_cli import run
+from tests.launching import launched, start
 from tests.one_speed import HOUSE_BLOCK8, HOUSE_FULL
 
 POLICIES = ["--policies", "random_order:k=1", "--policies", "confidence_threshold:threshold=0.5"]
@@ -127,18 +125,9 @@ def command(folder, tiny_folder):
     return ["eval", "--model", tiny_folder, *POLICIES, *SMALL, "--output", str(folder)]
 
 
-def start(folder, tiny_folder, processes=1):
-    launch = ["accelerate.commands.launch", "--cpu", f"--num_processes={processes}", "--num_machines=1"]
-    launch += ["--mixed_precision=no", "--dynamo_backend=no", "-m"]
-    argv = ["-m", *(launch if processes > 1 else []), "unmask.cli", *command(folder, tiny_folder)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": "0"}
-    output = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, *map(str, argv)], env=environment, **output)
-
-
 def interrupted(capsys, folder, tiny_folder, number, pause):
     """Kill an evaluation some time after its first row; then end it. How many rows it had."""
-    with start(folder, tiny_folder) as running:
+    with start(1, *command(folder, tiny_folder)) as running:
         part, deadline = folder / "rows.0.jsonl", time.monotonic() + 60
         while not (part.exists() and part.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.005)
@@ -179,9 +168,8 @@ def test_killed_at_twenty_moments_it_makes_the_same_rows(capsys, tmp_path, tiny_
 
 def test_processes_share_the_prompts(capsys, tmp_path, tiny_folder):
     assert run(capsys, *command(tmp_path / "one", tiny_folder))[0] == 0
-    with start(tmp_path / "two", tiny_folder, processes=2) as running:
-        _, err = running.communicate(timeout=120)
-        assert running.returncode == 0, err
+    code, _, err = launched(2, *command(tmp_path / "two", tiny_folder))
+    assert code == 0, err
     assert rows(tmp_path / "one") == rows(tmp_path / "two")
 
 

@@ -16,10 +16,13 @@ from lm_eval.tasks import TaskManager
 
 import unmask
 from tests.cli.test_cli import run
+from tests.cli.test_shared import Half
+from tests.launching import launched
 from unmask.evaluation.entries import candidate, decoding
 from unmask.evaluation.evaluate import Setup, evaluate
 from unmask.integrations import lm_eval, lm_eval_tasks
 from unmask.integrations.lm_eval import UnmaskLM, evaluate_tasks
+from unmask.integrations.lm_eval_answers import FILE, Answered, Answers
 from unmask.models.masked_lm import MaskedLM
 
 TASK = """
@@ -241,3 +244,51 @@ def test_the_harness_knows_the_model_by_name(files):
     assert results["config"]["unmask"]["tasks"]["local_house"]["requests"] == 3
     assert results["config"]["unmask"]["stop_at_eos"] is False
     assert results["config"]["unmask"]["block_length"] == 8
+
+
+def test_answers_are_shared_kept_and_gone_on_with(house, tmp_path):
+    model, examples = house
+    policy = unmask.load_policy("random_order:k=4")
+    requests = [request(e.prompt, i, until=["."], max_gen_toks=16 + 8 * (i % 2)) for i, e in enumerate(examples[:9])]
+    alone = UnmaskLM(model, policy, temperature=1.0)
+    texts = alone.generate_until(requests)
+    with pytest.raises(Answered):
+        UnmaskLM(model, policy, temperature=1.0, answers=Answers(tmp_path, Half(1))).generate_until(requests)
+    part = tmp_path / f"{FILE}.1"
+    assert sorted(json.loads(line)["index"] for line in part.read_text().splitlines()) == [1, 3, 5, 7]
+    with pytest.raises(unmask.UnmaskError, match=r"part.1 holds what a stopped run has answered: pass --resume to go"):
+        Answers(tmp_path)
+    with part.open("a") as file:
+        file.write('{"index": 0, "asked": "cut sho')
+    answers = Answers(tmp_path, resume=True)
+    for options, asked, message in (
+        ({"temperature": 0.5}, requests, "was begun with temperature = 1.0, not 0.5: resume with the same settings"),
+        ({"temperature": 1.0}, requests[::-1], "was begun with other requests: give the same tasks, or another"),
+    ):
+        with pytest.raises(unmask.UnmaskError, match=message):
+            UnmaskLM(model, policy, answers=answers, **options).generate_until(asked)
+    seen = []
+    lm = UnmaskLM(model, policy, temperature=1.0, answers=answers, on_ended=lambda *told: seen.append(told))
+    assert lm.generate_until(requests) == texts
+    assert lm.spent == alone.spent
+    assert seen[-1] == (5, 5), "the others are there"
+    answers.remove()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_two_processes_score_what_one_scores(capsys, tmp_path, files, tiny_folder):
+    argv = ["lm-eval", "--tasks", files / "local_house.yaml", "--policy", "random_order:k=4", "--gen-length", 32]
+    argv += ["--temperature", 1.0, "--log-samples", "--model", tiny_folder, "--output"]
+    assert run(capsys, *argv, tmp_path / "one")[0] == 0
+    code, out, err = launched(2, *argv, tmp_path / "two")
+    assert code == 0, err
+    assert out.count("Results:") == 1
+    one, two = ((tmp_path / name / "samples_local_house.jsonl").read_text() for name in ("one", "two"))
+    assert one == two
+    one, two = (json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two"))
+    assert (one["results"], one["unmask"]) == (two["results"], two["unmask"])
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["results.json", "samples_local_house.jsonl"]
+    code, out, err = launched(2, *argv, tmp_path / "three", "--block-length", 5)
+    assert code != 0
+    assert err.count("unmask: ") == err.count("block_length 5 does not divide gen_length 32") == 1

@@ -1,13 +1,14 @@
 """Two processes (gloo, CPU) train the policy that one does."""
 
 import json
-import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors.torch import load_file
+
+from tests.launching import launched
+from unmask.errors import UnmaskError
+from unmask.rl.processes import Processes
 
 FLAGS = {
     "gen-length": 8,
@@ -48,18 +49,9 @@ SLOW = {"steering", "ppo", "rloo"}
 
 def train(processes, folder, model, variant, *more):
     flags = [f"--{key}={value}" for key, value in {**FLAGS, **VARIANTS[variant]}.items()]
-    launch = ["accelerate.commands.launch", "--cpu", f"--num_processes={processes}", "--num_machines=1"]
-    launch += ["--mixed_precision=no", "--dynamo_backend=no", "-m"] if processes > 1 else []
-    argv = ["-m", *(launch if processes > 1 else []), "unmask.cli", "train", f"--model={model}", f"--run={folder}"]
-    done = subprocess.run(
-        [sys.executable, *argv, *flags, *more],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MASTER_PORT": "0"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    code, out, err = launched(processes, "train", f"--model={model}", f"--run={folder}", *flags, *more)
+    assert code == 0, err
+    return out
 
 
 def metrics(folder):
@@ -76,10 +68,41 @@ def test_two_processes_train_the_policy_of_one(tiny_folder, tmp_path, variant):
     a, b = (load_file(folder / "checkpoint-5" / "policy" / "model.safetensors") for folder in (one, two))
     start = load_file(one / "start" / "model.safetensors")
     for name in a:
-        assert torch.allclose(a[name], b[name], atol=2e-5), name
-    assert any((a[name] - start[name]).abs().max() > 1e-4 for name in a), "something was learnt"
+        assert torch.allclose(a[name], b[name], atol=1e-4), name  # sums are rounded in another order
+    assert any((a[name] - start[name]).abs().max() > 3e-4 for name in a), "more was learnt"
     for alone, together in zip(metrics(one), metrics(two), strict=True):
         for key, value in alone.items():
             assert together[key] == pytest.approx(value, abs=1e-3), (alone["stage"], key)
     if variant == "steering":
         train(2, two, tiny_folder, variant, "--resume")
+
+
+class Meeting(Processes):
+    """A process of two, and what they tell each other."""
+
+    def __init__(self, rank, *told):
+        super().__init__()
+        self.rank, self.size, self.main, self.told = rank, 2, rank == 0, told
+
+    def gather(self, items):
+        if not self.told:
+            raise RuntimeError("Connection closed by peer")
+        return [*items, *self.told]
+
+
+def test_an_error_of_one_process_is_told_once_and_ends_all():
+    halts = []
+    with pytest.raises(UnmaskError, match="^Bad logits.$"), Meeting(0, "Bad logits.").together():
+        pass
+    with pytest.raises(SystemExit) as left, Meeting(1, None).together(lambda: halts.append(1)):
+        raise UnmaskError("Bad logits.")
+    assert (left.value.code, halts) == (2, [1])
+    with pytest.raises(UnmaskError, match="Another process of this run is gone"), Meeting(0).together():
+        pass
+    outer = Meeting(0, "Bad logits.")
+    with pytest.raises(UnmaskError, match="Bad logits."), outer.together(), outer.together():
+        outer.told = ("Bad logits.",)
+    with pytest.raises(UnmaskError, match="Cannot read or write out.jsonl: No space"), Meeting(0, None).together():
+        raise OSError(28, "No space", "out.jsonl")
+    with Meeting(0, None).together(), Processes().together():
+        pass

@@ -10,6 +10,7 @@ import torch
 from cyclopts import Parameter, Token
 from rich.text import Text
 
+from unmask.cli.console import console, errors
 from unmask.decoding.blocks import BlockLength
 from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig
@@ -20,6 +21,7 @@ from unmask.evaluation.figures import plot
 from unmask.evaluation.summaries import Summary
 from unmask.models.base import MaskedDiffusionModel, Message
 from unmask.policies.base import Policy
+from unmask.rl.processes import Processes
 from unmask.settings import check_seed
 
 Figure = Callable[[Sequence[Summary], Path, str], Sequence[Path]]
@@ -51,6 +53,14 @@ class DecodeFlags(DecodeConfig):
             help=DecodeConfig.model_fields["block_length"].description,
         ),
     ] = None
+
+
+def launched() -> Processes:
+    """The processes that share this command; only the first of them speaks."""
+    processes = Processes.launched()
+    if not processes.main:
+        console.quiet = errors.quiet = True
+    return processes
 
 
 def draw(summaries: Sequence[Summary], path: Path, title: str, figure: Figure = plot) -> str:

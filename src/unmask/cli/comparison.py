@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Annotated
 
-from accelerate import Accelerator
 from annotated_types import Ge, Le
 from pydantic import Field, model_validator
 
+from unmask.cli.common import launched
 from unmask.cli.console import Stop, console, errors, ticking
 from unmask.decoding.options import SHARED, CacheKind, DecodeConfig, check_text_behind_eos
 from unmask.decoding.results import Cost
@@ -177,9 +176,7 @@ def compare(
         UnmaskError: the output folder holds results and `resume` is False, or results of something else.
         KeyboardInterrupt: stopped; rows so far are kept.
     """
-    processes = Processes(Accelerator() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else None)
-    if not processes.main:
-        console.quiet = errors.quiet = True
+    processes = launched()
     setup = _setup(config, task, processes, model)
     shared = config.model_dump(mode="json", include=set(ComparisonConfig.model_fields) - FREE)
     shared |= {"model": setup.model.name, "task": task.name, "gen_length": gen_length}

@@ -8,9 +8,19 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from unmask.cli.common import DecodeFlags, Resume, Seed, watch
+from unmask.cli.common import DecodeFlags, Resume, Seed, launched, watch
 from unmask.cli.console import console, errors
-from unmask.cli.prompts import Job, as_prompt, decode_all, from_arguments, read_prompts, refuse_to_overwrite
+from unmask.cli.parquet import ENDING as PARQUET
+from unmask.cli.parquet import ParquetPrompts
+from unmask.cli.prompts import (
+    Job,
+    Prompts,
+    as_prompt,
+    decode_all,
+    from_arguments,
+    read_prompts,
+    refuse_to_overwrite,
+)
 from unmask.cli.speed import SpeedFlags, at_speed
 from unmask.decoding.generate import generate
 from unmask.decoding.options import DecodeConfig
@@ -21,15 +31,19 @@ from unmask.models.config import ModelConfig
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy
 from unmask.provenance import versions
+from unmask.rl.processes import Processes
 
 
 def decode(
     *prompts: Annotated[str, Parameter(help="Prompts, such as 'hall: red blue gold?'; quote each.")],
     input: Annotated[
         str | None,
-        Parameter(help="JSONL file of prompts, or - for stdin; other columns are kept.", allow_leading_hyphen=True),
+        Parameter(
+            help="JSONL or Parquet file of prompts, or - for JSONL on stdin; other columns are kept.",
+            allow_leading_hyphen=True,
+        ),
     ] = None,
-    output: Annotated[Path | None, Parameter(help="JSONL file to write (default: stdout).")] = None,
+    output: Annotated[Path | None, Parameter(help="JSONL or Parquet file to write (default: stdout).")] = None,
     resume: Resume = False,
     column: Annotated[str, Parameter(help="Column of the input that holds the prompt.")] = "prompt",
     policy: Annotated[
@@ -50,32 +64,56 @@ def decode(
     dllm: Annotated[ModelConfig | None, Parameter(name="*")] = None,
 ) -> None:
     """Complete prompts with a dLLM, revealing tokens as a policy says."""
-    _check_arguments(prompts, input, output, resume=resume, steps=steps, jsonl=jsonl)
-    wanted, config = dllm or ModelConfig(), decoding or DecodeConfig()
-    source = from_arguments(prompts) if input is None else read_prompts(input, column)
-    model, rule = wanted.load(), load_policy(policy)
-    config = at_speed(config.model_copy(update={"gen_length": config.region(model=model)}), speeds, rule, model)
-    if errors.is_terminal and wanted.model is not None:
-        errors.print(model.summary(), style="bright_black", highlight=False, soft_wrap=True)
-    if input is None and output is None and not jsonl:
-        texts = [as_prompt(text, chat) for text in prompts]
-        (_show_steps if steps else _show_texts)(model, rule, texts, config, seed)
-        return
-    settings = {
-        "model": model.name,
-        **wanted.model_dump(exclude_defaults=True, exclude={"model"}),
-        "chat": chat,
-        "policy": {"type": rule.type_name, **rule.config()},
-        **config.model_dump(mode="json", exclude={"batch_size"}),
-        "seed": seed,
-        "policy_name": policy,
-        "versions": versions(),
-    }
-    decode_all(Job(model, rule, source, chat, config, seed, settings), output)
+    processes = launched()
+    with processes.together():
+        _check_arguments(prompts, input, output, resume=resume, steps=steps, jsonl=jsonl, processes=processes)
+        wanted, config = dllm or ModelConfig(), decoding or DecodeConfig()
+        source = _open(prompts, input, output, column)
+        model, rule = wanted.load(processes.device if wanted.device_map is None else None), load_policy(policy)
+        config = at_speed(config.model_copy(update={"gen_length": config.region(model=model)}), speeds, rule, model)
+        if errors.is_terminal and wanted.model is not None:
+            errors.print(model.summary(), style="bright_black", highlight=False, soft_wrap=True)
+        if input is None and output is None and not jsonl:
+            texts = [as_prompt(text, chat) for text in prompts]
+            (_show_steps if steps else _show_texts)(model, rule, texts, config, seed)
+            return
+        settings = {
+            "model": model.name,
+            **wanted.model_dump(exclude_defaults=True, exclude={"model"}),
+            "chat": chat,
+            "policy": {"type": rule.type_name, **rule.config()},
+            **config.model_dump(mode="json", exclude={"batch_size"}),
+            "seed": seed,
+            "policy_name": policy,
+            "versions": versions(),
+        }
+        decode_all(Job(model, rule, source, chat, config, seed, settings), output, processes)
+
+
+def _open(prompts: Sequence[str], input: str | None, output: Path | None, column: str) -> Prompts:
+    """
+    Raises:
+        UnmaskError: the input cannot be read; it is Parquet and the output is not, or the other way round.
+    """
+    parquet = input is not None and Path(input).suffix == PARQUET
+    if parquet and (output is None or output.suffix != PARQUET):
+        raise UnmaskError(f"--input {input} is Parquet: give an --output that ends in {PARQUET}, too.")
+    if output is not None and output.suffix == PARQUET and not parquet:
+        raise UnmaskError(f"--output {output} is Parquet: give an --input that ends in {PARQUET}, too.")
+    if input is None:
+        return from_arguments(prompts)
+    return ParquetPrompts(input, column) if parquet else read_prompts(input, column)
 
 
 def _check_arguments(
-    prompts: Sequence[str], input: str | None, output: Path | None, *, resume: bool, steps: bool, jsonl: bool
+    prompts: Sequence[str],
+    input: str | None,
+    output: Path | None,
+    *,
+    resume: bool,
+    steps: bool,
+    jsonl: bool,
+    processes: Processes,
 ) -> None:
     """
     Raises:
@@ -87,6 +125,8 @@ def _check_arguments(
         raise UnmaskError("Give prompts as arguments or by --input, not both.")
     if resume and output is None:
         raise UnmaskError("--resume needs --output: what goes to stdout is not kept.")
+    if processes.size > 1 and (output is None or input in (None, "-")):
+        raise UnmaskError(f"{processes.size} processes share the prompts of a file: give --input and --output.")
     if input is not None and output is not None and Path(input).resolve() == output.resolve():
         raise UnmaskError(f"--output {output} is the input: give another --output.")
     if input is not None and steps:
@@ -95,7 +135,7 @@ def _check_arguments(
         raise UnmaskError("--steps shows what --output and --jsonl do not keep: leave out one of them.")
     if output is not None:
         check_file(output, "--output")
-    if output is not None and not resume:
+    if output is not None and not resume and processes.main:
         refuse_to_overwrite(output)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext, suppress
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,11 +14,12 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from rich.table import Table
 
-from unmask.cli.common import Seed
+from unmask.cli.common import Seed, launched
 from unmask.cli.console import Ticker, console, errors, ticking
 from unmask.decoding.options import CacheKind
 from unmask.errors import UnmaskError
 from unmask.files import write_text
+from unmask.journal import Claim
 from unmask.models.config import ModelConfig
 from unmask.settings import check_path
 
@@ -63,6 +65,7 @@ def lm_eval(
     confirm_run_unsafe_code: Annotated[
         bool, Parameter(help="Let code tasks run what the dLLM wrote, without a sandbox.", negative="")
     ] = False,
+    resume: Annotated[bool, Parameter(help="Go on with what a stopped run has answered.", negative="")] = False,
     dllm: Annotated[ModelConfig | None, Parameter(name="*")] = None,
 ) -> None:
     """Run tasks of the lm-evaluation-harness: its metrics, beside forward passes and tokens per forward pass.
@@ -77,8 +80,13 @@ def lm_eval(
     except ImportError:
         raise UnmaskError("lm-eval is not installed: pip install 'unmask[eval]'.") from None
     from unmask.integrations.lm_eval import UnmaskLM, evaluate_tasks
+    from unmask.integrations.lm_eval_answers import Answered, Answers
 
-    with ExitStack() as bar:
+    processes, folder, results = launched(), Path(output), None
+    claim = partial(Claim, folder, folder / ".lock", "--output") if processes.main else nullcontext
+    with processes.together(), claim(), ExitStack() as bar, suppress(Answered):
+        answers = Answers(folder, processes, resume=resume)
+        config = dllm or ModelConfig()
         ticker: Ticker | None = None
 
         def on_ended(done: int, total: int) -> None:
@@ -89,7 +97,7 @@ def lm_eval(
                 bar.close()  # the harness scores
 
         lm = UnmaskLM(
-            (dllm or ModelConfig()).load(),
+            config.load(processes.device if config.device_map is None else None),
             policy,
             gen_length=gen_length,
             block_length=block_length,
@@ -100,6 +108,7 @@ def lm_eval(
             suppress_eos=suppress_eos,
             speed=speed,
             cache=cache,
+            answers=answers,
             on_ended=on_ended,
         )
         results = evaluate_tasks(
@@ -114,9 +123,11 @@ def lm_eval(
             log_samples=log_samples,
             confirm_run_unsafe_code=confirm_run_unsafe_code,
         )
-    written = _write(results, Path(output))
-    console.print(_table(results))
-    console.print(f"Results: {' and '.join(map(str, written))}.", highlight=False, soft_wrap=True)
+        written = _write(results, folder)
+        answers.remove()
+    if results is not None:
+        console.print(_table(results))
+        console.print(f"Results: {' and '.join(map(str, written))}.", highlight=False, soft_wrap=True)
 
 
 def _write(results: dict[str, Any], folder: Path) -> list[Path]:

@@ -36,7 +36,8 @@ app.command(
     help="Complete prompts, revealing tokens as a policy says.\n\n"
     "JSONL rows hold the prompt, text, nfe, ended (complete, eos, stop or budget), seconds, tokens, revealed_at, "
     "the input's other columns and the settings. --output appears when all is done; until then finished prompts are "
-    "kept in its .part, and --resume goes on from them.\n\n"
+    "kept in its .part, and --resume goes on from them. An --input that ends in .parquet gives a Parquet --output. "
+    "Under accelerate launch, processes share the prompts.\n\n"
     'Example: unmask decode "hall: red blue gold green?" --steps\n\n'
     "Example: unmask decode --input prompts.jsonl --output out.jsonl --block-length 8\n\n"
     "The bundled dLLM and policy are the default.",

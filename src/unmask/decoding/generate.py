@@ -56,7 +56,7 @@ def generate(
     if not isinstance(prompts, Sequence | Tensor | np.ndarray):
         raise UnmaskError(f"The prompts are a {type(prompts).__name__}: give a text, or a list of prompts.")
     given = [prompts] if isinstance(prompts, str) else list(prompts)
-    tokens = [_tokens_of(model, prompt, i) for i, prompt in enumerate(given)]
+    tokens = [tokens_of(model, prompt, f"Prompt {i}") for i, prompt in enumerate(given)]
     speed = speed.tolist() if isinstance(speed, Tensor | np.ndarray) else speed
     each = list(speed) if isinstance(speed, Sequence) else None
     if each is None and speed is not None:
@@ -64,16 +64,24 @@ def generate(
     return decode(model, policy, tokens, decode_config(config, options), speeds=each, seed=seed, callback=callback)
 
 
-def _tokens_of(model: MaskedDiffusionModel, prompt: Prompt, i: int) -> Sequence[int]:
+def tokens_of(model: MaskedDiffusionModel, prompt: Prompt, name: str) -> Sequence[int]:
+    """Token ids of a text, of the messages of a chat, or of token ids.
+
+    Args:
+        name: of the prompt, for messages.
+
+    Raises:
+        UnmaskError: it is none of them; the tokenizer does not take it.
+    """
     if isinstance(prompt, str):
         return model.encode(prompt)
     if isinstance(prompt, Mapping):
-        raise UnmaskError(f"Prompt {i} is one message of a chat: put each chat into a list of its own, as in [chat].")
+        raise UnmaskError(f"{name} is one message of a chat: put each chat into a list of its own, as in [chat].")
     if isinstance(prompt, Tensor | np.ndarray) and prompt.ndim:
         return list(prompt.tolist())
     if not isinstance(prompt, Sequence) or isinstance(prompt, bytes | bytearray):
         raise UnmaskError(
-            f"Prompt {i} is {prompt!r}: give a text, the messages of a chat, or a list of token ids; one list of ids "
+            f"{name} is {prompt!r}: give a text, the messages of a chat, or a list of token ids; one list of ids "
             "is one prompt, as in [ids]."
         )
     # A list of messages is a chat, one of numbers is tokens; an empty one is refused with the other empty prompts.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 
-from unmask.errors import UnmaskError
 from unmask.evaluation.calibrate import in_markdown
 from unmask.evaluation.figures import plot_speeds
 from unmask.policies.auto import load_policy
@@ -38,10 +38,9 @@ def prepare(folder: Path, repo: str, target: Path) -> Policy:
         (target / PICTURE).with_suffix(".svg").unlink()
     readme = folder / "README.md"
     card = ModelCard(readme.read_text(encoding="utf-8") if readme.exists() else f"# {repo.partition('/')[2]}\n")
-    card.data.library_name = "unmask"
-    card.data.tags = list(dict.fromkeys([*(card.data.tags or []), *TAGS]))
-    if tables and "/" in tables[0].model and not Path(tables[0].model).exists():
-        card.data.base_model = tables[0].model
+    told = card.data.to_dict()
+    tags = list(dict.fromkeys([*(told.get("tags") or []), *TAGS]))
+    card.data = ModelCardData(**{**told, "library_name": "unmask", "tags": tags, **_based_on(tables)})
     text = card.text.split(USE)[0].rstrip()
     if tables and "| speed | forward passes |" not in text:
         text += f"\n\n## Every speed\n\n{in_markdown(tables[0])}"
@@ -52,6 +51,12 @@ def prepare(folder: Path, repo: str, target: Path) -> Policy:
     if (target / FILE).exists():  # as it was measured, with the tables of these weights alone
         shutil.copy(folder / FILE, target / FILE)
     return policy
+
+
+def _based_on(tables: Sequence[Calibration]) -> dict[str, str]:
+    """The dLLM, where it is one of the Hub's."""
+    name = tables[0].model if tables else ""
+    return {"base_model": name} if "/" in name and not Path(name).exists() else {}
 
 
 def _use(repo: str, table: Calibration | None) -> str:
@@ -76,6 +81,3 @@ out = unmask.generate(model, policy, prompts{length}{blocks}{speed})
 | SGLang | `unmask export --engine sglang {repo} OUT` |
 | diffusers | `unmask export --engine diffusers {repo} OUT` |
 | transformers | `unmask export --engine transformers {repo} OUT`, then `model.generate(..., custom_generate=OUT)` |"""
-
-
-__all__ = ["prepare"]

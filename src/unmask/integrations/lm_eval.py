@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -29,10 +29,11 @@ from lm_eval.api.registry import register_model
 from lm_eval.tasks import TaskManager
 
 from unmask.decoding.blocks import parse_block_length
-from unmask.decoding.decode import decode
+from unmask.decoding.decode import stream
 from unmask.decoding.options import CacheKind, DecodeConfig, check_policy_fits, decode_config
 from unmask.decoding.source import check_prompt
 from unmask.errors import UnmaskError
+from unmask.integrations.lm_eval_answers import Answer, Answers
 from unmask.integrations.lm_eval_tasks import (
     Spent,
     add_spent,
@@ -43,6 +44,7 @@ from unmask.integrations.lm_eval_tasks import (
     outside_of_git,
     reason,
 )
+from unmask.journal import Halted
 from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.auto import load_policy
@@ -63,7 +65,7 @@ class _Asked:
 
     Attributes:
         tokens: of its prompt.
-        options: of decoding; requests that share them share a call of `decode`.
+        options: of decoding; requests that share them share a call of `stream`.
         until: stop strings.
     """
 
@@ -91,9 +93,11 @@ class UnmaskLM(LM):  # type: ignore[misc]
         temperature: of every request; None takes each task's ``temperature`` and ``do_sample``.
         dtype: as in `unmask.load_model`, of a dLLM given by name.
         device: as in `unmask.load_model`, of a dLLM given by name.
-        on_ended: called with the number of requests that have ended and of all.
+        answers: where answers are kept, and which processes share the requests; by default in memory, in this one.
+        on_ended: called with the number of requests that have ended and of all that this process answers.
 
     Attributes:
+        answers: as given.
         spent: one `Spent` a request of the last call, in their order.
     """
 
@@ -113,6 +117,7 @@ class UnmaskLM(LM):  # type: ignore[misc]
         cache: CacheKind | None = None,
         dtype: torch.dtype | str | None = None,
         device: str | None = None,
+        answers: Answers | None = None,
         on_ended: Callable[[int, int], None] | None = None,
     ) -> None:
         super().__init__()
@@ -126,7 +131,8 @@ class UnmaskLM(LM):  # type: ignore[misc]
         check_policy_fits(self.model, self.policy)
         self.spent: list[Spent] = []
         self._gen_length, self._temperature, self._on_ended = gen_length, temperature, on_ended
-        self._seed = seed
+        self._seed, self._ended = seed, 0
+        self.answers = answers or Answers()
         self._options: dict[str, Any] = {
             "block_length": parse_block_length(block_length),
             "batch_size": int(batch_size),
@@ -138,33 +144,44 @@ class UnmaskLM(LM):  # type: ignore[misc]
         decode_config(None, self._options)  # refused before data are loaded
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Texts in the order of the requests. Those of the same options and stop strings share one call of `decode`;
+        """Texts in the order of the requests. Those of the same options and stop strings share one call of `stream`;
         each draws from the stream of its place among all."""
         asked = [self._read(request) for request in requests]
-        texts, spent = dict[int, str](), dict[int, Spent]()
-        for options, until in dict.fromkeys((one.options, one.until) for one in asked):
-            places = [i for i, one in enumerate(asked) if (one.options, one.until) == (options, until)]
-            stop = until if self._options["stop_at_eos"] else ()  # else NFE is counted to the last position
-            config = DecodeConfig(**dict(options), stop=tuple(text for text in stop if text), **self._options)
-            out = decode(
-                self.model,
-                self.policy,
-                [asked[i].tokens for i in places],
-                config,
-                seed=self._seed,
-                streams=places,
-                on_ended=partial(self._tick, len(texts), len(asked)),
-            )
-            revealed = (out.revealed_at >= 0).tolist()
-            for i, tokens, shown, nfe, ended in zip(
-                places, out.tokens.tolist(), revealed, out.nfe.tolist(), out.ended, strict=True
-            ):
-                texts[i], length = self._cut(tokens, until)
-                spent[i] = Spent(
-                    requests[i].task_name, requests[i].doc_id, config.region(), nfe, sum(shown[:length]), ended
-                )
-        self.spent = [spent[i] for i in range(len(asked))]
-        return [texts[i] for i in range(len(asked))]
+        answers = self.answers
+        self._ended = 0
+        mine = answers.begin(self._settings(), [[list(one.tokens), one.options, one.until] for one in asked])
+        with answers.answering(), suppress(Halted):
+            for options, until in dict.fromkeys((asked[i].options, asked[i].until) for i in mine):
+                places = [i for i in mine if (asked[i].options, asked[i].until) == (options, until)]
+                self._answer(requests, places, [asked[i].tokens for i in places], dict(options), until, len(mine))
+        found = answers.all()
+        self.spent = [one.spent for one in found]
+        return [one.text for one in found]
+
+    def _answer(
+        self,
+        requests: Sequence[Instance],
+        places: Sequence[int],
+        prompts: Sequence[Sequence[int]],
+        options: Mapping[str, Any],
+        until: tuple[str, ...],
+        total: int,
+    ) -> None:
+        stop = until if self._options["stop_at_eos"] else ()  # else NFE is counted to the last position
+        config = DecodeConfig(**options, stop=tuple(text for text in stop if text), **self._options)
+        call: dict[str, Any] = {"seed": self._seed, "streams": places, "callback": lambda step: self.answers.check()}
+        for batch in stream(self.model, self.policy, prompts, config, **call):
+            made = {}
+            for one in batch.completions():
+                request = requests[places[one.index]]
+                text, length = self._cut(one.tokens, until)
+                shown = sum(step >= 0 for step in one.revealed_at[:length])
+                cost = Spent(request.task_name, request.doc_id, config.region(), one.nfe, shown, one.ended)
+                made[places[one.index]] = Answer(text, cost)
+            self.answers.add(made)
+            self._ended += len(made)
+            if self._on_ended is not None:
+                self._on_ended(self._ended, total)
 
     def loglikelihood(self, requests: list[Instance]) -> NoReturn:
         raise no_likelihoods("Multiple choice and perplexity tasks need")
@@ -195,15 +212,22 @@ class UnmaskLM(LM):  # type: ignore[misc]
         names = dict.fromkeys(one.task for one in self.spent)
         return {
             "unmask": {
-                "model": self.model.name,
-                "policy": {"type": self.policy.type_name, **self.policy.config()},
-                "temperature": self._temperature,
-                "seed": self._seed,
-                **DecodeConfig(**self._options).model_dump(include=set(self._options)),
-                "versions": versions(),
+                **self._settings(),
+                "batch_size": self._options["batch_size"],
                 **means_of(self.spent),
                 "tasks": {str(name): means_of([one for one in self.spent if one.task == name]) for name in names},
             }
+        }
+
+    def _settings(self) -> dict[str, Any]:
+        """What answers depend on, beside their requests."""
+        return {
+            "model": self.model.name,
+            "policy": {"type": self.policy.type_name, **self.policy.config()},
+            "temperature": self._temperature,
+            "seed": self._seed,
+            **DecodeConfig(**self._options).model_dump(include=set(self._options) - {"batch_size"}),
+            "versions": versions(),
         }
 
     def _read(self, request: Instance) -> _Asked:
@@ -257,10 +281,6 @@ class UnmaskLM(LM):  # type: ignore[misc]
         cut = whole[: min((at for stop in until if stop and (at := whole.find(stop)) >= 0), default=len(whole))]
         return cut, bisect_left(range(len(tokens)), len(cut.rstrip()), key=lambda n: len(text(tokens[:n])))
 
-    def _tick(self, before: int, total: int, done: int, _: int) -> None:
-        if self._on_ended is not None:
-            self._on_ended(before + done, total)
-
 
 def evaluate_tasks(
     lm: UnmaskLM,
@@ -293,6 +313,7 @@ def evaluate_tasks(
 
     Raises:
         UnmaskError: an unknown task, one that cannot be loaded, one that needs likelihoods.
+        Answered: where processes share the requests, in all but the first.
     """
     lm.chat_template(apply_chat_template)  # refused before data are loaded
     if limit is not None and not limit > 0:

@@ -23,19 +23,16 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None, *, r
     Args:
         name_or_path: None for the bundled default; a bundled name; a folder that `Policy.save` wrote; a safetensors
             file, or a folder with one, in the layout of the paper's released checkpoints, such as its trainer's
-            ``checkpoint-100``; a Hub id, ``"user/repo"`` or ``"user/repo@revision"``; any of these with settings that its tensors do not tell,
-            ``"checkpoint-100?actions=dpls&stop_logit=0.5"``; a rule
-            with its settings, ``"confidence_threshold:threshold=0.8"`` or ``{"type": ..., "threshold": 0.8}``; any of
-            these in wrappers, inside out, ``"house-base-full | temperature:tau=0.5 | max_reveal:n=8"``.
+            ``checkpoint-100``; a Hub id, ``"user/repo"`` or ``"user/repo@revision"``; any of these with settings that
+            its tensors do not tell, ``"checkpoint-100?actions=dpls&stop_logit=0.5"``; a rule with its settings,
+            ``"confidence_threshold:threshold=0.8"`` or ``{"type": ..., "threshold": 0.8}``; any of these in wrappers,
+            inside out, ``"house-base-full | temperature:tau=0.5 | max_reveal:n=8"``.
         revision: of a Hub id: a branch, a tag or a commit.
 
     Raises:
         UnmaskError: no such policy, an unknown type or setting, a corrupt or foreign checkpoint.
     """
-    if revision is not None:
-        if not isinstance(name_or_path, str) or Path(name_or_path).exists():
-            raise UnmaskError(f"revision is for policies of the Hub, and {name_or_path} is none: leave it out.")
-        name_or_path = f"{name_or_path}@{revision}"
+    name_or_path = _at(name_or_path, revision)
     if isinstance(name_or_path, Mapping):
         return make_policy(name_or_path, "the policy's settings")
     name = DEFAULT_POLICY if name_or_path is None else str(name_or_path)
@@ -76,6 +73,14 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None, *, r
         own = weights_digest(policy.weights())
         policy.calibrations = tuple(table for table in read_calibrations(folder) if table.weights == own)
     return policy
+
+
+def _at(name: str | Path | Mapping[str, Any] | None, revision: str | None) -> str | Path | Mapping[str, Any] | None:
+    if revision is None:
+        return name
+    if not isinstance(name, str) or Path(name).exists():
+        raise UnmaskError(f"revision is for policies of the Hub, and {name} is none: leave it out.")
+    return f"{name}@{revision}"
 
 
 def _only_weights(folder: Path) -> Path | None:

@@ -6,13 +6,20 @@ and gradients, once an optimiser step, so that roll-outs of different lengths ca
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+import atexit
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import gather_object
+from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
+
+from unmask.errors import UnmaskError
 
 T = TypeVar("T")
 Stop = Callable[[], bool]
@@ -23,6 +30,10 @@ def never() -> bool:
     return False
 
 
+class _ToldError(UnmaskError):
+    """What all processes know already."""
+
+
 class Processes:
     """The processes that share a job.
 
@@ -31,11 +42,58 @@ class Processes:
     """
 
     def __init__(self, accelerator: Accelerator | None = None) -> None:
+        if accelerator is not None:
+            # Else torch's threads end with the interpreter, which aborts some processes whose work is done.
+            atexit.register(accelerator.state.destroy_process_group)
         self._accelerator = accelerator
         self.rank: int = accelerator.process_index if accelerator else 0
         self.size: int = accelerator.num_processes if accelerator else 1
         self.main = self.rank == 0
         self.device = accelerator.device if accelerator else None
+
+    @classmethod
+    def launched(cls) -> Processes:
+        """Those that a launcher, such as `accelerate launch`, has started; this one alone where there was none."""
+        if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+            return cls()
+        patience = InitProcessGroupKwargs(timeout=timedelta(weeks=4))  # who is done early waits for the others
+        return cls(Accelerator(kwargs_handlers=[patience]))
+
+    @contextmanager
+    def together(self, on_error: Callable[[], None] = lambda: None) -> Iterator[None]:
+        """Work after which all processes meet. What stops one stops all: the first says why, and all exit with 2.
+
+        Within the block, processes meet in further such blocks only: an error is told at the next meeting.
+
+        Args:
+            on_error: called where the error is found, before the others are waited for.
+
+        Raises:
+            UnmaskError: in the first process, the first error that any has found; a process is gone.
+            SystemExit: in the others.
+        """
+        problem = None
+        try:
+            yield
+        except _ToldError:
+            raise
+        except (UnmaskError, OSError) as e:
+            if self.size == 1:
+                raise
+            on_error()
+            unread = f"Cannot read or write {getattr(e, 'filename', None) or 'a file'}: {getattr(e, 'strerror', e)}."
+            problem = str(e) if isinstance(e, UnmaskError) else unread
+        if self.size == 1:
+            return
+        try:
+            problems = [one for one in self.gather([problem]) if one]
+        except RuntimeError:
+            raise _ToldError("Another process of this run is gone: go on with --resume.") from None
+        if problems and not self.main:
+            time.sleep(1)  # a launcher ends all with the first that leaves: the sentence is told before
+            raise SystemExit(2)
+        if problems:
+            raise _ToldError(problems[0])
 
     def share(self, items: Sequence[T]) -> Sequence[T]:
         """This process's part: every size-th item from its rank on."""
