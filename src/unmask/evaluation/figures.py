@@ -157,10 +157,9 @@ def plot_speeds(table: Calibration, path: str | Path) -> list[Path]:
         low, high = ([100 * getattr(row, end) for row in table.rows] for end in ("low", "high"))
         axis.fill_between(nfe, low, high, color=colour, alpha=0.15, linewidth=0)
         axis.plot(nfe, accuracy, color=colour, marker="o", markersize=4, linewidth=1.2)
-        for row in (table.rows[0], table.rows[-1]):
-            axis.annotate(
-                f"speed {row.speed:g}", (row.nfe, 100 * row.accuracy), (0, 8), textcoords="offset points", ha="center"
-            )
+        for row, place, side in ((table.rows[0], (0, 8), "center"), (table.rows[-1], (-8, -4), "right")):
+            at = (row.nfe, 100 * row.accuracy)
+            axis.annotate(f"speed {row.speed:g}", at, place, textcoords="offset points", ha=side)
         axis.set_xlabel("forward passes per prompt (NFE)")
         axis.set_ylabel(f"{table.judged}, %")
         axis.set_ylim(0, 108)
