@@ -173,6 +173,7 @@ class UnmaskScheduler(BlockRefinementScheduler):  # type: ignore[misc]
         Args:
             prompt: positions of it that are the prompt's.
         """
+        self.policy.place(sample.device)
         rows, n = sample.shape
         nothing = torch.zeros(rows, dtype=torch.long, device=sample.device)
         before, length = self._block, self.config.gen_length
