@@ -3,9 +3,11 @@
 python benchmarks/engines.py                  a table; engines that are not installed are named
 python benchmarks/engines.py sglang           SGLang alone, on a CPU where there is no GPU
 
-On a CPU, SGLang 0.5.23 runs in an environment of its own, with `pip install --no-deps` of sglang, triton and the
-packages that its import names, on the torch and transformers that are there. Two of its packages cannot be had without
-a GPU (sgl_kernel, torchvision): this script puts empty modules in their place, in every process that SGLang starts.
+SGLang 0.5.23 ran so on a CPU, with torch 2.13.0 and transformers 5.23.0 in an environment of its own: `pip install
+--no-deps` of sglang, triton and the packages that its import names. Two of its packages ask for a GPU (sgl_kernel,
+torchvision): where there is none, this script puts empty modules in their place, in every process that SGLang starts.
+SGLang pins transformers 5.19.0: its plug-in runs with that, too, but this script's `unmask.load_model` does not. It was
+not run on a GPU.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from importlib.util import find_spec
+from io import StringIO
 from pathlib import Path
 
 import torch
@@ -123,8 +127,9 @@ def by_custom_generate(model: MaskedDiffusionModel, prompts: Tokens, speed: floa
 
 
 def export(folder: Path, engine: str, *flags: str) -> None:
-    """`unmask export`."""
-    command(["export", POLICY, str(folder), "--engine", engine, *flags])
+    """`unmask export`, without what it prints."""
+    with redirect_stdout(StringIO()):
+        command(["export", POLICY, str(folder), "--engine", engine, *flags])
 
 
 # The HTTP server (`unmask serve`) goes here: a function with the same arguments, and a name in the table.
@@ -146,7 +151,7 @@ def table(n: int) -> None:
                 same += agree(engine(model, prompts, speed, Path(folder) / "out"), wanted(model, prompts, speed))
         lines.append(f"| {name} | {same} of {len(SPEEDS) * len(prompts)} |")
     print(f"\n{POLICY} on {DLLM}, {LENGTH} tokens, speeds {', '.join(map(str, SPEEDS))}\n")
-    print("| engine | completions equal to unmask.generate |\n|---|---|", *lines, sep="\n")
+    print("| engine | completions equal to unmask.generate |\n|---|---|", *lines, sep="\n", flush=True)
     if find_spec("sglang") is None:
         print("| SGLang | not installed |")
     else:

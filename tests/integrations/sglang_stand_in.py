@@ -89,15 +89,16 @@ def serve(algorithm, dllm, requests, prompt_masks=False):
             if req.block is None:
                 tokens = (req.prompt + req.output)[before[req.rid] :]
                 req.block, req.state = tokens + [algorithm.mask_id] * (n - len(tokens)), None
+        places = torch.tensor([[before[req.rid] + i for i in range(n)] for req in batch])
         forward = SimpleNamespace(
             batch_size=len(batch),
-            input_ids=torch.tensor([req.block for req in batch]).flatten(),
-            positions=torch.tensor([[before[req.rid] + i for i in range(n)] for req in batch]).flatten(),
+            input_ids=torch.tensor([req.block for req in batch]).flatten().to(dllm.device),
+            positions=places.flatten().to(dllm.device),
             rids=[req.rid for req in batch],
             dllm_prompt_mask=None,
         )
         if prompt_masks:
-            ends = torch.tensor([len(req.prompt) + len(req.output) for req in batch])
+            ends = torch.tensor([len(req.prompt) + len(req.output) for req in batch]).to(dllm.device)
             forward.dllm_prompt_mask = forward.positions.view(-1, n) < ends[:, None]
         fresh = algorithm.init_step_state(forward) if any(req.state is None for req in batch) else None
         states = [fresh[i] if req.state is None else req.state for i, req in enumerate(batch)]
@@ -112,6 +113,6 @@ def serve(algorithm, dllm, requests, prompt_masks=False):
 
 def _logits(dllm, req, before):
     """Of the block, with all before it."""
-    tokens = torch.tensor([(req.prompt + req.output)[:before] + req.block])
-    positions = torch.arange(before, tokens.shape[1])
+    tokens = torch.tensor([(req.prompt + req.output)[:before] + req.block]).to(dllm.device)
+    positions = torch.arange(before, tokens.shape[1], device=dllm.device)
     return dllm.logits(tokens, torch.ones_like(tokens, dtype=torch.bool), positions)

@@ -100,6 +100,19 @@ def test_it_is_saved_with_its_policy(dllm, prompts, tmp_path, policy):
     assert torch.equal(*same)
 
 
+def test_a_scheduler_on_the_hub_comes_with_its_policy(tmp_path, monkeypatch):
+    UnmaskScheduler("factor:factor=1", seed=3).save_pretrained(tmp_path / "saved" / "scheduler")
+    asked = []
+    monkeypatch.setattr(
+        "unmask.integrations.diffusers.snapshot_download",
+        lambda name, revision: asked.append((name, revision)) or str(tmp_path / "saved"),
+    )
+    again = UnmaskScheduler.from_pretrained("user/repo", subfolder="scheduler", revision="abc")
+    assert asked == [("user/repo", "abc")]
+    assert again.policy == unmask.load_policy("factor:factor=1")
+    assert again.config.policy == str(tmp_path / "saved" / "scheduler" / "policy")
+
+
 @pytest.mark.parametrize(
     ("policy", "told"),
     [

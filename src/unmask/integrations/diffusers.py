@@ -18,6 +18,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -199,11 +200,13 @@ class UnmaskScheduler(BlockRefinementScheduler):  # type: ignore[misc]
     def from_pretrained(
         cls, pretrained_model_name_or_path: str | Path, subfolder: str | None = None, **kwargs: Any
     ) -> UnmaskScheduler:
-        """As any scheduler's, with the policy that was saved with it."""
-        folder = Path(pretrained_model_name_or_path, subfolder or "", POLICY)
-        if folder.is_dir():
-            kwargs.setdefault("policy", str(folder))
-        return super().from_pretrained(str(pretrained_model_name_or_path), subfolder=subfolder, **kwargs)
+        """As any scheduler's, from a folder or the Hub, with the policy that was saved with it."""
+        home = Path(pretrained_model_name_or_path)
+        if not home.is_dir():
+            home = Path(snapshot_download(str(pretrained_model_name_or_path), revision=kwargs.pop("revision", None)))
+        if (home / (subfolder or "") / POLICY).is_dir():
+            kwargs.setdefault("policy", str(home / (subfolder or "") / POLICY))
+        return super().from_pretrained(str(home), subfolder=subfolder, **kwargs)
 
 
 class PipelineModel(nn.Module):
