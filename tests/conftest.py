@@ -1,8 +1,11 @@
 """Real classes at tiny size: a random two-layer dLLM, its tokenizer, and the bundled tasks."""
 
 import os
+from tempfile import TemporaryDirectory
 
+modules = TemporaryDirectory(prefix="unmask-tests-")  # for the code of models, as transformers copies it
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_MODULES_CACHE"] = modules.name
 
 from jaxtyping import install_import_hook
 

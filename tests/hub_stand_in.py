@@ -58,7 +58,10 @@ class Handler(BaseHTTPRequestHandler):
                 return self._send(
                     409, {"error": "You already created this model repo", "url": f"{self.server.url}/{repo}"}
                 )
-            hub.branches[repo], hub.private[repo] = {"main": "0" * 40}, asked.get("private") or asked.get("visibility") == "private"
+            hub.branches[repo], hub.private[repo] = (
+                {"main": "0" * 40},
+                asked.get("private") or asked.get("visibility") == "private",
+            )
             hub.commits[repo, "0" * 40] = {}
             return self._send(200, {"url": f"{self.server.url}/{repo}", "id": repo, "name": repo})
         found = re.fullmatch(r"/api/models/([^/]+/[^/]+)/(preupload|commit|branch)/([^/?]+)(\?.*)?", self.path)

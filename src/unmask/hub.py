@@ -17,7 +17,6 @@ from huggingface_hub import CommitInfo, HfApi, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,
     LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
@@ -257,7 +256,7 @@ def push_folder(
             raise UnmaskError(NO_TOKEN) from None
         told = {403: f"The token may not write to {repo}: use one that may, or a repo of your own."}
         raise UnmaskError(told.get(status or 0, f"The Hub refused {repo} ({' '.join(str(e).split())}).")) from None
-    except (OSError, HTTPError) as e:
+    except Exception as e:  # the client's HTTP library has its own, under a name that changes
         raise UnmaskError(
             f"The Hub cannot be reached ({' '.join(str(e).split())}): see to the network and HF_ENDPOINT."
         ) from None

@@ -1,9 +1,10 @@
 """What a user writes, as a type checker sees it from outside."""
 
+from torch import Tensor
+
 import unmask
 from unmask.observation import Observation
 from unmask.policies import Rule, rule
-from torch import Tensor
 
 
 @rule

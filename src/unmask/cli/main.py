@@ -141,6 +141,14 @@ app.command(
     "--block-length 32",
 )
 app.command(
+    "unmask.cli.export:export",
+    name="export",
+    help="Write a policy for another engine: transformers (custom_generate), diffusers (a scheduler) or SGLang.\n\n"
+    "Prints how to use what it wrote.\n\n"
+    "Example: unmask export runs/mine for-transformers --engine transformers\n\n"
+    "Example: unmask export runs/mine for-sglang --engine sglang --speed 0.7",
+)
+app.command(
     "unmask.cli.check_model:check_model",
     name="check-model",
     help="Load a dLLM, say what was found (family, ids, memory), and check what decoding relies on.\n\n"

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from transformers import Glm4MoeConfig, Glm4MoeForCausalLM
+from transformers import Glm4MoeConfig, Glm4MoeForCausalLM, core_model_loading
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import Concatenate, MergeModulelist, Split, WeightConverter, WeightRenaming
+from transformers.core_model_loading import Concatenate, MergeModulelist, WeightConverter, WeightRenaming
 
 from unmask.errors import UnmaskError
 from unmask.models.block_families import Family
 from unmask.models.experts import check_experts
 from unmask.models.loading import plain_rope_of, refused
+
+# From transformers 5.20; engines may pin an older one, which is told when a LLaDA2 is loaded.
+Split: Any = getattr(core_model_loading, "Split", None)
 
 # The published code has more variants than the published weights use.
 MUST_BE: Mapping[str, tuple[Any, ...]] = {
@@ -30,28 +33,31 @@ class LLaDA2ForCausalLM(Glm4MoeForCausalLM):
     """A stock network whose tensors are read under their published names."""
 
 
-register_checkpoint_conversion_mapping(
-    LLaDA2ForCausalLM.__name__,
-    [
-        WeightRenaming(r"model\.word_embeddings\.", "model.embed_tokens."),
-        WeightRenaming(r"\.attention\.dense\.", ".self_attn.o_proj."),
-        WeightRenaming(r"\.attention\.query_layernorm\.", ".self_attn.q_norm."),
-        WeightRenaming(r"\.attention\.key_layernorm\.", ".self_attn.k_norm."),
-        WeightRenaming(r"\.mlp\.gate\.expert_bias", ".mlp.gate.e_score_correction_bias"),
-        WeightConverter(
-            ".attention.query_key_value.weight",
-            [".self_attn.q_proj.weight", ".self_attn.k_proj.weight", ".self_attn.v_proj.weight"],
-            operations=[Split(dim=0)],
-        ),
-        WeightConverter(
-            ["mlp.experts.*.gate_proj.weight", "mlp.experts.*.up_proj.weight"],
-            "mlp.experts.gate_up_proj",
-            operations=[MergeModulelist(dim=0), Concatenate(dim=1)],
-        ),
-        WeightConverter("mlp.experts.*.down_proj.weight", "mlp.experts.down_proj", operations=[MergeModulelist(dim=0)]),
-    ],
-    overwrite=True,
-)
+if Split is not None:
+    register_checkpoint_conversion_mapping(
+        LLaDA2ForCausalLM.__name__,
+        [
+            WeightRenaming(r"model\.word_embeddings\.", "model.embed_tokens."),
+            WeightRenaming(r"\.attention\.dense\.", ".self_attn.o_proj."),
+            WeightRenaming(r"\.attention\.query_layernorm\.", ".self_attn.q_norm."),
+            WeightRenaming(r"\.attention\.key_layernorm\.", ".self_attn.k_norm."),
+            WeightRenaming(r"\.mlp\.gate\.expert_bias", ".mlp.gate.e_score_correction_bias"),
+            WeightConverter(
+                ".attention.query_key_value.weight",
+                [".self_attn.q_proj.weight", ".self_attn.k_proj.weight", ".self_attn.v_proj.weight"],
+                operations=[Split(dim=0)],
+            ),
+            WeightConverter(
+                ["mlp.experts.*.gate_proj.weight", "mlp.experts.*.up_proj.weight"],
+                "mlp.experts.gate_up_proj",
+                operations=[MergeModulelist(dim=0), Concatenate(dim=1)],
+            ),
+            WeightConverter(
+                "mlp.experts.*.down_proj.weight", "mlp.experts.down_proj", operations=[MergeModulelist(dim=0)]
+            ),
+        ],
+        overwrite=True,
+    )
 
 
 def glm_config(name: str, published: Mapping[str, Any]) -> Glm4MoeConfig:
@@ -60,6 +66,8 @@ def glm_config(name: str, published: Mapping[str, Any]) -> Glm4MoeConfig:
     Raises:
         UnmaskError: naming the setting that is no published LLaDA2's, or the one that is missing.
     """
+    if Split is None:
+        raise UnmaskError(f"{name!r} is a LLaDA2, which needs transformers 5.20 or newer: install one.")
     for key, allowed in MUST_BE.items():
         if published.get(key, allowed[0]) not in allowed:
             raise UnmaskError(

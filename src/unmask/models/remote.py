@@ -22,6 +22,7 @@ AUTO_CLASSES = ("AutoModelForMaskedLM", "AutoModelForCausalLM", "AutoModel")
 
 BLOCK_CAUSAL = ("trado", "llada2", "bd3lm")  # beside those that are read without their code
 BLOCK_KEYS = ("block_size", "block_length", "bd_size", "canvas_length")
+SHIFTED = ("Dream",)  # model types whose code gives logits one position ahead
 
 
 class RemoteModel(MaskedDiffusionModel):
@@ -29,6 +30,9 @@ class RemoteModel(MaskedDiffusionModel):
 
     Rows of different lengths go through separate passes, without padding: published code often forgets to hide it. All
     logits are computed, and hidden states are not shown to policies.
+
+    Args:
+        shifted: as in `unmask.models.decoder.StockDecoder`.
     """
 
     family = "remote code"
@@ -45,6 +49,7 @@ class RemoteModel(MaskedDiffusionModel):
         eos_ids: Sequence[int],
         pad_id: int,
         max_length: int | None,
+        shifted: bool = False,
     ) -> None:
         device = network.device
         with torch.no_grad():
@@ -61,6 +66,7 @@ class RemoteModel(MaskedDiffusionModel):
             device=device,
         )
         self.network = network.eval().requires_grad_(False)
+        self.shifted = shifted
 
     def hidden(
         self,
@@ -78,7 +84,8 @@ class RemoteModel(MaskedDiffusionModel):
             rows = (starts == start).nonzero()[:, 0]
             logits = self.network(input_ids=tokens[rows, start:]).logits.to(self.device)
             here = (starts[row] == start).nonzero()[:, 0]
-            picked = logits[torch.searchsorted(rows, row[here]), column[here] - start]
+            place = column[here] - start
+            picked = logits[torch.searchsorted(rows, row[here]), place - int(self.shifted) * (place > 0)]
             found = picked.new_empty(len(positions), picked.shape[-1]) if found is None else found
             found[here] = picked
         assert found is not None
@@ -104,15 +111,8 @@ def load_remote(
         UnmaskError: the code cannot be run, neither config nor tokenizer tell the mask id, or the family is known to
             need a mask between blocks.
     """
-    kind = str(published.get("model_type"))
-    sign = next((key for key in BLOCK_KEYS if key in published), None)
-    if (kind.lower() in BLOCK_CAUSAL or sign is not None) and not full_attention:
-        why = f"it is a {kind!r}" if kind.lower() in BLOCK_CAUSAL else f"its config.json has {sign!r}"
-        raise UnmaskError(
-            f"{name!r} attends in full within a block and causally between blocks ({why}). Its code does so only when "
-            "told by a mask, which is not given here: its answers would be wrong. Use a dLLM with full attention, "
-            "or pass full_attention (--full-attention) if this one was trained with it."
-        )
+    if not full_attention:
+        check_attention(name, published)
     auto = next((cls for cls in AUTO_CLASSES if cls in published["auto_map"]), None)
     if auto is None:
         raise UnmaskError(f"The code of {name!r} has none of {', '.join(AUTO_CLASSES)}: it is no language model.")
@@ -133,4 +133,25 @@ def load_remote(
         eos_ids=eos_ids,
         pad_id=published.get("pad_token_id") or 0,
         max_length=published.get("max_position_embeddings"),
+        shifted=published.get("model_type") in SHIFTED,
     )
+
+
+def check_attention(name: str, published: Mapping[str, Any], also: Sequence[str] = ()) -> None:
+    """
+    Args:
+        also: further kinds that need a mask between blocks.
+
+    Raises:
+        UnmaskError: the family is known to need one, and its code makes none.
+    """
+    kind = str(published.get("model_type"))
+    sign = next((key for key in BLOCK_KEYS if key in published), None)
+    known = kind.lower() in BLOCK_CAUSAL or kind in also
+    if known or sign is not None:
+        why = f"it is a {kind!r}" if known else f"its config.json has {sign!r}"
+        raise UnmaskError(
+            f"{name!r} attends in full within a block and causally between blocks ({why}). Its code does so only when "
+            "told by a mask, which is not given here: its answers would be wrong. Use a dLLM with full attention, "
+            "or pass full_attention (--full-attention) if this one was trained with it."
+        )
