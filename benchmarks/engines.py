@@ -13,7 +13,9 @@ not run on a GPU.
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -25,6 +27,7 @@ from contextlib import redirect_stdout
 from importlib.util import find_spec
 from io import StringIO
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import torch
 
@@ -132,8 +135,24 @@ def export(folder: Path, engine: str, *flags: str) -> None:
         command(["export", POLICY, str(folder), "--engine", engine, *flags])
 
 
-# The HTTP server (`unmask serve`) goes here: a function with the same arguments, and a name in the table.
-ENGINES = {"diffusers": by_diffusers, "custom_generate": by_custom_generate}
+def by_server(model: MaskedDiffusionModel, prompts: Tokens, speed: float, folder: Path) -> Tokens:
+    """`unmask serve`, asked over HTTP; tokens are those of its texts, as these words are one token each."""
+    command = [sys.executable, "-m", "unmask.cli", "serve", "--model", DLLM, "--policy", POLICY, "--port", "0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        address = next(found[1] for line in process.stderr if (found := re.search(r"at (http://\S+) ", line)))
+        body = {"model": DLLM, "prompt": prompts, "max_tokens": LENGTH, "speed": speed}
+        request = Request(f"{address}/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"})
+        with urlopen(request) as answer:
+            texts = [choice["text"] for choice in json.load(answer)["choices"]]
+    finally:
+        process.terminate()
+        process.wait()
+    return [model.encode(text) for text in texts]
+
+
+ENGINES = {"diffusers": by_diffusers, "custom_generate": by_custom_generate, "unmask serve": by_server}
 
 
 def table(n: int) -> None:
@@ -148,7 +167,10 @@ def table(n: int) -> None:
         same = 0
         for speed in SPEEDS:
             with tempfile.TemporaryDirectory() as folder:
-                same += agree(engine(model, prompts, speed, Path(folder) / "out"), wanted(model, prompts, speed))
+                found, own = engine(model, prompts, speed, Path(folder) / "out"), wanted(model, prompts, speed)
+            if engine is by_server:  # which gives text alone
+                own = [model.encode(model.text(tokens)) for tokens in own]
+            same += agree(found, own)
         lines.append(f"| {name} | {same} of {len(SPEEDS) * len(prompts)} |")
     print(f"\n{POLICY} on {DLLM}, {LENGTH} tokens, speeds {', '.join(map(str, SPEEDS))}\n")
     print("| engine | completions equal to unmask.generate |\n|---|---|", *lines, sep="\n", flush=True)

@@ -166,6 +166,7 @@ def test_killed_at_twenty_moments_it_makes_the_same_rows(capsys, tmp_path, tiny_
     assert len(set(kept)) > 3, "moments that were all alike would show little"
 
 
+@pytest.mark.slow  # a launch of two; `decode` has one among the fast tests
 def test_processes_share_the_prompts(capsys, tmp_path, tiny_folder):
     assert run(capsys, *command(tmp_path / "one", tiny_folder))[0] == 0
     code, _, err = launched(2, *command(tmp_path / "two", tiny_folder))

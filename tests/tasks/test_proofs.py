@@ -22,7 +22,7 @@ LOOSE = ("It is 3 times that, ${}.", "**{} dollars**", "= {}.00")
 
 
 @folders
-@pytest.mark.parametrize("file", ["gsm8k_train", "gsm8k_test"])
+@pytest.mark.parametrize("file", [pytest.param("gsm8k_train", marks=pytest.mark.slow), "gsm8k_test"])
 def test_gsm8k(folder, file):
     examples = load_task("gsm8k", path=str(folder / f"{file}.jsonl")).examples()
     assert len(examples) == COUNTS[file][folder != SAMPLES]
