@@ -3,11 +3,10 @@
 python benchmarks/engines.py                  a table; engines that are not installed are named
 python benchmarks/engines.py sglang           SGLang alone, on a CPU where there is no GPU
 
-SGLang 0.5.23 ran so on a CPU, with torch 2.13.0 and transformers 5.23.0 in an environment of its own: `pip install
---no-deps` of sglang, triton and the packages that its import names. Two of its packages ask for a GPU (sgl_kernel,
-torchvision): where there is none, this script puts empty modules in their place, in every process that SGLang starts.
-SGLang pins transformers 5.19.0: its plug-in runs with that, too, but this script's `unmask.load_model` does not. It was
-not run on a GPU.
+SGLang 0.5.23 ran so on a CPU, with torch 2.13.0 and transformers 5.19.0 (its pin) and 5.23.0 in an environment of its
+own: `pip install --no-deps` of sglang, triton and the packages that its import names. Two of its packages ask for a GPU
+(sgl_kernel, torchvision): where there is none, this script puts empty modules in their place, in every process that
+SGLang starts. It was not run on a GPU.
 """
 
 from __future__ import annotations

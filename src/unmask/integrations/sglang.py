@@ -1,11 +1,9 @@
 """A policy as a dLLM algorithm of SGLang: `--dllm-algorithm Unmask --dllm-algorithm-config unmask.yaml`.
 
-SGLang finds it by the entry point ``unmask`` of ``sglang.srt.plugins``. The YAML file holds::
-
-    policy: runs / mine  # what unmask.load_policy reads
-    speed: 0.7  # of a policy with a speed; a request's custom_params: {"speed": 0.3} comes before it
-    seed: 0  # of a policy that draws; a request's stream is a hash of its id
-    block_size: 16  # and mask_id: where the dLLM's are not those of its family
+SGLang finds it by the entry point ``unmask`` of ``sglang.srt.plugins``. The YAML file holds ``policy`` (what
+`unmask.load_policy` reads), ``speed`` (of a policy with a speed; a request's ``custom_params`` may hold another),
+``seed`` (of a policy that draws; a request's stream is a hash of its id), and ``block_size`` and ``mask_id`` where the
+dLLM's are not those of its family.
 
 `unmask export --engine sglang` writes it. The policy sees the region of the request, its `max_new_tokens`, and decides
 in it as in `unmask.generate`. Tokens are the likeliest ones, as with SGLang's own algorithms.
