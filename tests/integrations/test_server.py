@@ -252,7 +252,9 @@ WRONG = [
     ({"prompt": []}, 400, "prompt", "prompt: give a text, token ids, or a list of them."),
     ({"prompt": [7, "x"]}, 400, "prompt", "prompt: give a text, token ids, or a list of them."),
     ({"prompt": [[1, 999]]}, 400, "prompt", "holds 999, which is no token id"),
-    ({"max_tokens": 100_000}, 400, "prompt", "needs 100004 positions, but the dLLM has 96"),
+    ({"max_tokens": 4000}, 400, "prompt", "needs 4004 positions, but the dLLM has 96"),
+    ({"max_tokens": 4097}, 400, "max_tokens", "max_tokens is 4097, and this server writes 4096 at most"),
+    ({"prompt": ["hall: red?"] * 100, "n": 16}, 400, None, "These are 1600 texts, and this server holds 320 at most"),
     ({"max_tokens": 0}, 400, "max_tokens", "max_tokens: input should be greater than or equal to 1."),
     ({"temperature": float("1e9")}, 400, "temperature", "temperature: input should be less than or equal to 2."),
     ({"policy": "house"}, 400, "policy", "Unknown policy 'house': did you mean 'house-base-full'"),
@@ -337,6 +339,10 @@ def test_a_key_is_wanted_and_sizes_and_paces_are_bounded(house):
             with pytest.raises(openai.APIStatusError, match="longer than 2000 bytes") as long:
                 ask(client, "x" * 3000)
             assert long.value.status_code == 413
+        assert [httpx.get(f"{address}{path}").status_code for path in ("/v1%2fmodels", "/v1/../v1/models")] == [
+            401,
+            401,
+        ]
         assert [httpx.get(f"{address}/{open_}").status_code for open_ in ("health", "metrics", "")] == [200] * 3
         host, port = address.removeprefix("http://").split(":")
         start = time.monotonic()

@@ -49,6 +49,7 @@ class ServeConfig(ModelConfig):
     max_prompt: Annotated[
         int | None, Ge(1), Field(description="Tokens of a prompt at most (default: what the dLLM has room for).")
     ] = None
+    max_tokens: Annotated[int, Ge(1), Field(description="Tokens of a text at most.")] = 4096
     max_body: Annotated[int, Ge(1), Field(description="Bytes of a request's body at most.")] = 2**20
     read_timeout: Annotated[float, Gt(0), Field(description="Seconds that a body may take to arrive.")] = 30.0
     grace: Annotated[float, Ge(0), Field(description="Seconds that running requests get after SIGTERM or Ctrl-C.")] = (
@@ -110,8 +111,17 @@ def _load(wanted: ServeConfig, config: DecodeConfig, speeds: SpeedFlags | None) 
     for policy in policies.values():
         check_policy_fits(model, policy)
         check_budget(policy, config.resolve(model, policy=policy))
-    name = wanted.served_model_name or model.name
-    return Served(name, model, policies, config, max_prompt=wanted.max_prompt, seconds=wanted.timeout)
+    if config.region(model=model) > wanted.max_tokens:
+        raise UnmaskError(f"--max-tokens {wanted.max_tokens} is below --gen-length {config.gen_length}: raise it.")
+    return Served(
+        wanted.served_model_name or model.name,
+        model,
+        policies,
+        config,
+        max_prompt=wanted.max_prompt,
+        max_tokens=wanted.max_tokens,
+        seconds=wanted.timeout,
+    )
 
 
 def _key(path: Path | None) -> str | None:

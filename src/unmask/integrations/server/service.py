@@ -6,6 +6,7 @@ import asyncio
 import math
 import secrets
 import time
+from bisect import bisect_left
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -24,6 +25,7 @@ from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import LearnedPolicy, Policy
 
 Chunk = dict[str, Any]
+MOST_TOKENS = 4096
 
 
 class RefusedError(UnmaskError):
@@ -49,6 +51,7 @@ class Served:
         policies: by the names that clients call them; the first is the default.
         config: with the speed of the default policy.
         max_prompt: tokens of a prompt at most; None for what the dLLM has room for.
+        max_tokens: tokens of a text at most.
         seconds: that a request may take, waiting included.
         created: when the server began, in seconds since 1970.
     """
@@ -58,6 +61,7 @@ class Served:
     policies: Mapping[str, Policy]
     config: DecodeConfig
     max_prompt: int | None = None
+    max_tokens: int = MOST_TOKENS
     seconds: float | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -140,7 +144,7 @@ class Answer:
         """The answer in one piece."""
         async for _ in self.events():
             pass
-        choices = [self._choice(i, row) for i, row in enumerate(self.rows)]
+        choices = [self._choice(i, row, await self._logprobs(row)) for i, row in enumerate(self.rows)]
         return self._head(chunk=False) | {"choices": choices, "usage": self.usage()}
 
     async def stream(self) -> AsyncIterator[Chunk]:
@@ -158,7 +162,7 @@ class Answer:
             if not fresh and not done:
                 continue
             end = self._ending(row) if done else None
-            logprobs = self._logprobs(row) if done else None
+            logprobs = await self._logprobs(row) if done else None
             told_text = {"delta": {"content": fresh} if fresh else {}} if chat else {"text": fresh}
             choice = _streamed(i, end=end, logprobs=logprobs, **told_text)
             yield self._head(chunk=True) | {"choices": [choice]} | nothing
@@ -170,7 +174,8 @@ class Answer:
         model = self.served.model
         async for _, row, event in self.events():
             if isinstance(event, Moment):
-                yield {"step": event.step, "words": _words(model, event.tokens), "fresh": event.fresh}
+                words = await asyncio.to_thread(_words, model, event.tokens)
+                yield {"step": event.step, "words": words, "fresh": event.fresh}
             elif isinstance(event, Completion):
                 usage = self.usage()
                 yield {"text": self._text(row), "nfe": event.nfe, "ended": event.ended, "seconds": event.seconds} | {
@@ -197,8 +202,8 @@ class Answer:
             kind = "chat.completion.chunk" if chunk else "chat.completion"
         return {"id": self.id, "object": kind, "created": self.created, "model": self.served.name}
 
-    def _choice(self, i: int, row: _Row) -> Chunk:
-        text, end, logprobs = self._text(row), self._ending(row), self._logprobs(row)
+    def _choice(self, i: int, row: _Row, logprobs: Chunk | None) -> Chunk:
+        text, end = self._text(row), self._ending(row)
         if isinstance(self.asked, ChatRequest):
             message = {"role": "assistant", "content": text, "refusal": None}
             return {"index": i, "message": message, "finish_reason": end, "logprobs": logprobs}
@@ -210,9 +215,9 @@ class Answer:
         model, tokens = self.served.model, row.done.tokens[: row.limit]
         ends = set(model.eos_ids.tolist())
         tokens = tokens[: next((i for i, token in enumerate(tokens) if token in ends), None)]
-        if row.done.ended == "stop":
-            whole = (n for n in range(1, len(tokens)) if self._stopped(row, model.text(tokens[:n])))
-            tokens = tokens[: next(whole, None)]
+        if row.done.ended == "stop":  # the fewest tokens whose text holds it
+            n = bisect_left(range(len(tokens)), True, key=lambda n: self._stopped(row, model.text(tokens[:n])))
+            tokens = tokens[:n]
         return tokens
 
     def _stopped(self, row: _Row, text: str) -> bool:
@@ -245,11 +250,11 @@ class Answer:
         fresh, row.sent = text[len(row.sent) :], text if len(text) > len(row.sent) else row.sent
         return fresh
 
-    def _logprobs(self, row: _Row) -> Chunk | None:
+    async def _logprobs(self, row: _Row) -> Chunk | None:
         if not self.asked.chosen_logprobs:
             return None
         model, tokens = self.served.model, self._tokens(row)
-        told, words = self._text(row), words_of(model, tokens)
+        told, words = self._text(row), await asyncio.to_thread(words_of, model, tokens)  # quadratic in their number
         starts = [0, *accumulate(len(word) for word in words)]
         kept = [i for i in range(len(tokens)) if starts[i] < len(told)]
         words = [words[i] for i in kept]
@@ -286,6 +291,11 @@ class Answer:
             )
         policy = served.policies[policy_name]
         limit = asked.region if asked.region is not None else served.region
+        if limit > served.max_tokens:
+            raise RefusedError(
+                f"max_tokens is {limit}, and this server writes {served.max_tokens} at most: ask for fewer.",
+                param="max_tokens",
+            )
         speed = self._speed(policy, policy_name)
         options, config = self._options(policy, limit)
         draws = options.sampling.draws
@@ -315,6 +325,9 @@ class Answer:
                     sure=asked.chosen_logprobs,
                 )
                 rows.append(_Row(job, limit))
+        if len(rows) > self.engine.rows + self.engine.queue:
+            most = self.engine.rows + self.engine.queue
+            raise RefusedError(f"These are {len(rows)} texts, and this server holds {most} at most: ask for fewer.")
         return rows
 
     def _tell(self, i: int, event: Event) -> None:
