@@ -1,10 +1,11 @@
 # `unmask serve` in a container.
 #
-#   docker build -t unmask .                                                              on a CPU
-#   docker build -t unmask --build-arg BASE=nvidia/cuda:12.8.1-runtime-ubuntu24.04 \
-#       --build-arg TORCH_INDEX=https://download.pytorch.org/whl/cu128 .                  on NVIDIA GPUs
+#   docker build -t unmask .                                                          on a CPU
+#   docker build -t unmask --build-arg BASE=nvidia/cuda:12.8.1-runtime-ubuntu24.04 .  on NVIDIA GPUs
 #   docker run -p 8000:8000 -e UNMASK_API_KEY=secret -v ~/.cache/huggingface:/models unmask \
 #       --model GSAI-ML/LLaDA-8B-Instruct --policy me/policy --block-length 32
+#
+# TORCH_INDEX is an index of PyTorch's wheels; on a CPU that of CPU builds saves gigabytes.
 ARG BASE=python:3.12-slim
 FROM ${BASE}
 
@@ -14,8 +15,8 @@ RUN command -v python3 && python3 -c "import ensurepip" || \
 RUN python3 -m venv /opt/unmask
 ENV PATH=/opt/unmask/bin:$PATH HF_HOME=/models PYTHONUNBUFFERED=1
 
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
-RUN pip install --no-cache-dir torch --index-url ${TORCH_INDEX}
+ARG TORCH_INDEX
+RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch
 WORKDIR /src
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
