@@ -113,11 +113,31 @@ def test_the_card_says_what_the_policy_does_and_how_to_use_it(tmp_path, capsys):
     assert "Of an older card" not in card.text
 
 
+def test_what_the_user_wrote_stays_on_the_card(tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    folder = tmp_path / "p"
+    load_policy("house-base-full").save(
+        folder, "# Mine\n\n### Use it\n\nAs mine.\n\n## Use it\n\nOld.\n\n## Limits\n\nMany.\n"
+    )
+    main(["push", str(folder), "me/mine", "--dry-run"])
+    card = capsys.readouterr().out
+    assert "### Use it\n\nAs mine.\n" in card
+    assert "## Limits\n\nMany." in card
+    assert "Old." not in card
+    for broken in (b"---\n: [\n---\n# A\n", b"---\n- a\n---\n# A\n", b"\xff\xfe"):
+        (folder / "README.md").write_bytes(broken)
+        with pytest.raises(SystemExit):
+            main(["push", str(folder), "me/mine", "--dry-run"])
+        assert "is no model card" in " ".join(capsys.readouterr().err.split()), broken
+
+
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
         (["nowhere", "me/x"], "There is no folder nowhere: give that of a policy, or of the run that made it."),
-        (["house-base-full", "x"], "'x' is no name of a repo: give user/name."),
+        (["house-base-full", "x"], "'x' names no user: give user/name."),
+        (["house-base-full", "../x"], "'../x' is no name of a repo: give user/name."),
+        (["house-base-full", "me/x@main"], "'me/x@main' is no name of a repo: give user/name."),
         (["house-base-full", "me/x"], "HF_HUB_OFFLINE is set, which forbids all uploads: unset it."),
     ],
 )

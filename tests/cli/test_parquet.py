@@ -155,3 +155,43 @@ def test_files_that_do_not_fit_are_read_and_written_a_part_at_a_time(tmp_path):
     assert parquet.ParquetFile(output).metadata.num_rows == n
     with parquet.ParquetFile(output) as file:
         assert file.read_row_group(7, ["prompt", "index"]).to_pylist()[0]["prompt"].startswith(f"{7 * ROWS} ")
+
+
+def test_a_finished_output_that_lacks_rows_is_filled_and_one_of_other_prompts_is_refused(capsys, tmp_path, tiny_folder):
+    argv = ["decode", "--model", tiny_folder, "--gen-length", 8, "--input", tmp_path / "in.parquet"]
+    argv += ["--output", tmp_path / "out.parquet"]
+    table_file(tmp_path / "in.parquet", prompt=arrow.array([None, None], arrow.string()))
+    assert run(capsys, *argv)[0] == 2
+    table_file(tmp_path / "in.parquet", prompt=TEXTS[:2])
+    code, _, err = run(capsys, *argv, "--resume")
+    assert code == 0, err
+    assert parquet.read_table(tmp_path / "out.parquet").column("prompt").to_pylist() == TEXTS[:2]
+    assert "All prompts are in" in " ".join(run(capsys, *argv, "--resume")[2].split())
+    table_file(tmp_path / "in.parquet", prompt=TEXTS[1::-1])
+    code, _, err = run(capsys, *argv, "--resume")
+    assert code == 2
+    assert "was begun with another prompt in row 1: give another --output." in " ".join(err.split())
+
+
+def test_columns_that_could_not_be_written_are_refused_before_anything_is_decoded(capsys, tmp_path, tiny_folder):
+    twice = arrow.Table.from_arrays(
+        [arrow.array(["hall: red?"]), arrow.array([1]), arrow.array([2])], ["prompt", "x", "x"]
+    )
+    view = arrow.table({"prompt": ["hall: red?"], "x": arrow.array(["a"], arrow.string_view())})
+    for made, message in (
+        (twice, "has several columns 'x': rename all but one"),
+        (view, "holds string_view, which cannot"),
+    ):
+        parquet.write_table(made, tmp_path / "in.parquet")
+        code, _, err = run(
+            capsys,
+            "decode",
+            "--model",
+            tiny_folder,
+            "--input",
+            tmp_path / "in.parquet",
+            "--output",
+            tmp_path / "o.parquet",
+        )
+        assert code == 2
+        assert message in " ".join(err.split())

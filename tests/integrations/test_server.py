@@ -21,6 +21,7 @@ import unmask
 from unmask.cli.main import main
 from unmask.decoding.options import DecodeConfig
 from unmask.decoding.results import Completion
+from unmask.decoding.state import DecodingState
 from unmask.errors import UnmaskError
 
 httpx = pytest.importorskip("httpx")
@@ -254,6 +255,14 @@ WRONG = [
     ({"prompt": [[1, 999]]}, 400, "prompt", "holds 999, which is no token id"),
     ({"max_tokens": 4000}, 400, "prompt", "needs 4004 positions, but the dLLM has 96"),
     ({"max_tokens": 4097}, 400, "max_tokens", "max_tokens is 4097, and this server writes 4096 at most"),
+    (
+        {"max_tokens": 9, "block_length": 5000},
+        400,
+        "max_tokens",
+        "max_tokens is 9, in whole blocks 5000, and this server",
+    ),
+    ({"block_length": "adaptive:delimiters=[" + ".," * 999 + ".]"}, 400, "block_length", "and 1000 are enough"),
+    ({"prompt": "a zebra " * 9999}, 400, "prompt", "zebra …' has words that the dLLM"),
     ({"prompt": ["hall: red?"] * 100, "n": 16}, 400, None, "These are 1600 texts, and this server holds 320 at most"),
     ({"max_tokens": 0}, 400, "max_tokens", "max_tokens: input should be greater than or equal to 1."),
     ({"temperature": float("1e9")}, 400, "temperature", "temperature: input should be less than or equal to 2."),
@@ -286,6 +295,12 @@ def test_what_is_wrong_is_told_in_openais_shape(served, changes, status, param, 
     assert message in told["message"]
     assert told["message"][-1] in ".?"
     assert ".." not in told["message"]
+
+
+def test_a_page_shows_one_text(served):
+    found = httpx.post(f"{served[0]}/live", json={"model": "house-base", "prompt": "hall: red?", "n": 3})
+    assert (found.status_code, found.json()["error"]["param"]) == (400, "n")
+    assert httpx.get(f"{served[0]}/openapi.json").status_code == 404
 
 
 def test_bodies_that_are_none(served):
@@ -499,6 +514,63 @@ def test_a_port_in_use_and_keys_that_are_none_are_refused(tmp_path, capsys, monk
     with pytest.raises(SystemExit):
         main(["serve", "--port", "0", "--api-key-file", str(tmp_path / "key")])
     assert "give one of them" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("place", ["add", "drop", "step"])
+def test_too_little_memory_anywhere_leaves_nobody_waiting(house, place):
+    """Rows that join, that are given up, that are decoded: whoever asked is answered, and the next one is served."""
+    with serving(house, ["top_k_confidence:k=1"], rows=4, seconds=20) as (address, engine):
+        body, go = {"model": "house-base", "prompt": PROMPTS[4]}, threading.Event()
+        step, faults = engine._step, [1]
+        engine._step = lambda *args: (go.wait(5), step(*args))
+        of = {"add": DecodingState.join, "drop": DecodingState.take, "step": DecodingState.take}[place]
+
+        def full(*args):
+            if faults and go.is_set():
+                faults.pop()
+                raise torch.OutOfMemoryError("CUDA out of memory.")
+            return of(*args)
+
+        with pytest.MonkeyPatch.context() as patched, ThreadPoolExecutor(4) as pool:
+            patched.setattr(DecodingState, of.__name__, full)
+            first = pool.submit(httpx.post, f"{address}/v1/completions", json=body, timeout=30)
+            while not engine.active:
+                time.sleep(0.01)
+            if place == "drop":
+                with pytest.raises(httpx.ReadTimeout):
+                    httpx.post(f"{address}/v1/completions", json=body, timeout=0.3)
+            more = [pool.submit(httpx.post, f"{address}/v1/completions", json=body, timeout=30) for _ in range(2)]
+            time.sleep(0.2)
+            go.set()
+            statuses = sorted(one.result().status_code for one in (first, *more))
+        assert not faults
+        assert set(statuses) <= {200, 500}
+        assert 500 in statuses
+        assert httpx.get(f"{address}/health").status_code == 200
+        assert httpx.post(f"{address}/v1/completions", json=body).status_code == 200
+
+
+def test_masks_of_a_budget_that_was_spent_are_streamed_as_they_are_told(house):
+    for config in (
+        {"max_block_steps": 1, "block_length": 8, "judge_unfinished": True},
+        {"max_block_steps": 1, "block_length": 8},
+        {"text_after_eos": True, "stop_at_eos": False},
+    ):
+        draws = {"temperature": 2 if "text_after_eos" in config else 0}
+        with (
+            serving(house, ["random_order:k=2"], config=DecodeConfig(**config)) as (address, _),
+            openai.OpenAI(base_url=f"{address}/v1", api_key="none", max_retries=0) as client,
+        ):
+            for seed in range(3):
+                whole = ask(client, PROMPTS[2], seed=seed, **draws)
+                stream = ask(client, PROMPTS[2], seed=seed, stream=True, **draws)
+                assert "".join(c.text for chunk in stream for c in chunk.choices) == whole.choices[0].text
+                if "text_after_eos" in config:
+                    continue
+                told = ask(client, PROMPTS[2], seed=seed, logprobs=1).choices[0].logprobs
+                assert min(told.token_logprobs, default=0) > -60
+                for at, word in zip(told.text_offset, told.tokens, strict=True):
+                    assert whole.choices[0].text[at:].startswith(word)
 
 
 def test_a_fault_of_a_policy_ends_its_requests_and_not_the_server(house):

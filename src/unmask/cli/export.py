@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shlex
 from pathlib import Path
 from pprint import pformat
 from typing import Annotated, Any, Literal
@@ -84,6 +85,10 @@ def export(
     speeds_of(found.needs, speed, None, 1)
     only = {"gen_length": ("diffusers",), "block_length": ("sglang", "diffusers"), "mask_id": ("sglang",)}
     given = {"gen_length": gen_length, "block_length": block_length, "mask_id": mask_id}
+    for name, least in (("gen_length", 1), ("block_length", 1), ("mask_id", 0)):
+        value = given[name]
+        if value is not None and value < least:
+            raise UnmaskError(f"--{name.replace('_', '-')} is {value}: give a whole number from {least}.")
     for name, engines in only.items():
         if given[name] is not None and engine not in engines:
             raise UnmaskError(f"--{name.replace('_', '-')} is for {' and '.join(engines)}: leave it out.")
@@ -110,7 +115,7 @@ def _transformers(policy: Policy, draft: Path, output: Path, options: dict[str, 
     (code / "generate.py").write_text(GENERATE.format(speed=options["speed"], seed=options["seed"]))
     (code / "requirements.txt").write_text(f"unmask>={__version__}\n")
     (draft / "README.md").write_text(CARD.format(type=policy.type_name))
-    return f'model.generate(**inputs, custom_generate="{output}", trust_remote_code=True, max_new_tokens=256)'
+    return f"model.generate(**inputs, custom_generate={str(output)!r}, trust_remote_code=True, max_new_tokens=256)"
 
 
 def _diffusers(policy: Policy, draft: Path, output: Path, options: dict[str, Any]) -> str:
@@ -123,7 +128,7 @@ def _diffusers(policy: Policy, draft: Path, output: Path, options: dict[str, Any
     scheduler.save_pretrained(draft)
     return (
         "from unmask.integrations.diffusers import UnmaskScheduler\n"
-        f'LLaDA2Pipeline(model=model, scheduler=UnmaskScheduler.from_pretrained("{output}"), tokenizer=tokenizer)'
+        f"LLaDA2Pipeline(model=model, scheduler=UnmaskScheduler.from_pretrained({str(output)!r}), tokenizer=tokenizer)"
     )
 
 
@@ -136,5 +141,5 @@ def _sglang(policy: Policy, draft: Path, output: Path, options: dict[str, Any]) 
     (draft / "unmask.yaml").write_text("".join(lines))  # each value of JSON is one of YAML
     return (
         "python -m sglang.launch_server --model-path MODEL --trust-remote-code --dllm-algorithm Unmask "
-        f"--dllm-algorithm-config {output / 'unmask.yaml'}"
+        f"--dllm-algorithm-config {shlex.quote(str(output / 'unmask.yaml'))}"
     )

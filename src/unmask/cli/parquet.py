@@ -48,6 +48,14 @@ class ParquetPrompts:
             self._schema, self._rows = file.schema_arrow, file.metadata.num_rows
         if column not in self._schema.names:
             raise UnmaskError(f"{path} has no column {column!r}: {nearest(column, self._schema.names)} Give --column.")
+        for name in self._schema.names:
+            if self._schema.names.count(name) > 1:
+                raise UnmaskError(f"{path} has several columns {name!r}: rename all but one.")
+            if "_view" in str(self._schema.field(name).type):
+                raise UnmaskError(
+                    f"The column {name!r} of {path} holds {self._schema.field(name).type}, which cannot be kept: write "
+                    "it as string or binary, or leave it out."
+                )
         kind = self._schema.field(column).type
         if not self._holds_prompts(kind):
             raise UnmaskError(
@@ -89,7 +97,27 @@ class ParquetPrompts:
                 f"{output} is of an input of {before['rows']} rows, and {self.name} has {self._rows}: give another "
                 "--output."
             )
-        return True
+        return self._has_all(output)
+
+    def _has_all(self, output: Path) -> bool:
+        """Whether each prompt is in the output.
+
+        Raises:
+            UnmaskError: it was made of other prompts.
+        """
+        with self._opened(output) as file:
+            made = (row for batch in file.iter_batches(ROWS, columns=["index", "prompt"]) for row in batch.to_pylist())
+            row, whole = next(made, None), True
+            for given in self:
+                if row is None or row["index"] != given.index:
+                    whole = False
+                    continue
+                if _without_nulls(row["prompt"]) != given.prompt:
+                    raise UnmaskError(
+                        f"{output} was begun with another prompt in row {given.index + 1}: give another --output."
+                    )
+                row = next(made, None)
+        return whole
 
     def write(self, output: Path, kept: Kept, settings: Mapping[str, Any]) -> None:
         schema = self._output_schema(settings)

@@ -7,6 +7,8 @@ from tempfile import TemporaryDirectory
 from typing import Annotated
 
 from cyclopts import Parameter
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from unmask.cli.common import DryRun
 from unmask.cli.console import console, errors
@@ -30,8 +32,12 @@ def push(
     """Upload a policy to the Hub, with a card."""
     if not Path(policy).exists() and policy not in bundled("policies"):
         raise UnmaskError(f"There is no folder {policy}: give that of a policy, or of the run that made it.")
-    if repo.count("/") != 1 or not all(repo.split("/")):
-        raise UnmaskError(f"{repo!r} is no name of a repo: give user/name.")
+    try:
+        validate_repo_id(repo)
+    except HFValidationError:
+        raise UnmaskError(f"{repo!r} is no name of a repo: give user/name.") from None
+    if "/" not in repo:
+        raise UnmaskError(f"{repo!r} names no user: give user/name.")
     with TemporaryDirectory() as scratch:
         target = Path(scratch) / "policy"
         prepare(find_policy_folder(policy), repo, target)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -83,13 +85,15 @@ def serve(
         host, port = listening.getsockname()[:2]
         errors.print(served.model.summary(), style="bright_black", highlight=False, soft_wrap=True)
         at = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+        if key is None and not ip_address(host).is_loopback:
+            errors.print(f"Whoever reaches this address may use it: set {KEY} to ask for a key.", style="yellow")
         told = f"Serving {served.name} at {at} (API: {at}/v1). Ctrl-C ends it."
         errors.print(told, highlight=False, soft_wrap=True)
         how = uvicorn.Config(
             app,
             log_level="info" if wanted.access_log else "warning",
             access_log=wanted.access_log,
-            timeout_graceful_shutdown=int(wanted.grace),
+            timeout_graceful_shutdown=math.ceil(wanted.grace),
             server_header=False,
             ws="none",
         )
@@ -130,15 +134,15 @@ def _key(path: Path | None) -> str | None:
         UnmaskError: two keys; a file that cannot be read, or is empty.
     """
     told = os.environ.get(KEY)
-    if path is None:
-        return told or None
-    if told:
+    if path is None and not told:
+        return None
+    if path is not None and told:
         raise UnmaskError(f"There is a key in {KEY} and one in --api-key-file: give one of them.")
-    if not path.is_file():
+    if path is not None and not path.is_file():
         raise UnmaskError(f"No key at {path}: give --api-key-file a file that holds one line.")
-    key = path.read_text(encoding="utf-8").strip()
+    key = (told or "" if path is None else path.read_text(encoding="utf-8")).strip()
     if not key or not key.isprintable():
-        raise UnmaskError(f"{path} holds no key: write one line of printable characters into it.")
+        raise UnmaskError(f"{path or KEY} holds no key: write one line of printable characters into it.")
     return key
 
 

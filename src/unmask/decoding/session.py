@@ -161,10 +161,14 @@ class Session:
             cache=self.options.cache,
         )
         self._forget_pass()
+        joined = fresh
+        if self._state is not None:
+            with self.enough_memory():
+                joined = self._state.join(fresh, self.model.pad_id)
         self._since |= dict.fromkeys(rows, time.perf_counter())
         self._looked |= dict.fromkeys(rows, 0)
         self._stops |= zip(rows, [self.options.stop] * len(rows) if stops is None else stops, strict=True)
-        self._state = self._state.join(fresh, self.model.pad_id) if self._state is not None else fresh
+        self._state = joined
 
     def drop(self, rows: Collection[int]) -> None:
         """Give up active rows, by the indices that they were added under; the others go on as if alone."""

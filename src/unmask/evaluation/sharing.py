@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from unmask.errors import UnmaskError
 from unmask.evaluation.calibrate import in_markdown
 from unmask.evaluation.figures import plot_speeds
 from unmask.policies.auto import load_policy
@@ -16,6 +18,7 @@ from unmask.policies.calibration import FILE, Calibration
 
 PICTURE = "curve.png"
 USE = "## Use it"
+OLD = re.compile(rf"^{USE}\n.*?(?=^#{{1,2}} |\Z)", re.M | re.S)  # the section of an earlier push, and no other
 TAGS = ("unmask", "unmasking-policy", "masked-diffusion", "dllm")
 
 
@@ -37,11 +40,15 @@ def prepare(folder: Path, repo: str, target: Path) -> Policy:
         plot_speeds(tables[0], target / PICTURE)
         (target / PICTURE).with_suffix(".svg").unlink()
     readme = folder / "README.md"
-    card = ModelCard(readme.read_text(encoding="utf-8") if readme.exists() else f"# {repo.partition('/')[2]}\n")
+    try:
+        card = ModelCard(readme.read_text(encoding="utf-8") if readme.exists() else f"# {repo.partition('/')[2]}\n")
+    except Exception as e:  # whatever a reader of YAML raises
+        told = " ".join(str(e).split())
+        raise UnmaskError(f"{readme} is no model card ({told}): correct what stands between its first ---.") from None
     told = card.data.to_dict()
     tags = list(dict.fromkeys([*(told.get("tags") or []), *TAGS]))
     card.data = ModelCardData(**{**told, "library_name": "unmask", "tags": tags, **_based_on(tables)})
-    text = card.text.split(USE)[0].rstrip()
+    text = OLD.sub("", card.text).rstrip()
     if tables and "| speed | forward passes |" not in text:
         text += f"\n\n## Every speed\n\n{in_markdown(tables[0])}"
     if tables and PICTURE not in text:

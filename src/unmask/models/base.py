@@ -182,13 +182,14 @@ class MaskedDiffusionModel(ABC):
             text.encode()
         except UnicodeEncodeError as e:
             raise UnmaskError(
-                f"The prompt {text!r} is no text: its character {e.start} is half a surrogate pair; write it as UTF-8."
+                f"The prompt {shortened(text)!r} is no text: its character {e.start} is half a surrogate pair; write "
+                "it as UTF-8."
             ) from None
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         unknown = self.tokenizer.unk_token_id
         if unknown is not None and unknown in ids and unknown not in self.eos_ids.tolist():
             raise UnmaskError(
-                f"The prompt {text!r} has words that the dLLM {self.name!r} does not know: "
+                f"The prompt {shortened(text)!r} has words that the dLLM {self.name!r} does not know: "
                 "use the words of its model card."
             )
         return list(ids)
@@ -238,6 +239,11 @@ class MaskedDiffusionModel(ABC):
         cut = None if after_eos else next((i for i, token in enumerate(tokens) if token in ends), None)
         skip = {*self.tokenizer.all_special_ids, *ends, self.mask_id} - ({self.mask_id} if show_masks else set())
         return str(self.tokenizer.decode([token for token in tokens[:cut] if token not in skip]))
+
+
+def shortened(text: str, most: int = 200) -> str:
+    """A text as a message quotes it."""
+    return text if len(text) <= most else f"{text[:most]}…"
 
 
 def plain_message(message: Message, i: int) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from unmask.integrations.server.service import Answer, Chunk, RefusedError, Serv
 from unmask.policies.base import LearnedPolicy
 
 logger = logging.getLogger(__name__)
+LONG = 2**14  # bytes of a body
 RETRY_AFTER = 1  # seconds that a client may wait before it asks again
 
 
@@ -45,7 +46,7 @@ def build_app(
         yield
         engine.stop()
 
-    app = FastAPI(title="unmask", version=__version__, lifespan=life, docs_url=None, redoc_url=None)
+    app = FastAPI(title="unmask", version=__version__, lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(Guard, key=key, most_bytes=most_bytes, read_seconds=read_seconds)
     routes = _Routes(served, engine)
     for path, route in (
@@ -59,7 +60,7 @@ def build_app(
     app.add_api_route("/health", routes.health, methods=["GET"], response_model=None)
     app.add_api_route("/metrics", routes.counts, methods=["GET"], response_model=None)
     app.add_api_route("/", routes.home, methods=["GET"], response_class=HTMLResponse)
-    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(RequestValidationError, routes.invalid)
     app.add_exception_handler(HTTPException, _other)
     app.add_exception_handler(Exception, _fault)
     return app
@@ -99,10 +100,19 @@ class _Routes:
     async def home(self) -> str:
         return self.page
 
+    async def invalid(self, request: Request, e: Exception) -> Response:
+        assert isinstance(e, RequestValidationError)
+        endpoint = {"/v1/completions": "completions", "/v1/chat/completions": "chat", "/live": "live"}
+        self.metrics.requests.labels(endpoint.get(request.url.path, "other"), "400").inc()
+        return _invalid(e)
+
     async def _answer(self, request: Request, asked: Asked, endpoint: str) -> Response:
         start = time.perf_counter()
         try:
-            made = Answer(self.served, self.engine, asked)
+            if int(request.headers.get("content-length", LONG)) < LONG:
+                made = Answer(self.served, self.engine, asked)
+            else:  # it may take seconds to encode, in which others are to be answered
+                made = await asyncio.to_thread(Answer, self.served, self.engine, asked)
             made.submit()
         except UnmaskError as e:
             return self._failed(e, endpoint)
@@ -202,8 +212,7 @@ FORMS = {
 }
 
 
-async def _invalid(request: Request, e: Exception) -> Response:
-    assert isinstance(e, RequestValidationError)
+def _invalid(e: RequestValidationError) -> Response:
     first = e.errors()[0]
     where = [str(part) for part in first["loc"] if part != "body"]
     param = where[0] if where else None

@@ -96,6 +96,7 @@ class Job:
         sure: fill `confidences`.
         confidences: of each position of the region, the dLLM's probability of its likeliest token when it was written.
         row: index in its session.
+        ended: its last event was told.
     """
 
     prompt: Sequence[int]
@@ -112,6 +113,7 @@ class Job:
     sure: bool = False
     confidences: dict[int, float] = field(default_factory=dict)
     row: int = -1
+    ended: bool = False
     _told: int = 0
     _due: float = float("inf")
 
@@ -231,7 +233,7 @@ class Engine:
             ClosedError: it was stopped.
         """
         with self._wake:
-            if self._closing:
+            if self._closing or not self.alive:
                 raise ClosedError("The server is shutting down: try another one, or later.")
             free = self.rows - self.active
             if len(self._waiting) + len(jobs) > self.queue + max(free, 0):
@@ -258,8 +260,8 @@ class Engine:
                 if self._closing:
                     break
                 fresh, gone = self._admitted()
-            self._give_up(gone)
             try:
+                self._give_up(gone)
                 self._join(fresh)
                 lanes = list(self._lanes.items())
                 if lanes:
@@ -267,7 +269,7 @@ class Engine:
                     self._step(*lanes[turn % len(lanes)])
             except Exception:  # a fault of ours must not leave requests without an answer
                 logger.exception("a step of the decode loop failed")
-                self._fail_all(UnmaskError("The server met an error of its own: see its log."))
+                self._fail_all(UnmaskError("The server met an error of its own: see its log."), fresh)
         self._fail_all(ClosedError("The server is shutting down."))
 
     def _admitted(self) -> tuple[list[Job], list[Job]]:
@@ -299,7 +301,7 @@ class Engine:
                     lane = _Lane(self.model, self.policies[jobs[0].kind.policy], jobs[0].options, self.totals)
                 lane.add(jobs)
                 self._lanes[key] = lane
-            except UnmaskError as e:
+            except UnmaskError as e:  # such as too little memory
                 self._tell([(job, e) for job in jobs])
 
     def _step(self, key: tuple[str, str], lane: _Lane) -> None:
@@ -311,15 +313,19 @@ class Engine:
         if not lane.jobs:
             del self._lanes[key]
 
-    def _fail_all(self, error: UnmaskError) -> None:
+    def _fail_all(self, error: UnmaskError, fresh: Sequence[Job] = ()) -> None:
+        """End all rows, also those that were about to join."""
         with self._wake:
-            left = [*self._waiting, *(job for lane in self._lanes.values() for job in lane.jobs.values())]
+            known = (*self._waiting, *(job for lane in self._lanes.values() for job in lane.jobs.values()), *fresh)
+            left = [job for job in dict.fromkeys(known) if not job.ended]
             self._waiting.clear()
             self._lanes.clear()
         self._tell([(job, error) for job in left])
 
     def _tell(self, events: Sequence[tuple[Job, Event]]) -> None:
         """In the asyncio loop: one wake-up for all of a step."""
+        for job, event in events:
+            job.ended |= isinstance(event, Completion | UnmaskError)
         if not events or self._loop is None:
             return
         try:

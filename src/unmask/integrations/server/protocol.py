@@ -12,6 +12,7 @@ from unmask.decoding.blocks import BlockLength
 Stop = Annotated[str, MinLen(1)]
 Ids = Annotated[list[Annotated[int, Ge(0)]], MinLen(1)]
 MOST_CHOICES, MOST_STOPS = 16, 16
+LONGEST = 1000  # characters of a block length
 
 
 class StreamOptions(BaseModel):
@@ -53,6 +54,13 @@ class Asked(BaseModel):
     frequency_penalty: Any = None
     presence_penalty: Any = None
     logit_bias: Any = None
+
+    @field_validator("block_length", mode="before")
+    @classmethod
+    def _short(cls, value: Any) -> Any:
+        if isinstance(value, str) and len(value) > LONGEST:
+            raise ValueError(f"has {len(value)} characters, and {LONGEST} are enough")
+        return value
 
     @field_validator("*")
     @classmethod

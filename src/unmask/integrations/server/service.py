@@ -214,11 +214,16 @@ class Answer:
         assert row.done is not None
         model, tokens = self.served.model, row.done.tokens[: row.limit]
         ends = set(model.eos_ids.tolist())
-        tokens = tokens[: next((i for i, token in enumerate(tokens) if token in ends), None)]
+        if not row.job.options.text_after_eos:
+            tokens = tokens[: next((i for i, token in enumerate(tokens) if token in ends), None)]
         if row.done.ended == "stop":  # the fewest tokens whose text holds it
-            n = bisect_left(range(len(tokens)), True, key=lambda n: self._stopped(row, model.text(tokens[:n])))
+            n = bisect_left(range(len(tokens)), True, key=lambda n: self._stopped(row, self._said(row, tokens[:n])))
             tokens = tokens[:n]
         return tokens
+
+    def _said(self, row: _Row, tokens: Sequence[int]) -> str:
+        """The text of these tokens, beyond a stop string, too."""
+        return replace(row.job.options, stop=()).text(self.served.model, tokens)
 
     def _stopped(self, row: _Row, text: str) -> bool:
         return any(stop in text for stop in row.job.stop)
@@ -230,17 +235,16 @@ class Answer:
 
     def _ending(self, row: _Row) -> str:
         assert row.done is not None
-        if self._stopped(row, self.served.model.text(row.done.tokens[: row.limit])):
+        if self._stopped(row, self._said(row, row.done.tokens[: row.limit])):
             return "stop"
         return "length" if len(self._tokens(row)) == row.limit or row.done.ended == "budget" else "stop"
 
     def _fresh(self, row: _Row, standing: Sequence[int] | None) -> str:
         """Text that may be sent now: what stands, but for what may begin a stop string, or half a character."""
-        model = self.served.model
         if standing is None:
             text = self._text(row) if row.done is not None else row.sent
         else:
-            text = model.text(standing[: row.limit])
+            text = self._said(row, standing[: row.limit])
             cut = [text.find(stop) for stop in row.job.stop if stop in text]
             text = text[: min(cut, default=len(text))].rstrip("\ufffd")
             held = max((_overlap(text, stop) for stop in row.job.stop), default=0)
@@ -253,12 +257,14 @@ class Answer:
     async def _logprobs(self, row: _Row) -> Chunk | None:
         if not self.asked.chosen_logprobs:
             return None
-        model, tokens = self.served.model, self._tokens(row)
-        told, words = self._text(row), await asyncio.to_thread(words_of, model, tokens)  # quadratic in their number
-        starts = [0, *accumulate(len(word) for word in words)]
-        kept = [i for i in range(len(tokens)) if starts[i] < len(told)]
-        words = [words[i] for i in kept]
-        values = [math.log(max(row.job.confidences.get(i, 0.0), 1e-30)) for i in kept]
+        model, hidden = self.served.model, row.job.options.judge_unfinished  # masks of a budget that was spent
+        shown = [(i, token) for i, token in enumerate(self._tokens(row)) if not (hidden and token == model.mask_id)]
+        told = self._text(row)
+        every = await asyncio.to_thread(words_of, model, [token for _, token in shown])  # quadratic in their number
+        starts = [0, *accumulate(len(word) for word in every)]
+        kept = [n for n, (_, token) in enumerate(shown) if starts[n] < len(told) and token != model.mask_id]
+        words = [every[n] for n in kept]
+        values = [math.log(max(row.job.confidences.get(shown[n][0], 0.0), 1e-30)) for n in kept]
         if isinstance(self.asked, ChatRequest):
             top = bool(self.asked.top_logprobs)
             each = [
@@ -272,7 +278,7 @@ class Answer:
             "tokens": words,
             "token_logprobs": values,
             "top_logprobs": best,
-            "text_offset": [starts[i] for i in kept],
+            "text_offset": [starts[n] for n in kept],
         }
 
     def _rows(self) -> list[_Row]:
@@ -284,6 +290,8 @@ class Answer:
                 param="model",
                 code="model_not_found",
             )
+        if isinstance(asked, LiveRequest) and (asked.n or 1) > 1:
+            raise RefusedError("The page shows one text: leave n out.", param="n")
         policy_name = next(iter(served.policies)) if asked.policy is None else asked.policy
         if policy_name not in served.policies:
             raise RefusedError(
@@ -291,13 +299,14 @@ class Answer:
             )
         policy = served.policies[policy_name]
         limit = asked.region if asked.region is not None else served.region
-        if limit > served.max_tokens:
-            raise RefusedError(
-                f"max_tokens is {limit}, and this server writes {served.max_tokens} at most: ask for fewer.",
-                param="max_tokens",
-            )
         speed = self._speed(policy, policy_name)
         options, config = self._options(policy, limit)
+        if options.gen_length > served.max_tokens:
+            filled = "" if options.gen_length == limit else f", in whole blocks {options.gen_length}"
+            raise RefusedError(
+                f"max_tokens is {limit}{filled}, and this server writes {served.max_tokens} at most: ask for fewer.",
+                param="max_tokens",
+            )
         draws = options.sampling.draws
         if asked.chosen_logprobs and draws:
             raise RefusedError(
