@@ -115,7 +115,7 @@ def _transformers(policy: Policy, draft: Path, output: Path, options: dict[str, 
     (code / "generate.py").write_text(GENERATE.format(speed=options["speed"], seed=options["seed"]))
     (code / "requirements.txt").write_text(f"unmask>={__version__}\n")
     (draft / "README.md").write_text(CARD.format(type=policy.type_name))
-    return f"model.generate(**inputs, custom_generate={str(output)!r}, trust_remote_code=True, max_new_tokens=256)"
+    return f"model.generate(**inputs, custom_generate={json.dumps(str(output))}, trust_remote_code=True, max_new_tokens=256)"
 
 
 def _diffusers(policy: Policy, draft: Path, output: Path, options: dict[str, Any]) -> str:
@@ -128,7 +128,7 @@ def _diffusers(policy: Policy, draft: Path, output: Path, options: dict[str, Any
     scheduler.save_pretrained(draft)
     return (
         "from unmask.integrations.diffusers import UnmaskScheduler\n"
-        f"LLaDA2Pipeline(model=model, scheduler=UnmaskScheduler.from_pretrained({str(output)!r}), tokenizer=tokenizer)"
+        f"LLaDA2Pipeline(model=model, scheduler=UnmaskScheduler.from_pretrained({json.dumps(str(output))}), tokenizer=tokenizer)"
     )
 
 
