@@ -115,7 +115,8 @@ def _transformers(policy: Policy, draft: Path, output: Path, options: dict[str, 
     (code / "generate.py").write_text(GENERATE.format(speed=options["speed"], seed=options["seed"]))
     (code / "requirements.txt").write_text(f"unmask>={__version__}\n")
     (draft / "README.md").write_text(CARD.format(type=policy.type_name))
-    return f"model.generate(**inputs, custom_generate={json.dumps(str(output))}, trust_remote_code=True, max_new_tokens=256)"
+    where = json.dumps(str(output))
+    return f"model.generate(**inputs, custom_generate={where}, trust_remote_code=True, max_new_tokens=256)"
 
 
 def _diffusers(policy: Policy, draft: Path, output: Path, options: dict[str, Any]) -> str:
@@ -128,7 +129,8 @@ def _diffusers(policy: Policy, draft: Path, output: Path, options: dict[str, Any
     scheduler.save_pretrained(draft)
     return (
         "from unmask.integrations.diffusers import UnmaskScheduler\n"
-        f"LLaDA2Pipeline(model=model, scheduler=UnmaskScheduler.from_pretrained({json.dumps(str(output))}), tokenizer=tokenizer)"
+        f"scheduler = UnmaskScheduler.from_pretrained({json.dumps(str(output))})\n"
+        "LLaDA2Pipeline(model=model, scheduler=scheduler, tokenizer=tokenizer)"
     )
 
 
