@@ -47,6 +47,8 @@ def decoded(page):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_prompt_is_decoded_by_keyboard_alone(house, open_page, scheme):
+    # Before the server decodes: a dLLM is for one thread at a time.
+    wanted = unmask.generate(house, unmask.load_policy("house-base-full"), [PROMPT], speed=1.0)[0]
     page = open_page(color_scheme=scheme)
     page.locator("#expected", has_text="forward passes").wait_for()
     assert violations(page) == []
@@ -58,7 +60,6 @@ def test_a_prompt_is_decoded_by_keyboard_alone(house, open_page, scheme):
     assert page.locator("#expected").text_content().startswith("1.00, about 3.")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    wanted = unmask.generate(house, unmask.load_policy("house-base-full"), [PROMPT], speed=1.0)[0]
     told = decoded(page)
     assert wanted.text in told
     assert f"in {wanted.nfe} forward passes" in told
