@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from tests.hub_stand_in import FOREIGN, TOKEN, a_hub
 from unmask.cli.main import main
 from unmask.errors import UnmaskError
+from unmask.evaluation.sharing import prepare
 from unmask.policies.auto import load_policy
 
 FAILS = """
@@ -24,6 +25,7 @@ def fails(call):
 SESSION = f"""
 import json, sys, torch, unmask
 from unmask.errors import UnmaskError
+from unmask.evaluation.sharing import prepare
 from unmask.hub import push_folder
 {FAILS}
 own = unmask.load_policy("house-base-full")
@@ -111,6 +113,19 @@ def test_the_card_says_what_the_policy_does_and_how_to_use_it(tmp_path, capsys):
     assert "unmask export --engine sglang me/mine OUT" in card.text
     assert "(curve.png)" in card.text
     assert "Of an older card" not in card.text
+
+
+def test_a_runs_own_picture_goes_with_its_policy_and_tables_of_other_weights_do_not(tmp_path):
+    pytest.importorskip("matplotlib")
+    policy = load_policy("house-base-full")
+    policy.save(tmp_path / "run" / "best")
+    file = tmp_path / "run" / "best" / "calibration.json"
+    tables = json.loads(file.read_text())["tables"]
+    file.write_text(json.dumps({"tables": [*tables, {**tables[0], "task": "other", "weights": "0" * 12}]}))
+    (tmp_path / "run" / "curve.png").write_bytes(b"the rules, too")
+    prepare(tmp_path / "run" / "best", "me/mine", tmp_path / "out")
+    assert (tmp_path / "out" / "curve.png").read_bytes() == b"the rules, too"
+    assert json.loads((tmp_path / "out" / "calibration.json").read_text())["tables"] == tables
 
 
 def test_what_the_user_wrote_stays_on_the_card(tmp_path, capsys):

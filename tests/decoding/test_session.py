@@ -75,8 +75,7 @@ def test_what_stands_never_changes_and_ends_as_the_whole(pair):
     for row, seen in stood.items():
         for shorter, longer in zip(seen, [*seen[1:], ended[row].tokens], strict=True):
             assert longer[: len(shorter)] == shorter
-    assert not session._stops
-    assert not session._looked
+    assert not session._own
 
 
 def test_each_row_ends_at_its_own_stop_string(pair):

@@ -6,20 +6,9 @@ import pytest
 
 import unmask
 from tests.browser import browser, violations  # noqa: F401
-from tests.integrations.test_server import THRESHOLD, serving
+from tests.integrations.serving import THRESHOLD, serving
 
 PROMPT = "hall: red blue gold green?"
-
-
-@pytest.fixture(scope="module")
-def house():
-    return unmask.load_model("house-base")
-
-
-@pytest.fixture(scope="module")
-def served(house):
-    with serving(house, ["house-base-full", THRESHOLD]) as (address, _):
-        yield address
 
 
 @pytest.fixture
@@ -27,7 +16,7 @@ def open_page(browser, served):  # noqa: F811
     """Opens the page; it asks for nothing but its server, and complains of nothing."""
     asked, told = [], []
 
-    def open_page(address=served, **settings):
+    def open_page(address=served[0], **settings):
         page = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **settings}).new_page()
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: told.append(message.text))

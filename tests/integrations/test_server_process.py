@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from tests.integrations.test_server import PROMPTS, THRESHOLD
+from tests.integrations.serving import PROMPTS, THRESHOLD
 
 httpx = pytest.importorskip("httpx")
 pytestmark = pytest.mark.slow

@@ -370,6 +370,11 @@ def test_the_base_of_the_turns_is_read_from_either_place_and_never_made_up(tmp_p
         edit_config(tmp_path / "m", rope_theta=None, rope_parameters={"rope_theta": base, "rope_type": "yarn"})
         with pytest.raises(UnmaskError, match="has rope_type = 'yarn', which its family was not published with"):
             load_model(tmp_path / "m")
+        edit_config(tmp_path / "m", rope_parameters={"rope_theta": base, "factor": 4.0})
+        with pytest.raises(
+            UnmaskError, match="has factor = 4.0 in rope_parameters, which its family was not published"
+        ):
+            load_model(tmp_path / "m")
     else:
         del config["num_attention_heads"]
         with pytest.raises(UnmaskError, match="lacks 'num_attention_heads': take the one published with it"):

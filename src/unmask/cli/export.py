@@ -2,65 +2,24 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import shlex
 from pathlib import Path
-from pprint import pformat
 from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
-from safetensors.torch import save
 
-from unmask import __version__
 from unmask.cli.common import Seed
 from unmask.cli.console import console
 from unmask.decoding.options import speeds_of
 from unmask.errors import UnmaskError
 from unmask.files import written_whole
 from unmask.integrations.engine import policy_for
+from unmask.integrations.transformers import write_folder
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy
 
 Engine = Literal["transformers", "diffusers", "sglang"]
-
-GENERATE = '''"""Decode with a diffusion language model by an unmasking policy.
-
-    model.generate(**inputs, custom_generate="<this folder>", trust_remote_code=True, max_new_tokens=256)
-
-Written by `unmask export`; the policy is in policy.py. Arguments: `unmask.integrations.transformers.generate`.
-"""
-
-from unmask.integrations.transformers import generate as decode
-from unmask.integrations.transformers import policy_of
-
-from .policy import CONFIG, WEIGHTS
-
-POLICY = policy_of(CONFIG, WEIGHTS)
-
-
-def generate(model, input_ids=None, attention_mask=None, policy=POLICY, speed={speed!r}, seed={seed!r}, **options):
-    return decode(model, policy, input_ids, attention_mask, speed=speed, seed=seed, **options)
-'''
-
-CARD = """---
-tags:
-- custom_generate
----
-
-# An unmasking policy for diffusion language models
-
-A policy of the Python package `unmask` ({type}) that decides which masked positions to reveal at each
-decoding step. After `pip install unmask`:
-
-```python
-out = model.generate(**inputs, custom_generate="<this folder or repo>", trust_remote_code=True, max_new_tokens=256)
-```
-
-`model` is a diffusion language model: LLaDA, Dream, SDAR, LLaDA2 and others. Further arguments are `block_length`,
-`speed` (of a policy with a speed: 0 slow and careful, 1 fast), `temperature`, `seed`; and `mask_id`, `eos_ids`,
-`shifted` and `causal_block`, where the model's files do not tell them.
-"""
 
 
 def export(
@@ -103,18 +62,7 @@ def export(
 
 
 def _transformers(policy: Policy, draft: Path, output: Path, options: dict[str, Any]) -> str:
-    code = draft / "custom_generate"
-    code.mkdir()
-    config, weights = {"type": policy.type_name, **policy.config()}, policy.weights()
-    text = "" if weights is None else base64.b64encode(save(weights)).decode()
-    config = json.loads(json.dumps(config))  # as the folder of a saved policy has it
-    (code / "policy.py").write_text(
-        f'"""A saved policy: its config.json, and its model.safetensors in base64."""\n\n'
-        f"CONFIG = {pformat(config, sort_dicts=False)}\n\nWEIGHTS = {text!r}\n"
-    )
-    (code / "generate.py").write_text(GENERATE.format(speed=options["speed"], seed=options["seed"]))
-    (code / "requirements.txt").write_text(f"unmask>={__version__}\n")
-    (draft / "README.md").write_text(CARD.format(type=policy.type_name))
+    write_folder(policy, draft, options["speed"], options["seed"])
     where = json.dumps(str(output))
     return f"model.generate(**inputs, custom_generate={where}, trust_remote_code=True, max_new_tokens=256)"
 

@@ -22,7 +22,7 @@ from unmask.models.config import ModelConfig
 from unmask.policies.auto import DEFAULT_POLICY, load_policy
 
 if TYPE_CHECKING:
-    from unmask.integrations.server.service import Served
+    from unmask.integrations.server.reading import Served
 
 KEY = "UNMASK_API_KEY"
 
@@ -105,7 +105,7 @@ def _load(wanted: ServeConfig, config: DecodeConfig, speeds: SpeedFlags | None) 
     Raises:
         UnmaskError: a dLLM or a policy that cannot be read, or that do not go together.
     """
-    from unmask.integrations.server.service import Served
+    from unmask.integrations.server.reading import Served
 
     policies = {name: load_policy(name) for name in wanted.policy}
     model, first = wanted.load(), policies[wanted.policy[0]]

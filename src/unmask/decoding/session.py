@@ -55,6 +55,21 @@ class Totals:
     passes_run: int = 0
 
 
+@dataclass
+class _Own:
+    """What the host knows of an active row.
+
+    Attributes:
+        since: when it was added.
+        stop: texts at which it ends.
+        looked: positions that were searched for them.
+    """
+
+    since: float
+    stop: tuple[str, ...]
+    looked: int = 0
+
+
 class Session:
     """Rows that are being decoded. Each is decoded as if it were alone.
 
@@ -102,9 +117,7 @@ class Session:
         self._before: DecodingState | None = None  # the pass that was observed
         self._pass: Pass | None = None
         self._observation: Observation | None = None
-        self._since: dict[int, float] = {}
-        self._looked: dict[int, int] = {}  # positions of each row that were searched for stop strings
-        self._stops: dict[int, tuple[str, ...]] = {}
+        self._own: dict[int, _Own] = {}
 
     def __len__(self) -> int:
         """Active rows."""
@@ -165,9 +178,8 @@ class Session:
         if self._state is not None:
             with self.enough_memory():
                 joined = self._state.join(fresh, self.model.pad_id)
-        self._since |= dict.fromkeys(rows, time.perf_counter())
-        self._looked |= dict.fromkeys(rows, 0)
-        self._stops |= zip(rows, [self.options.stop] * len(rows) if stops is None else stops, strict=True)
+        now, ends = time.perf_counter(), [self.options.stop] * len(rows) if stops is None else stops
+        self._own |= {row: _Own(now, stop) for row, stop in zip(rows, ends, strict=True)}
         self._state = joined
 
     def drop(self, rows: Collection[int]) -> None:
@@ -179,9 +191,7 @@ class Session:
         left = torch.tensor(kept, dtype=torch.long).to(self._state.row.device)
         self._state = self._state.take(left).trim() if kept else None
         for row in rows:
-            self._since.pop(row, None)
-            self._looked.pop(row, None)
-            self._stops.pop(row, None)
+            self._own.pop(row, None)
 
     def standing(self) -> dict[int, list[int]]:
         """The tokens of each active row up to its first open position: no later pass changes them.
@@ -289,7 +299,7 @@ class Session:
         # What the host must know comes over in one copy: why each row ended, and whether a confidence is NaN.
         *codes, nan = torch.cat([why, observation.confidence.isnan().any().long()[None]]).tolist()
         refuse_nan(bool(nan), self.model)
-        if any(self._stops.values()):
+        if any(own.stop for own in self._own.values()):
             codes = self._stopped(state, codes)
         self._state, self._pass, self._observation = state, None, None
         if all(code == RUNNING for code in codes):
@@ -300,8 +310,6 @@ class Session:
         self._state = state.take(left).trim() if len(left) else None
         tokens = after_eos(gone.region, self.model.eos_ids) if self.options.stop_at_eos else gone.region
         rows = gone.row.tolist()
-        for row in rows:
-            self._looked.pop(row), self._stops.pop(row)
         now = time.perf_counter()
         return Ended(
             row=gone.row,
@@ -313,7 +321,7 @@ class Session:
             equivalents=gone.positions / gone.attention.sum(dim=1),
             revealed_at=gone.revealed_at,
             why=[code for code in codes if code != RUNNING],
-            seconds=[now - self._since.pop(row) for row in rows],
+            seconds=[now - self._own.pop(row).since for row in rows],
         )
 
     def _stopped(self, state: DecodingState, codes: Sequence[int]) -> list[int]:
@@ -321,12 +329,13 @@ class Session:
         standing = self._standing(state)
         found = list(codes)
         for i, (row, n) in enumerate(torch.stack([state.row, standing], dim=1).tolist()):
-            if codes[i] != RUNNING or n == self._looked[row] or not self._stops[row]:
+            own = self._own[row]
+            if codes[i] != RUNNING or n == own.looked or not own.stop:
                 continue
-            self._looked[row] = n
+            own.looked = n
             tokens = state.region[i, :n].tolist()
             text = self.model.text(tokens)
-            if any(stop in text for stop in self._stops[row]):
+            if any(stop in text for stop in own.stop):
                 found[i] = BUDGET if self.model.mask_id in tokens else STOP  # what is given up is not complete
         return found
 

@@ -14,7 +14,7 @@ from unmask.evaluation.calibrate import in_markdown
 from unmask.evaluation.figures import plot_speeds
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy, Policy
-from unmask.policies.calibration import FILE, Calibration
+from unmask.policies.calibration import Calibration
 
 PICTURE = "curve.png"
 USE = "## Use it"
@@ -26,7 +26,7 @@ def prepare(folder: Path, repo: str, target: Path) -> Policy:
     """Write what is to be uploaded.
 
     Args:
-        folder: of a policy.
+        folder: of a policy; in a run's folder, the run's picture is taken.
         repo: ``user/name``, for the card.
         target: an empty folder to write to.
 
@@ -36,7 +36,9 @@ def prepare(folder: Path, repo: str, target: Path) -> Policy:
     policy = load_policy(folder)
     policy.save(target)
     tables = policy.calibrations if isinstance(policy, LearnedPolicy) else ()
-    if tables:
+    if (folder.parent / PICTURE).exists():  # of the run, with the rules
+        shutil.copy(folder.parent / PICTURE, target / PICTURE)
+    elif tables:
         plot_speeds(tables[0], target / PICTURE)
         (target / PICTURE).with_suffix(".svg").unlink()
     readme = folder / "README.md"
@@ -51,12 +53,10 @@ def prepare(folder: Path, repo: str, target: Path) -> Policy:
     text = OLD.sub("", card.text).rstrip()
     if tables and "| speed | forward passes |" not in text:
         text += f"\n\n## Every speed\n\n{in_markdown(tables[0])}"
-    if tables and PICTURE not in text:
+    if (target / PICTURE).exists() and PICTURE not in text:
         text += f"\n\n![Accuracy against forward passes at each speed]({PICTURE})"
     card.text = f"{text}\n\n{_use(repo, tables[0] if tables else None)}\n"
     card.save(target / "README.md")
-    if (target / FILE).exists():  # as it was measured, with the tables of these weights alone
-        shutil.copy(folder / FILE, target / FILE)
     return policy
 
 

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from pprint import pformat
 from typing import Any, cast
 
 import torch
 from jaxtyping import Int
 from safetensors import SafetensorError
-from safetensors.torch import load
+from safetensors.torch import load, save
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.generation.utils import GenerateDecoderOnlyOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
+from unmask import __version__
 from unmask.decoding.generate import generate as decode
 from unmask.errors import UnmaskError
 from unmask.models.auto import BLOCK_CAUSAL, kind_of
@@ -41,6 +45,66 @@ SHIFTED = ("Dream", "qwen2")  # Dream, DiffuCoder and Fast-dLLM v2 are all the d
 MORE_ENDS = ("<|eot_id|>", "<|dlm_pad|>")
 MORE_MASKS = ("<|mdm_mask|>",)
 REMOTE = "transformers_modules."  # where transformers puts code published with a model
+
+GENERATE = '''"""Decode with a diffusion language model by an unmasking policy.
+
+    model.generate(**inputs, custom_generate="<this folder>", trust_remote_code=True, max_new_tokens=256)
+
+Written by `unmask export`; the policy is in policy.py. Arguments: `unmask.integrations.transformers.generate`.
+"""
+
+from unmask.integrations.transformers import generate as decode
+from unmask.integrations.transformers import policy_of
+
+from .policy import CONFIG, WEIGHTS
+
+POLICY = policy_of(CONFIG, WEIGHTS)
+
+
+def generate(model, input_ids=None, attention_mask=None, policy=POLICY, speed={speed!r}, seed={seed!r}, **options):
+    return decode(model, policy, input_ids, attention_mask, speed=speed, seed=seed, **options)
+'''
+
+CARD = """---
+tags:
+- custom_generate
+---
+
+# An unmasking policy for diffusion language models
+
+A policy of the Python package `unmask` ({type}) that decides which masked positions to reveal at each
+decoding step. After `pip install unmask`:
+
+```python
+out = model.generate(**inputs, custom_generate="<this folder or repo>", trust_remote_code=True, max_new_tokens=256)
+```
+
+`model` is a diffusion language model: LLaDA, Dream, SDAR, LLaDA2 and others. Further arguments are `block_length`,
+`speed` (of a policy with a speed: 0 slow and careful, 1 fast), `temperature`, `seed`; and `mask_id`, `eos_ids`,
+`shifted` and `causal_block`, where the model's files do not tell them.
+"""
+
+
+def write_folder(policy: Policy, folder: Path, speed: float | None, seed: int) -> None:
+    """What ``custom_generate=FOLDER`` runs: the code, what it needs, and the policy.
+
+    Args:
+        folder: that is there, and empty.
+        speed: by default, of a policy with a speed.
+        seed: by default.
+    """
+    code = folder / "custom_generate"
+    code.mkdir()
+    config, weights = {"type": policy.type_name, **policy.config()}, policy.weights()
+    text = "" if weights is None else base64.b64encode(save(weights)).decode()
+    config = json.loads(json.dumps(config))  # as the folder of a saved policy has it
+    (code / "policy.py").write_text(
+        f'"""A saved policy: its config.json, and its model.safetensors in base64."""\n\n'
+        f"CONFIG = {pformat(config, sort_dicts=False)}\n\nWEIGHTS = {text!r}\n"
+    )
+    (code / "generate.py").write_text(GENERATE.format(speed=speed, seed=seed))
+    (code / "requirements.txt").write_text(f"unmask>={__version__}\n")
+    (folder / "README.md").write_text(CARD.format(type=policy.type_name))
 
 
 def policy_of(config: Mapping[str, Any], weights: str = "") -> Policy:

@@ -19,7 +19,7 @@ Message = Mapping[str, Any]  # {"role": "user", "content": "..."}, the content a
 
 
 class MaskedDiffusionModel(ABC):
-    """A frozen dLLM and its tokenizer.
+    """A frozen dLLM and its tokenizer, for one thread at a time.
 
     Attributes:
         family: what its architecture is read as.

@@ -149,6 +149,11 @@ def plain_rope_of(name: str, published: Mapping[str, Any], *others: str) -> dict
             f"config.json of {name!r} has rope_type = {found['rope_type']!r}, which its family was not published with "
             "('default'): take the one published with it."
         )
+    for key in found.keys() - {"rope_type", "rope_theta", *others}:
+        raise UnmaskError(
+            f"config.json of {name!r} has {key} = {found[key]!r} in rope_parameters, which its family was not "
+            "published with: take the one published with it."
+        )
     return found
 
 

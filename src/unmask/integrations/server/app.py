@@ -17,11 +17,12 @@ from starlette.exceptions import HTTPException
 
 from unmask import __version__
 from unmask.errors import UnmaskError
+from unmask.integrations.server.answers import Answer, Chunk
 from unmask.integrations.server.engine import BusyError, ClosedError, Engine, LateError
 from unmask.integrations.server.guard import Guard, error
 from unmask.integrations.server.metrics import Metrics
 from unmask.integrations.server.protocol import MOST_STOPS, Asked, ChatRequest, CompletionRequest, LiveRequest
-from unmask.integrations.server.service import Answer, Chunk, RefusedError, Served
+from unmask.integrations.server.reading import RefusedError, Served
 from unmask.policies.base import LearnedPolicy
 
 logger = logging.getLogger(__name__)
@@ -47,8 +48,8 @@ def build_app(
         engine.stop()
 
     app = FastAPI(title="unmask", version=__version__, lifespan=life, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(Guard, key=key, most_bytes=most_bytes, read_seconds=read_seconds)
     routes = _Routes(served, engine)
+    app.add_middleware(Guard, key=key, most_bytes=most_bytes, read_seconds=read_seconds, refused=routes.refused)
     for path, route in (
         ("/v1/completions", routes.completions),
         ("/v1/chat/completions", routes.chat_completions),
@@ -99,6 +100,9 @@ class _Routes:
 
     async def home(self) -> str:
         return self.page
+
+    def refused(self, status: int) -> None:
+        self.metrics.requests.labels("other", str(status)).inc()
 
     async def invalid(self, request: Request, e: Exception) -> Response:
         assert isinstance(e, RequestValidationError)

@@ -124,8 +124,7 @@ class _Lane:
     def __init__(self, model: MaskedDiffusionModel, policy: Policy, options: Options, totals: Totals) -> None:
         self.policy, self.jobs = policy, dict[int, Job]()
         self._moments: list[tuple[Job, Event]] = []
-        needs = policy.needs
-        self.session = Session(model, needs, options, callback=self._see, totals=totals)
+        self.session = Session(model, policy.needs, options, callback=self._see, totals=totals)
 
     def add(self, jobs: Sequence[Job]) -> None:
         keys = torch.cat([row_keys(job.seed, torch.tensor([job.stream])) for job in jobs])
@@ -155,18 +154,19 @@ class _Lane:
         return events
 
     def _see(self, step: Step) -> None:
-        rows = step.before.row.tolist()
-        asked = [i for i, row in enumerate(rows) if self.jobs[row].moments or self.jobs[row].sure]
-        if not asked:
-            return
-        shown = torch.where(step.changed, step.written, step.before.region)[asked].tolist()
-        sure = step.observation.confidence[..., 0].float()[asked].tolist()
-        changed = step.changed[asked].tolist()
-        for i, tokens, p, new in zip(asked, shown, sure, changed, strict=True):
-            job, fresh = self.jobs[rows[i]], {at: p[at] for at, is_new in enumerate(new) if is_new}
+        if not any(job.moments or job.sure for job in self.jobs.values()):
+            return  # before the host waits for anything
+        watched = [(i, self.jobs[row]) for i, row in enumerate(step.before.row.tolist())]
+        watched = [(i, job) for i, job in watched if job.moments or job.sure]
+        places = [i for i, _ in watched]
+        shown = torch.where(step.changed, step.written, step.before.region)[places].tolist()
+        sure = step.observation.confidence[..., 0].float()[places].tolist()
+        changed, steps = step.changed[places].tolist(), step.before.step[places].tolist()
+        for (_, job), tokens, p, new, n in zip(watched, shown, sure, changed, steps, strict=True):
+            fresh = {at: p[at] for at, is_new in enumerate(new) if is_new}
             job.confidences.update(fresh)
             if job.moments:
-                self._moments.append((job, Moment(int(step.before.step[i]) + 1, tokens, fresh)))
+                self._moments.append((job, Moment(n + 1, tokens, fresh)))
 
 
 class Engine:

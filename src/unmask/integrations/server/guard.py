@@ -28,10 +28,13 @@ class Guard:
         key: that requests under ``/v1`` and ``/live`` must bear; None for no key.
         most_bytes: of a body.
         read_seconds: that a body may take to arrive.
+        refused: told the status of what is refused.
     """
 
-    def __init__(self, app: App, *, key: str | None, most_bytes: int, read_seconds: float) -> None:
-        self.app, self._key, self._most, self._seconds = app, key, most_bytes, read_seconds
+    def __init__(
+        self, app: App, *, key: str | None, most_bytes: int, read_seconds: float, refused: Callable[[int], None]
+    ) -> None:
+        self.app, self._key, self._most, self._seconds, self._refused = app, key, most_bytes, read_seconds, refused
 
     async def __call__(self, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -39,7 +42,7 @@ class Guard:
             return
         headers = dict(scope["headers"])
         if self._key is not None and scope["path"].startswith(("/v1", "/live")) and not self._knows(headers):
-            await _refuse(send, 401, "Wrong or missing API key: send it as 'Authorization: Bearer KEY'.")
+            await self._refuse(send, 401, "Wrong or missing API key: send it as 'Authorization: Bearer KEY'.")
             return
         length = headers.get(b"content-length", b"0")
         if not length.isdigit() or int(length) > self._most:
@@ -58,7 +61,7 @@ class Guard:
                         await self._too_long(send)
                         return
         except TimeoutError:
-            await _refuse(send, 408, f"The body did not arrive within {self._seconds:g} seconds.")
+            await self._refuse(send, 408, f"The body did not arrive within {self._seconds:g} seconds.")
             return
         given = False
 
@@ -77,13 +80,13 @@ class Guard:
         return scheme.lower() == b"bearer" and hmac.compare_digest(key.strip(), self._key.encode())
 
     async def _too_long(self, send: Send) -> None:
-        await _refuse(send, 413, f"The body is longer than {self._most} bytes: send less.")
+        await self._refuse(send, 413, f"The body is longer than {self._most} bytes: send less.")
 
-
-async def _refuse(send: Send, status: int, message: str) -> None:
-    """Answer, and close the connection: what is left of the body is not read."""
-    body = json.dumps(error(message, status)).encode()
-    headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
-    headers.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    async def _refuse(self, send: Send, status: int, message: str) -> None:
+        """Answer, and close the connection: what is left of the body is not read."""
+        self._refused(status)
+        body = json.dumps(error(message, status)).encode()
+        headers = [(b"content-type", b"application/json"), (b"connection", b"close")]
+        headers.append((b"content-length", str(len(body)).encode()))
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, MaxLen, MinLen
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from unmask.decoding.blocks import BlockLength
 
@@ -83,7 +83,7 @@ class Asked(BaseModel):
     @property
     def chosen_logprobs(self) -> bool:
         """Whether log-probabilities are asked for."""
-        raise NotImplementedError
+        return False
 
 
 class CompletionRequest(Asked):
@@ -169,8 +169,4 @@ class ChatRequest(Asked):
 class LiveRequest(Asked):
     """Body of ``/live``, which the page at ``/`` reads: one prompt, step by step."""
 
-    prompt: str | Annotated[list[ChatMessage], MinLen(1)] = Field(description="A text, or a chat.")
-
-    @property
-    def chosen_logprobs(self) -> bool:
-        return False
+    prompt: str | Annotated[list[ChatMessage], MinLen(1)]
