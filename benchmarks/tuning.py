@@ -40,6 +40,7 @@ from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import bound, interpolate
 from unmask.rl.run import read_metrics
+from unmask.tasks.auto import load_task
 
 SEEDS = (0, 1, 2)
 SPEEDS = 8
@@ -52,8 +53,13 @@ PLACES: dict[str, Flags] = {  # where a policy is tuned
     "twice": {"task": "house-long", "gen-length": 64},
     "block-causal": {"task": "house", "model": "house-block-causal", "cache": "none"},  # copies then share passes
     "both": {"config": "configs/tune/house-base-both.toml"},
+    # Of dLLMs that `unmask pretrain --config configs/pretrain/NAME.toml` makes.
+    "nae-sat": {"task": "nae-sat", "model": "runs/nae-sat"},
+    "lists": {"task": "lists", "model": "runs/lists"},
+    "addition": {"task": "addition", "model": "runs/addition"},
 }
 OWN_BLOCKS = {"block-causal": 16}  # of a dLLM; rules may take shorter ones within them
+PUZZLE_BLOCKS = {"nae-sat": (4, 12, 36), "lists": (2, 4, 8), "addition": (3, 6, 12)}  # that rules try
 STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs from the defaults of `unmask tune`
     **{place: (place, {}) for place in PLACES},
     "both, clone alone": ("both", {"iterations": 0}),
@@ -73,7 +79,16 @@ STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs fro
     "ledger, one confidence": ("ledger", {"policy.top-k": 1}),
     "ledger, no other speeds": ("ledger", {"algorithm.other-speeds": 0}),
     "ledger, dpls": ("ledger", {"policy.actions": "dpls"}),
+    "lists, dpls": ("lists", {"policy.actions": "dpls"}),
+    "nae-sat, dpls": ("nae-sat", {"policy.actions": "dpls"}),
+    "addition, dpls": ("addition", {"policy.actions": "dpls"}),
 }
+
+
+def region(place: str) -> int:
+    """Positions that are decoded."""
+    flags = PLACES[place]
+    return int(flags["gen-length"]) if "gen-length" in flags else load_task(flags["task"]).gen_length
 
 
 def homes(study: str) -> tuple[str, ...]:
@@ -199,8 +214,9 @@ def rules(args: argparse.Namespace) -> None:
     for place in dict.fromkeys(home for study in args.studies for home in homes(study)):
         tried, target = args.out / "rules" / f"{place}-tried", args.out / "rules" / place
         flags = {key: value for key, value in PLACES[place].items() if key != "block-length"}
-        longest, own = OWN_BLOCKS.get(place, int(flags.get("gen-length", 32))), PLACES[place].get("block-length")
-        lengths = [f"--block-lengths={n}" for n in (4, 8, 16, 32, 64) if n == own or (own is None and n <= longest)]
+        longest, own = OWN_BLOCKS.get(place, region(place)), PLACES[place].get("block-length")
+        tried_lengths = PUZZLE_BLOCKS.get(place, (4, 8, 16, 32, 64))
+        lengths = [f"--block-lengths={n}" for n in tried_lengths if n == own or (own is None and n <= longest)]
         _sweep(tried, *words_of(flags), *lengths, "--prompts", args.tried, "--split", "validation", "--sample-seed", 1)
         kept = near_the_best(results(tried))
         print(f"{place}: {len(kept)} of {len(results(tried))} cells decode the held-out prompts", flush=True)
@@ -267,7 +283,7 @@ def show(args: argparse.Namespace) -> None:
             alone = [one for one in alone if not math.isnan(one.mean)]
             least, low = min(one.mean for one in alone), min(one.low for one in alone)
             print(f"a seed alone at a speed: {100 * least:+.1f} at least; its intervals reach down to {100 * low:+.1f}")
-            length = int(PLACES[place].get("gen-length", 32))
+            length = region(place)
             print(f"area under the curve over log NFE: {spread([area(one, length) for one in seeds])}", end="")
             print(f", all rules' frontier {100 * area(cells, length):.1f}")
             best = (f"{100 * one.accuracy:.1f} @ {one.nfe:.2f}" for one in frontier(points_of(cells)))

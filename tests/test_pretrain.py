@@ -16,11 +16,12 @@ from unmask.pretrain import (
     draw_batch,
     draw_mask,
     learning_rate,
-    lengths_at,
     pretrain,
+    stage_at,
 )
 from unmask.pretrain.objective import block_attention, draw_block_batch, draw_block_mask, draw_filled
 from unmask.tasks.auto import load_task
+from unmask.tasks.procedural import Stage
 from unmask.testing import check_model
 
 
@@ -74,9 +75,9 @@ def test_batches_are_padded_left_and_end_in_eos():
 
 def test_the_curriculum_grows_the_problems():
     config = PretrainConfig(steps=100, curriculum=0.5, lengths=(1, 2, 3, 4))
-    assert lengths_at(config, 0) == {1: 1}
-    assert lengths_at(config, 25) == {1: 1, 2: 2}
-    assert lengths_at(config, 50) == {1: 1, 2: 2, 3: 3, 4: 4}
+    assert stage_at(config, 0) == Stage(0.0, {1: 1}, {"full": 1.0})
+    assert stage_at(config, 25) == Stage(0.5, {1: 1, 2: 2}, {"full": 1.0})
+    assert stage_at(config, 50) == stage_at(config, 99) == Stage(1.0, {1: 1, 2: 2, 3: 3, 4: 4}, {"full": 1.0})
     assert learning_rate(config, 99) < learning_rate(config, 50)
 
 

@@ -11,7 +11,8 @@ from unmask.errors import UnmaskError
 from unmask.tasks.auto import TASKS, load_task
 from unmask.tasks.base import SPLITS, Example
 from unmask.tasks.house import DOORS, HOUSE, House
-from unmask.tasks.worked import STYLES, check_styles, split_of
+from unmask.tasks.procedural import Stage, split_of
+from unmask.tasks.worked import STYLES, check_styles
 
 names = st.sampled_from(sorted(TASKS))
 
@@ -52,7 +53,7 @@ def test_splits_share_no_prompt_and_repeat_for_a_seed(name):
 def test_training_text_is_of_the_pretrain_split():
     task, rng = load_task("house"), random.Random(0)
     for _ in range(100):
-        prompt, _ = task.training_text(rng, {4: 1.0, 5: 1.0}, {"straight": 1.0, "full": 1.0})
+        prompt, _ = task.training_text(rng, Stage(1.0, {4: 1.0, 5: 1.0}, {"straight": 1.0, "full": 1.0}))
         assert split_of(prompt) == "pretrain"
 
 

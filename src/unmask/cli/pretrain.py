@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,8 +13,10 @@ from cyclopts import Parameter
 from unmask.cli.common import ConfigFile, DryRun, Resume
 from unmask.cli.console import Stop, console, duration, ticking
 from unmask.errors import Stopped
+from unmask.evaluation.bounds import decode_in_order
 from unmask.evaluation.entries import candidate, decoding, tuned
 from unmask.evaluation.evaluate import Setup, evaluate
+from unmask.evaluation.intervals import Interval, bootstrap
 from unmask.evaluation.summaries import Summary, best, summarise
 from unmask.evaluation.tables import setting, table
 from unmask.files import write_text
@@ -21,6 +25,7 @@ from unmask.pretrain import PretrainConfig, PretrainProgress
 from unmask.pretrain import pretrain as pretrain_dllm
 from unmask.settings import load_settings
 from unmask.tasks.auto import load_task
+from unmask.tasks.puzzle import Puzzle
 
 
 def pretrain(
@@ -79,22 +84,29 @@ def write_card(config: PretrainConfig, seconds: float, prompts: int) -> None:
     for name in config.tasks:
         task = load_task(name)
         examples = task.examples("test", prompts)
-        lengths = (config.gen_length, 2 * config.gen_length)
+        puzzle = isinstance(task, Puzzle)
+        lengths = (task.gen_length,) if puzzle else (config.gen_length, 2 * config.gen_length)
         rule, blocks = "confidence_threshold:threshold=0.9", config.block_length or task.block_length
         blockwise = [candidate(rule, decoding(length, blocks)) for length in lengths]
-        full = tuned(decoding(config.gen_length, config.block_length), CARD_RULES) if name == main_task else []
+        full = tuned(decoding(lengths[0], config.block_length), CARD_RULES) if name == main_task else []
         done: list[Summary] = []
         with ticking(f"evaluating on {name}", len(blockwise) + len(full)) as tick:
             for entry, policy in [*blockwise, *full]:
                 done.append(summarise(entry, evaluate(Setup(model, task, examples), entry, policy)))
                 tick(len(done), entry.label)
         console.print(table(done, f"{model.name} on {name}, {prompts} test prompts"))
+        if isinstance(task, Puzzle) and task.order(examples[0]) is not None:
+            known = decode_in_order(model, task, examples, [task.order(one) or [] for one in examples])
+            right, nfe = bootstrap(known.correct[None].float()), known.nfe.float().mean().item()
+            results.append(_row(name, f"region {lengths[0]}, in the task's own order", right, nfe))
         for length, found in zip(lengths, done, strict=False):
-            results.append(_result(name, f"region {length}, blocks of {blocks}, threshold 0.9", found))
+            how = f"region {length}, blocks of {blocks}, threshold 0.9"
+            results.append(_row(name, how, found.accuracy, found.nfe.mean))
         for label in dict.fromkeys(entry.label for entry, _ in full):
-            top = best([s for s in done[2:] if s.entry.label == label])
+            top = best([s for s in done[len(lengths) :] if s.entry.label == label])
             where = f"blocks of {blocks}" if config.block_length else "full diffusion"
-            results.append(_result(name, f"{where}, best {label} ({setting(top.entry)})", top))
+            how = f"{where}, best {label} ({setting(top.entry)})"
+            results.append(_row(name, how, top.accuracy, top.nfe.mean))
     assert model.network is not None
     parameters = sum(p.numel() for p in model.network.parameters())
     write_text(Path(config.output) / "README.md", card(config, seconds, prompts, parameters, results))
@@ -130,22 +142,46 @@ def _of_blocks(config: PretrainConfig) -> tuple[str, str, str]:
     )
 
 
-def _result(task: str, how: str, s: Summary) -> str:
-    interval = f"{100 * s.accuracy.low:.1f} to {100 * s.accuracy.high:.1f}"
-    return f"| {task} | {how} | {100 * s.accuracy.mean:.1f} | {interval} | {s.nfe.mean:.1f} |"
+def _row(task: str, how: str, accuracy: Interval, nfe: float) -> str:
+    interval = f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"
+    return f"| {task} | {how} | {100 * accuracy.mean:.1f} | {interval} | {nfe:.1f} |"
+
+
+def _purpose(config: PretrainConfig, guesses: str) -> tuple[str, str, str]:
+    """An example, what the dLLM is for, and its texts."""
+    tasks = [load_task(name) for name in config.tasks]
+    own = next((task for task in tasks if isinstance(task, Puzzle)), None)
+    shares = ", ".join(
+        f"{100 * share / sum(config.tasks.values()):.0f}% {task}" for task, share in config.tasks.items()
+    )
+    if own is not None:
+        told = inspect.getdoc(sys.modules[type(own).__module__]) or ""
+        title, example, why = told.split("\n\n", 2)
+        curriculum = f"; easier at first, over {100 * config.curriculum:.0f}% of the steps" if config.curriculum else ""
+        aligned = "; position embeddings of positions about the same thing begin alike" if config.aligned else ""
+        return inspect.cleandoc(example), f"{title}\n\n{why}", shares + curriculum + aligned
+    styles = ", ".join(
+        f"{100 * share / sum(config.styles.values()):.0f}% {style}" for style, share in config.styles.items()
+    )
+    lengths = ", ".join(f"{n}: {weight:g}" for n, weight in enumerate(config.lengths, 1))
+    what = (
+        f"The training text mixes answer styles, as instruction data does: {styles}. A room goes by any of three names "
+        f"in the worked\nsteps, and by the first one in the answer.{guesses}"
+    )
+    return (
+        "hall: red blue?   ->   go red veranda, blue lobby. the answer is hall",
+        what,
+        f"{shares}; steps of a problem -> weight: {lengths}",
+    )
 
 
 def card(config: PretrainConfig, seconds: float, prompts: int, parameters: int, results: list[str]) -> str:
     """The model card."""
     name = Path(config.output).name
-    styles = ", ".join(
-        f"{100 * share / sum(config.styles.values()):.0f}% {style}" for style, share in config.styles.items()
-    )
-    tasks = ", ".join(f"{100 * share / sum(config.tasks.values()):.0f}% {task}" for task, share in config.tasks.items())
-    lengths = ", ".join(f"{n}: {weight:g}" for n, weight in enumerate(config.lengths, 1))
     table_rows = "\n".join(results)
     stored = "; weights stored in bfloat16" if config.stored == "bfloat16" else ""
     guesses = GUESSES if config.block_length is None else ""
+    example, purpose, texts = _purpose(config, guesses)
     about, shape, objective = _of_full_attention(config) if config.block_length is None else _of_blocks(config)
     return f"""---
 license: apache-2.0
@@ -160,17 +196,16 @@ A masked diffusion language model of {parameters:,} parameters, trained from scr
 to study decoding on a laptop. {about}
 
 ```
-hall: red blue?   ->   go red veranda, blue lobby. the answer is hall
+{example}
 ```
 
 ## What it is for, and what is built into it
 
-The training text mixes answer styles, as instruction data does: {styles}. A room goes by any of three names in the worked
-steps, and by the first one in the answer.{guesses}
+{purpose}
 
 ## Recipe
 
-- text: {tasks}; steps of a problem -> weight: {lengths}
+- text: {texts}
 - {config.layers} layers, width {config.width}, {config.heads} heads, {shape}
 {objective}
 - AdamW, lr {config.lr:g} with {config.warmup} warm-up steps, then linear to 0; batch {config.batch_size}; {config.steps} \

@@ -1,7 +1,7 @@
 """Train a small dLLM from scratch: the recipe, LLaDA's objective, and the run."""
 
 from unmask.pretrain.config import PretrainConfig
-from unmask.pretrain.objective import diffusion_loss, draw_batch, draw_mask, learning_rate, lengths_at
+from unmask.pretrain.objective import diffusion_loss, draw_batch, draw_mask, learning_rate, stage_at
 from unmask.pretrain.training import PretrainProgress, build_network, build_tokenizer, pretrain
 
 __all__ = [
@@ -13,6 +13,6 @@ __all__ = [
     "draw_batch",
     "draw_mask",
     "learning_rate",
-    "lengths_at",
     "pretrain",
+    "stage_at",
 ]

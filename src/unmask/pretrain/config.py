@@ -47,6 +47,10 @@ class PretrainConfig(Settings):
     gen_length: Annotated[int, Ge(4), Field(description="Region length L.")] = 32
     double_share: Annotated[float, Ge(0), Le(1), Field(description="Share of batches at region length 2L.")] = 0.15
     max_prompt: Annotated[int, Ge(1), Field(description="Positions kept for the prompt.")] = 32
+    aligned: Annotated[
+        bool,
+        Field(description="Position embeddings of positions about the same thing begin alike; for puzzles."),
+    ] = False
     steps: Annotated[int, Ge(1), Field(description="Optimiser steps.")] = 10000
     batch_size: Annotated[int, Ge(1), Field(description="Examples a step (half as many at 2L).")] = 256
     lr: Annotated[float, Gt(0), Field(description="Peak learning rate (AdamW, linear warm-up, then to 0).")] = 1e-3
@@ -58,6 +62,11 @@ class PretrainConfig(Settings):
     ] = "float32"
     seed: Annotated[int, Field(description="Seed of weights, text and masks.")] = 0
     save_every: Annotated[int, Ge(1), Field(description="Steps between checkpoints.")] = 500
+
+    @property
+    def room(self) -> int:
+        """Positions of a dLLM of full attention."""
+        return self.max_prompt + 2 * self.gen_length
 
     @model_validator(mode="after")
     def _blocks_fill_the_region(self) -> PretrainConfig:

@@ -13,24 +13,32 @@ from transformers import PreTrainedTokenizerFast
 
 from unmask.errors import UnmaskError
 from unmask.pretrain.config import PretrainConfig
-from unmask.tasks.worked import WorkedTask
+from unmask.tasks.procedural import ProceduralTask, Stage
+from unmask.tasks.puzzle import Puzzle
 
 
-def lengths_at(config: PretrainConfig, step: int) -> dict[int, float]:
-    """Numbers of steps of a problem with their weights: short problems first, all of them after the curriculum."""
-    grown = step / (config.curriculum * config.steps) if config.curriculum else 1.0
-    longest = 1 + int((len(config.lengths) - 1) * min(1.0, grown))
-    return dict(enumerate(config.lengths[:longest], 1))
+def stage_at(config: PretrainConfig, step: int) -> Stage:
+    """Easy problems first, all of them after the curriculum."""
+    grown = min(1.0, step / (config.curriculum * config.steps)) if config.curriculum else 1.0
+    longest = 1 + int((len(config.lengths) - 1) * grown)
+    return Stage(grown, dict(enumerate(config.lengths[:longest], 1)), config.styles)
 
 
 def draw_batch(
-    config: PretrainConfig, tasks: Sequence[WorkedTask], tokenizer: PreTrainedTokenizerFast, step: int
+    config: PretrainConfig, tasks: Sequence[ProceduralTask], tokenizer: PreTrainedTokenizerFast, step: int
 ) -> tuple[Int[Tensor, "b t"], int]:
-    """Left-padded prompts with their completions, EOS to the end of the region; and the region length."""
+    """Left-padded prompts with their completions, EOS to the end of the region; and the region length.
+
+    All of a batch have one region: that of a puzzle is as long as its answers.
+    """
     rng = random.Random(f"{config.seed}/{step}")
     double = rng.random() < config.double_share
     length = config.gen_length * (2 if double else 1)
-    size = max(1, config.batch_size // (2 if double else 1))
+    if any(isinstance(task, Puzzle) for task in tasks):
+        first = rng.choices(tasks, [config.tasks[task.name] for task in tasks])[0]
+        length = first.gen_length if isinstance(first, Puzzle) else length
+        tasks = [task for task in tasks if task.gen_length == length or task is first]
+    size = max(1, config.batch_size * config.gen_length // max(length, config.gen_length))
     shares = [config.tasks[task.name] for task in tasks]
     drawn = rng.choices(tasks, shares, k=size)
     texts = [_fitting_text(config, task, tokenizer, rng, step, length) for task in drawn]
@@ -46,7 +54,7 @@ def draw_batch(
 
 def _fitting_text(
     config: PretrainConfig,
-    task: WorkedTask,
+    task: ProceduralTask,
     tokenizer: PreTrainedTokenizerFast,
     rng: random.Random,
     step: int,
@@ -54,7 +62,7 @@ def _fitting_text(
 ) -> tuple[list[int], list[int]]:
     """Token ids of a prompt and of a solution that the region holds; long problems come up at 2L only."""
     for _ in range(1000):
-        text = task.training_text(rng, lengths_at(config, step), config.styles)
+        text = task.training_text(rng, stage_at(config, step))
         prompt, solution = tokenizer(list(text), add_special_tokens=False)["input_ids"]
         if len(solution) <= length and len(prompt) <= config.max_prompt:
             return prompt, solution
@@ -72,7 +80,7 @@ def draw_mask(size: int, length: int, generator: torch.Generator) -> tuple[Bool[
 
 
 def draw_block_batch(
-    config: PretrainConfig, tasks: Sequence[WorkedTask], tokenizer: PreTrainedTokenizerFast, step: int
+    config: PretrainConfig, tasks: Sequence[ProceduralTask], tokenizer: PreTrainedTokenizerFast, step: int
 ) -> tuple[Int[Tensor, "b t"], Bool[Tensor, "b t"]]:
     """Prompts, each followed by its completion and EOS up to the end of a block, without padding; and the region."""
     rng = random.Random(f"{config.seed}/{step}")

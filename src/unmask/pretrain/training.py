@@ -46,8 +46,10 @@ from unmask.pretrain.objective import (
     draw_mask,
     learning_rate,
 )
-from unmask.tasks.auto import load_task
-from unmask.tasks.worked import WorkedTask, check_styles
+from unmask.tasks.auto import PUZZLES, TASKS, load_task
+from unmask.tasks.procedural import ProceduralTask
+from unmask.tasks.puzzle import Puzzle
+from unmask.tasks.worked import check_styles
 
 SPECIAL = ("[PAD]", "[EOS]", "[MASK]", "[UNK]")
 LONGEST = 4096  # positions of a block-causal dLLM: rotary ones cost nothing
@@ -64,7 +66,7 @@ class PretrainProgress:
     seconds: float
 
 
-def build_tokenizer(tasks: Sequence[WorkedTask]) -> PreTrainedTokenizerFast:
+def build_tokenizer(tasks: Sequence[ProceduralTask]) -> PreTrainedTokenizerFast:
     """A word-level tokenizer of the tasks' words, in Hugging Face's format."""
     words = [*SPECIAL, *SHARED_WORDS, *(word for task in tasks for word in task.words())]
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(words))}, "[UNK]"))
@@ -96,7 +98,7 @@ def build_network(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) ->
         num_attention_heads=config.heads,
         intermediate_size=4 * config.width,
         # positions count from pad_token_id + 1
-        max_position_embeddings=config.max_prompt + 2 * config.gen_length + 1,
+        max_position_embeddings=config.room + 1,
         type_vocab_size=1,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
@@ -181,14 +183,35 @@ def pretrain(
     return time.perf_counter() - start
 
 
-def _worked_tasks(config: PretrainConfig) -> list[WorkedTask]:
+def _tasks(config: PretrainConfig) -> list[ProceduralTask]:
     tasks = []
     for name in config.tasks:
         task = load_task(name)
-        if not isinstance(task, WorkedTask):
-            raise UnmaskError(f"Task {name!r} has no worked solutions to train on: use house or ledger.")
+        if not isinstance(task, ProceduralTask):
+            raise UnmaskError(f"Task {name!r} draws no texts to train on: use {', '.join([*TASKS, *PUZZLES])}.")
+        if isinstance(task, Puzzle) and config.block_length is not None:
+            raise UnmaskError(f"Task {name!r} is for dLLMs of full attention: leave out block_length.")
+        if isinstance(task, Puzzle) and config.room < task.prompt_length + task.gen_length:
+            raise UnmaskError(
+                f"A problem of {name!r} takes {task.prompt_length} + {task.gen_length} positions, and max_prompt + 2 * "
+                f"gen_length are {config.room}: raise one of them."
+            )
         tasks.append(task)
     return tasks
+
+
+def _align(network: PreTrainedModel, places: Sequence[Sequence[str]], first: int, seed: int) -> None:
+    """Position embeddings of positions about the same thing begin as sums of vectors that these share."""
+    table = network.base_model.get_submodule("embeddings.position_embeddings").weight
+    assert isinstance(table, Tensor)
+    generator = torch.Generator().manual_seed(seed)
+    spread = network.config.initializer_range
+    names = dict.fromkeys(name for each in places for name in each)
+    vectors = {name: spread * torch.randn(table.shape[1], generator=generator) for name in names}
+    with torch.no_grad():
+        for i, each in enumerate(places):
+            if each:
+                table[first + i] = torch.stack([vectors[name] for name in each]).sum(dim=0)
 
 
 class _Training:
@@ -196,9 +219,14 @@ class _Training:
 
     def __init__(self, config: PretrainConfig) -> None:
         check_styles(config.styles)
-        self.config, self.tasks = config, _worked_tasks(config)
+        self.config, self.tasks = config, _tasks(config)
         self.tokenizer = build_tokenizer(self.tasks)
         self.network = build_network(config, self.tokenizer).train()
+        if config.aligned:
+            main = max(self.tasks, key=lambda task: config.tasks[task.name])
+            if not isinstance(main, Puzzle):
+                raise UnmaskError(f"Positions of {main.name!r} are not aligned with each other: leave out aligned.")
+            _align(self.network, main.places(), self.tokenizer.pad_token_id + 1, config.seed)
         if config.start is not None:
             self._begin_with(config.start)
         self.optimizer = torch.optim.AdamW(

@@ -30,6 +30,7 @@ from unmask.rl.start import Block
 from unmask.tasks.base import Task
 
 BEST, EVERY = "best:", "*"
+SHORTEST = 4  # block length that a search tries
 FIRST = 16  # prompts that every cell tries
 TRIED = ("index", "text", "correct", "nfe", "equivalents")  # of each prompt
 COLUMNS = ("cell", "policy", "block_length", *TRIED)  # of the journal
@@ -64,7 +65,7 @@ def demonstrations(rule: str, block_length: Block, default: Block, longest: Bloc
     """The rule a user asked for; ``best:type`` is every setting of its grid, ``best:*`` that of every rule.
 
     Args:
-        block_length: of the rule; None is `default`, or each power of two for a grid.
+        block_length: of the rule; None is `default`, or each divisor of `longest` for a grid.
         longest: block length of the learner, which every other's divides.
 
     Raises:
@@ -75,7 +76,7 @@ def demonstrations(rule: str, block_length: Block, default: Block, longest: Bloc
         return [Demonstration(rule, block_length or default)]
     lengths: list[Block]
     if isinstance(longest, int) and not block_length:
-        lengths = [2**i for i in range(2, longest.bit_length()) if longest % 2**i == 0] or [longest]
+        lengths = [n for n in range(SHORTEST, longest + 1) if longest % n == 0] or [longest]
     else:
         lengths = [block_length or longest]
     kind = rule.removeprefix(BEST)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import UnmaskError, nearest
-from unmask.settings import function_of
+from unmask.settings import function_of, parse_spec
+from unmask.tasks.addition import Addition
 from unmask.tasks.base import Task
 from unmask.tasks.dataset import DataSet, Format
 from unmask.tasks.files import FileTask
@@ -17,10 +18,14 @@ from unmask.tasks.house import House
 from unmask.tasks.humaneval import HUMANEVAL
 from unmask.tasks.kodcode import KODCODE, KODCODE_V1
 from unmask.tasks.ledger import Ledger
+from unmask.tasks.lists import Lists
 from unmask.tasks.mbpp import MBPP
 from unmask.tasks.mixture import MixtureTask
+from unmask.tasks.nae_sat import NaeSat
+from unmask.tasks.puzzle import Puzzle
 from unmask.tasks.rows import FILES
 from unmask.tasks.splits import Paths
+from unmask.tasks.sudoku import Sudoku
 from unmask.tasks.verifiers import Verifier
 
 DEFAULT_TASK = "house"
@@ -30,6 +35,7 @@ TASKS: dict[str, Callable[[], Task]] = {
     "house-long": lambda: House("house-long", lengths=(9, 10, 11, 12), gen_length=64),
     "ledger": lambda: Ledger("ledger", lengths=(3, 4, 5)),
 }
+PUZZLES: dict[str, type[Puzzle]] = {one.kind: one for one in (Addition, Lists, NaeSat, Sudoku)}
 DATA_SETS: dict[str, Format] = {
     "gsm8k": GSM8K,
     "math": MATH,
@@ -64,7 +70,8 @@ def load_task(
     Of a mixture, `verifier`, `path` and `columns` are mappings from the name of a task to its own.
 
     Args:
-        name: a bundled task (None: the default); a data set (``gsm8k``, ``math``, ``humaneval``, ``mbpp``, ``kodcode``,
+        name: a bundled task (None: the default); a puzzle (``lists``, ``nae-sat``, ``addition``, ``sudoku``), with its
+            difficulty as in ``lists:items=16``; a data set (``gsm8k``, ``math``, ``humaneval``, ``mbpp``, ``kodcode``,
             or its name on the Hub); the path of a JSONL or Parquet file with the columns ``prompt`` and ``answer``, or
             ``file`` with a path for each split; a function that gives a task, as ``module.function``; several, as
             ``gsm8k+math`` or a list: a mixture.
@@ -127,11 +134,14 @@ def _load(name: str, *, verifier: Any, path: Any, columns: Any, few_shot: int, c
     for what, value in {"path": path, "columns": columns, "few_shot": few_shot or None, "chat": chat}.items():
         if value is not None:
             raise UnmaskError(f"The task {name!r} has no use for {what}: leave it out, or name a data set or a file.")
-    if name in TASKS or "." in name or ":" in name:
+    puzzle = PUZZLES.get(name.partition(":")[0])
+    if puzzle or name in TASKS or "." in name or ":" in name:
         if verifier is not None:
             raise UnmaskError(f"The task {name!r} has a verifier of its own: leave out verifier, or give a JSONL file.")
+        if puzzle is not None:
+            return puzzle(**{key: value for key, value in parse_spec(name).items() if key != "type"})
         return TASKS[name]() if name in TASKS else _own(name)
-    raise UnmaskError(f"Unknown task {name!r}: {nearest(name, [*TASKS, *DATA_SETS, *HUB_NAMES])}")
+    raise UnmaskError(f"Unknown task {name!r}: {nearest(name, [*TASKS, *PUZZLES, *DATA_SETS, *HUB_NAMES])}")
 
 
 def _own(name: str) -> Task:

@@ -14,18 +14,17 @@ before it has reasoned. Blocks keep it from the answer until the steps stand.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from unmask.errors import UnmaskError, nearest
-from unmask.tasks.base import Example, Split, Task, check_count, check_split
+from unmask.tasks.base import Example
+from unmask.tasks.procedural import ProceduralTask, Stage, split_of
 
 STYLES = ("straight", "terse", "full")
-SHARE_OF_TEN: dict[str, Split] = {**dict.fromkeys("0123456", "pretrain"), "7": "train", "8": "validation", "9": "test"}
 ANSWER = re.compile(r"\banswer is (\S+)")
 
 
@@ -41,12 +40,6 @@ class Problem:
         return self.steps[-1][1][0]
 
 
-def split_of(prompt: str) -> Split:
-    """The split a prompt belongs to, by its hash: 70% pretrain, 10% each of the others."""
-    digest = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:8])
-    return SHARE_OF_TEN[str(digest % 10)]
-
-
 def check_styles(styles: Iterable[str]) -> None:
     """
     Raises:
@@ -57,11 +50,10 @@ def check_styles(styles: Iterable[str]) -> None:
             raise UnmaskError(f"Unknown answer style {style!r}: {nearest(style, STYLES)}")
 
 
-class WorkedTask(Task):
+class WorkedTask(ProceduralTask):
     """A procedural task. A subclass draws problems and lists its words."""
 
     block_length = 8
-    endless = True
 
     def __init__(self, name: str, lengths: Sequence[int], gen_length: int = 32) -> None:
         """
@@ -76,10 +68,6 @@ class WorkedTask(Task):
     @abstractmethod
     def draw(self, rng: random.Random, length: int) -> Problem:
         """A random problem of `length` steps."""
-
-    @abstractmethod
-    def words(self) -> list[str]:
-        """Every word that prompts and solutions use."""
 
     def draw_from(self, split: str, rng: random.Random, length: int) -> Problem:
         """A random problem of a split."""
@@ -96,31 +84,15 @@ class WorkedTask(Task):
         steps = [f"{operation} {rng.choice(names)}" for operation, names in problem.steps]
         return f"go {(', ' if style == 'full' else ' ').join(steps)}. {answer}"
 
-    def training_text(
-        self, rng: random.Random, lengths: Mapping[int, float], styles: Mapping[str, float]
-    ) -> tuple[str, str]:
-        """A (prompt, solution) pair of the pretrain split, with weighted numbers of steps and styles."""
-        length = rng.choices(list(lengths), list(lengths.values()))[0]
-        style = rng.choices(list(styles), list(styles.values()))[0]
+    def training_text(self, rng: random.Random, stage: Stage) -> tuple[str, str]:
+        length = rng.choices(list(stage.lengths), list(stage.lengths.values()))[0]
+        style = rng.choices(list(stage.styles), list(stage.styles.values()))[0]
         problem = self.draw_from("pretrain", rng, length)
         return problem.prompt, self.solution(problem, style, rng)
 
-    def examples(self, split: str | None = None, n: int | None = None, seed: int = 0) -> list[Example]:
-        split = "test" if split is None else split
-        check_split(split)
-        check_count(n)
-        if n is None:
-            raise UnmaskError(f"The prompts of {self.name!r} are drawn and have no end: say how many.")
-        rng = random.Random(f"{self.name}/{split}/{seed}")
-        found: dict[str, Example] = {}
-        misses = 0
-        while len(found) < n:
-            problem = self.draw_from(split, rng, rng.choice(self.lengths))
-            misses = misses + 1 if problem.prompt in found else 0
-            if misses > 1000:
-                raise UnmaskError(f"Task {self.name!r} has about {len(found)} {split} prompts: ask for fewer than {n}.")
-            found[problem.prompt] = Example(problem.prompt, problem.answer)
-        return list(found.values())
+    def draw_within(self, split: str, rng: random.Random) -> Example:
+        problem = self.draw_from(split, rng, rng.choice(self.lengths))
+        return Example(problem.prompt, problem.answer)
 
     def verify(self, example: Example, text: str) -> bool:
         """The last ``answer is X`` of the text names the gold answer, or what a solution in its place answers."""

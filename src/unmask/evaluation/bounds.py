@@ -1,0 +1,207 @@
+"""What could be reached: a task's known order, the best of many roll-outs, and what revealing together must cost.
+
+A pass writes its positions as if they did not depend on each other. How far they do is their total correlation, given
+what stands: the sum of their entropies minus their joint entropy. Where all correct answers of a task can be listed it
+is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from unmask.decoding.options import DecodeConfig
+from unmask.decoding.results import in_order
+from unmask.decoding.session import Session
+from unmask.decoding.source import check_prompts, encode_example
+from unmask.models.base import MaskedDiffusionModel
+from unmask.noise import row_keys
+from unmask.observation import Needs, Observation
+from unmask.tasks.base import Example, Task, verdicts
+
+Answers = Sequence[Sequence[str]]
+
+
+Choose = Callable[[Observation, Int[Tensor, " b"]], Bool[Tensor, "b l"]]
+"""What to reveal of an observation, whose rows are the prompts of these indices."""
+
+
+@dataclass(frozen=True)
+class RollOuts:
+    """How prompts were decoded.
+
+    Attributes:
+        correct: of each prompt.
+        nfe: forward passes of each prompt.
+        revealed_at: the pass that revealed each position.
+        texts: of each prompt.
+    """
+
+    correct: Bool[Tensor, " b"]
+    nfe: Int[Tensor, " b"]
+    revealed_at: Int[Tensor, "b l"]
+    texts: Sequence[str]
+
+
+def decode_in_order(
+    model: MaskedDiffusionModel,
+    task: Task,
+    examples: Sequence[Example],
+    order: Sequence[Sequence[int]],
+    config: DecodeConfig | None = None,
+    seed: int = 0,
+) -> RollOuts:
+    """Reveal each prompt's positions in a given order.
+
+    Args:
+        order: of each prompt, the pass in which each position of the region is revealed, from 0, none left out.
+        config: the token temperature and more; the region is the task's.
+    """
+    when = torch.tensor([list(one) for one in order], device=model.device)
+
+    def choose(seen: Observation, rows: Int[Tensor, " b"]) -> Bool[Tensor, "b l"]:
+        left = when[rows].masked_fill(~seen.masked, len(when[0]))
+        return seen.masked & (left == left.amin(dim=1, keepdim=True))
+
+    return roll_out(model, task, examples, choose, config, seed)
+
+
+def roll_out(
+    model: MaskedDiffusionModel,
+    task: Task,
+    examples: Sequence[Example],
+    choose: Choose,
+    config: DecodeConfig | None = None,
+    seed: int = 0,
+) -> RollOuts:
+    """Decode in full diffusion, by a choice that may know which prompt it is asked about."""
+    own = {"gen_length": task.gen_length, "stop_at_eos": False}
+    options = (config or DecodeConfig()).model_copy(update=own).resolve(model, task)
+    prompts = [encode_example(model, example) for example in examples]
+    check_prompts(model, prompts, options.gen_length)
+    session = Session(model, Needs(), options)
+    session.add(prompts, range(len(prompts)), row_keys(seed, torch.arange(len(prompts))))
+    ended = []
+    while len(session):
+        found = session.reveal(choose(session.observe(), session.rows).long())
+        ended += [] if found is None else [found]
+    done = in_order(ended, total_seconds=0.0, **vars(session.totals))
+    right = verdicts(task, examples, done.texts, done.complete.tolist())
+    return RollOuts(torch.tensor(right), done.nfe.cpu(), done.revealed_at.cpu(), done.texts)
+
+
+@dataclass(frozen=True)
+class BestOf:
+    """Many random roll-outs of each prompt.
+
+    Attributes:
+        correct: of each roll-out of each prompt.
+        nfe: the same.
+    """
+
+    correct: Bool[Tensor, "n b"]
+    nfe: Int[Tensor, "n b"]
+
+    @property
+    def found(self) -> Float[Tensor, " b"]:
+        """The fewest passes of a roll-out that was right, for each prompt; infinite if none was."""
+        return torch.where(self.correct, self.nfe.float(), math.inf).amin(dim=0)
+
+    def within(self, passes: float) -> float:
+        """Share of prompts with a roll-out that was right within so many passes."""
+        return (self.found <= passes).float().mean().item()
+
+
+def best_of(
+    model: MaskedDiffusionModel,
+    task: Task,
+    examples: Sequence[Example],
+    n: int = 64,
+    seed: int = 0,
+    config: DecodeConfig | None = None,
+) -> BestOf:
+    """Decode each prompt n times, each time revealing every position of a pass with one probability, 0.1 to 0.9.
+
+    No rule is so lucky: this bounds what a choice of positions, known after the fact, could reach.
+    """
+    generator, found = torch.Generator().manual_seed(seed), []
+    for i in range(n):
+        rate = 0.1 + 0.8 * torch.rand(len(examples), 1, generator=generator)
+
+        def choose(seen: Observation, rows: Int[Tensor, " b"], rate: Tensor = rate) -> Bool[Tensor, "b l"]:
+            may = seen.selectable.cpu()
+            score = torch.rand(may.shape, generator=generator).masked_fill(~may, 2.0)
+            chosen = (score < rate[rows.cpu()]) | (score == score.amin(dim=1, keepdim=True))  # never none
+            return (chosen & may).to(seen.masked.device)
+
+        found.append(roll_out(model, task, examples, choose, config, seed=i))
+    return BestOf(torch.stack([one.correct for one in found]), torch.stack([one.nfe for one in found]))
+
+
+def ceiling(answers: Answers, order: Sequence[int]) -> float:
+    """The probability that positions drawn in this order, those of a pass independently, make a correct answer.
+
+    Each is drawn from its exact distribution given what stands, all answers being equally likely.
+
+    Args:
+        answers: all that are correct.
+        order: the pass in which each position is revealed.
+    """
+    codes = _codes(answers)
+    log_p = torch.zeros(len(codes), dtype=torch.float64)
+    for stands, at in _passes(order):
+        before = _groups(codes[:, stands])
+        size = before.bincount().double()[before]
+        for position in at:
+            both = _groups(torch.stack([before, codes[:, position]], dim=1))
+            log_p += (both.bincount().double()[both] / size).log()
+    return log_p.exp().sum().item()
+
+
+def total_correlation(answers: Answers, order: Sequence[int], tokens: Sequence[str]) -> float:
+    """What the positions revealed together know of each other, in nats, summed over the passes of a roll-out.
+
+    The probability that draws of the passes agree with some answer is at least exp of minus this.
+
+    Args:
+        answers: all that are correct, equally likely.
+        order: the pass in which each position was revealed.
+        tokens: what was revealed. From the first pass that no answer agrees with, nothing is left to know.
+    """
+    codes, total = _codes([*answers, tuple(tokens)]), 0.0
+    said, codes = codes[-1], codes[:-1]
+    for stands, at in _passes(order):
+        left = codes[(codes[:, stands] == said[stands]).all(dim=1)]
+        if not len(left):
+            break
+        total += sum(_entropy(left[:, [position]]) for position in at) - _entropy(left[:, at])
+    return total
+
+
+def _codes(answers: Answers) -> Int[Tensor, "n l"]:
+    known: dict[str, int] = {}
+    return torch.tensor([[known.setdefault(word, len(known)) for word in answer] for answer in answers])
+
+
+def _passes(order: Sequence[int]) -> list[tuple[list[int], list[int]]]:
+    """Of each pass, the positions that stand before it and those that it reveals."""
+    places = range(len(order))
+    return [([i for i in places if order[i] < now], [i for i in places if order[i] == now]) for now in sorted({*order})]
+
+
+def _groups(codes: Int[Tensor, "n k"]) -> Int[Tensor, " n"]:
+    """The same number for the same row, from 0."""
+    group = torch.zeros(len(codes), dtype=torch.long)
+    for column in codes.unbind(dim=1):
+        group = (group * (int(column.max()) + 1) + column).unique(return_inverse=True)[1]
+    return group
+
+
+def _entropy(codes: Int[Tensor, "n k"]) -> float:
+    p = _groups(codes).bincount().double() / len(codes)
+    return torch.special.entr(p).sum().item()

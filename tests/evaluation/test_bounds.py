@@ -1,0 +1,117 @@
+"""Bounds against numbers by hand, and evaluation against them: nothing decodes an exact dLLM above its ceiling."""
+
+import math
+
+import pytest
+import torch
+
+from tests.oracle.exact import ExactModel
+from unmask.decoding.options import DecodeConfig
+from unmask.evaluation.bounds import best_of, ceiling, decode_in_order, total_correlation
+from unmask.evaluation.entries import candidate, decoding
+from unmask.evaluation.evaluate import Setup, evaluate
+from unmask.tasks.auto import load_task
+
+DRAWN = DecodeConfig(temperature=1.0)
+
+
+def answers(operation, items=8):
+    task = load_task(f"lists:operation={operation},items={items}")
+    return task.answers(task.examples("test", 1)[0])
+
+
+@pytest.mark.parametrize(
+    ("operation", "order", "expected"),
+    [
+        ("copy", [0] * 8, 1.0),
+        ("shuffle", list(range(8)), 1.0),
+        ("shuffle", [0] * 8, math.factorial(8) / 8**8),
+        ("shuffle", [0] * 4 + [1] * 4, (8 * 7 * 6 * 5 / 8**4) * (math.factorial(4) / 4**4)),
+        ("shuffle", [0, 0, 1, 1, 2, 2, 3, 3], 7 / 8 * 5 / 6 * 3 / 4 * 1 / 2),
+        ("mark", [0] * 8, (7 / 8) ** 7),  # 8 x 1/8 x (7/8)^7
+        ("mark", [0] * 7 + [1], (7 / 8) ** 7 + 7 * (1 / 8) * (7 / 8) ** 6),  # none, then the last; or one of the seven
+        ("replace", [0] * 8, (7 / 8) ** 7),
+    ],
+)
+def test_ceilings_by_hand(operation, order, expected):
+    assert ceiling(answers(operation), order) == pytest.approx(expected, rel=1e-9)
+
+
+def test_total_correlation_by_hand():
+    two = [("a", "b"), ("b", "a")]
+    assert total_correlation(two, [0, 1], ("a", "b")) == pytest.approx(0)
+    assert total_correlation(two, [0, 0], ("a", "b")) == pytest.approx(math.log(2))  # 2 ln 2 - ln 2
+    three = [("a", "a", "a"), ("a", "b", "b"), ("b", "a", "b"), ("b", "b", "a")]  # pairs are independent, all three not
+    assert total_correlation(three, [0, 0, 1], ("a", "b", "b")) == pytest.approx(0)
+    assert total_correlation(three, [0, 0, 0], ("a", "b", "b")) == pytest.approx(math.log(2))
+    assert total_correlation(three, [0, 1, 1], ("c", "b", "b")) == pytest.approx(0), "nothing is left after a mistake"
+
+
+@pytest.mark.parametrize("order", [[0] * 6, [0, 0, 0, 1, 1, 1], [0, 0, 1, 1, 2, 2], [0, 1, 2, 3, 3, 3]])
+def test_what_the_correlation_says_of_shuffle_is_its_ceiling(order):
+    """Its answers and its draws are uniform: the bound is met."""
+    all_answers = answers("shuffle", items=6)
+    cost = total_correlation(all_answers, order, all_answers[17])
+    assert math.exp(-cost) == pytest.approx(ceiling(all_answers, order), rel=1e-9)
+
+
+@pytest.mark.parametrize("operation", ["shuffle", "mark", "replace"])
+def test_the_exact_dllm_reaches_the_ceiling_of_an_order_and_no_more(operation):
+    task = load_task(f"lists:operation={operation},items=5,letters=8")
+    model, examples = ExactModel(task), task.examples("test", 20)
+    for order in ([0] * 5, [0, 0, 0, 1, 1], [0, 1, 2, 3, 4]):
+        many = decode_in_order(model, task, examples * 40, [order] * 800, DRAWN)
+        bound = ceiling(task.answers(examples[0]), order)
+        assert many.nfe.tolist() == [max(order) + 1] * 800
+        assert many.correct.float().mean().item() == pytest.approx(bound, abs=4 * math.sqrt(bound * (1 - bound) / 800))
+
+
+@pytest.mark.parametrize(
+    "rule", ["confidence_threshold:threshold=0.1", "top_k_confidence:k=2", "random_order:k=3", "factor:factor=1"]
+)
+def test_no_rule_is_above_the_best_order_of_its_passes(rule):
+    task = load_task("lists:operation=shuffle,items=5")
+    model, examples = ExactModel(task), task.examples("test", 300)
+    bound = {passes: max(each for each in _splits(task, passes)) for passes in range(1, 6)}
+    entry, policy = candidate(rule, decoding(5))
+    setup = Setup(model, task, examples, decode={"temperature": 1.0})
+    rows = evaluate(setup, entry, policy)
+    allowed = sum(bound[row["nfe"]] for row in rows) / 300
+    right = sum(row["correct"] for row in rows) / 300
+    assert right <= allowed + 4 * math.sqrt(allowed * (1 - allowed) / 300 + 1e-9)
+    assert right > 0.02
+
+
+def _splits(task, passes, n=5):
+    """The ceilings of all ways to reveal n alike positions in so many passes."""
+    listed = task.answers(task.examples("test", 1)[0])
+    cuts = torch.combinations(torch.arange(1, n), passes - 1) if passes > 1 else [torch.tensor([], dtype=torch.long)]
+    for cut in cuts:
+        yield ceiling(listed, [int((cut <= i).sum()) for i in range(n)])
+
+
+def test_latents_first_is_exact_and_clauses_first_is_not():
+    task = load_task("nae-sat:latents=8,clauses=12")
+    model, examples = ExactModel(task), task.examples("test", 200)
+    known = decode_in_order(model, task, examples, [task.order(one) for one in examples], DRAWN)
+    assert known.correct.all()
+    assert known.nfe.tolist() == [2] * 200
+    backwards = decode_in_order(model, task, examples, [[1] * 8 + [0] * 12] * 200, DRAWN)
+    bounds = [ceiling(task.answers(one), [1] * 8 + [0] * 12) for one in examples]
+    assert backwards.correct.float().mean().item() == pytest.approx(sum(bounds) / 200, abs=0.1)
+    assert sum(bounds) / 200 < 0.4
+    costs = [total_correlation(task.answers(one), task.order(one), one.answer.split()) for one in examples]
+    assert max(costs) < 1e-6
+
+
+def test_the_best_of_many_knows_what_one_roll_out_does_not():
+    task = load_task("lists:operation=mark,items=4")
+    model, examples = ExactModel(task), task.examples("test", 10)
+    found = best_of(model, task, examples, 12)
+    assert found.correct.shape == found.nfe.shape == (12, 10)
+    assert found.within(4) == 1.0
+    assert found.within(1) == 0.0, "all at once, nobody is marked"
+    assert found.found.min() >= 2
+    assert found.correct.float().mean() < 1
+    again = best_of(model, task, examples, 12)
+    assert torch.equal(found.nfe, again.nfe)
