@@ -57,11 +57,27 @@ PLACES: dict[str, Flags] = {  # where a policy is tuned
     "nae-sat": {"task": "nae-sat", "model": "runs/nae-sat"},
     "lists": {"task": "lists", "model": "runs/lists"},
     "addition": {"task": "addition", "model": "runs/addition"},
+    "sudoku": {"task": "sudoku", "model": "runs/sudoku"},
 }
 OWN_BLOCKS = {"block-causal": 16}  # of a dLLM; rules may take shorter ones within them
-PUZZLE_BLOCKS = {"nae-sat": (4, 12, 36), "lists": (2, 4, 8), "addition": (3, 6, 12)}  # that rules try
+# That rules try.
+PUZZLE_BLOCKS = {"nae-sat": (4, 12, 36), "lists": (2, 4, 8), "addition": (3, 6, 12), "sudoku": (6, 12, 36)}
+TOGETHER: Flags = {  # for tasks in which many positions must be revealed together, and in an order
+    "policy.actions": "dpls",
+    "policy.use-rank": "True",
+    "algorithm.leaps": 1,
+    "algorithm.bold": 1,
+    "clone.updates": 1000,
+    "clone.batch-size": 256,
+}
+NO_BOLD: Flags = {"algorithm.leaps": 0, "algorithm.bold": 0}
 STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs from the defaults of `unmask tune`
     **{place: (place, {}) for place in PLACES},
+    **{place: (place, TOGETHER) for place in ("nae-sat", "lists", "addition", "sudoku")},
+    **{f"{place}, bernoulli": (place, {**TOGETHER, "policy.actions": "bernoulli"}) for place in ("nae-sat", "lists")},
+    **{f"{place}, no ranks": (place, {**TOGETHER, "policy.use-rank": "False"}) for place in ("nae-sat", "lists")},
+    **{f"{place}, no leaps": (place, {**TOGETHER, **NO_BOLD}) for place in ("nae-sat", "lists")},
+    "house, together": ("house", TOGETHER),
     "both, clone alone": ("both", {"iterations": 0}),
     "house, no entropy": ("house", {"policy.use-entropy": "False"}),
     "house, one rule cloned": ("house", {"clone-from": "confidence_threshold:threshold=0.9"}),
@@ -79,9 +95,6 @@ STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs fro
     "ledger, one confidence": ("ledger", {"policy.top-k": 1}),
     "ledger, no other speeds": ("ledger", {"algorithm.other-speeds": 0}),
     "ledger, dpls": ("ledger", {"policy.actions": "dpls"}),
-    "lists, dpls": ("lists", {"policy.actions": "dpls"}),
-    "nae-sat, dpls": ("nae-sat", {"policy.actions": "dpls"}),
-    "addition, dpls": ("addition", {"policy.actions": "dpls"}),
 }
 
 

@@ -52,8 +52,8 @@ def test_config_parses(path):
         check_block_length(gen_length, config.decode.block_length)
         algorithm, prompts = config.algorithm.make(), config.algorithm.settings.prompts
         assert not any(load_policy(expert.policy).stochastic for expert in algorithm.experts)
-        members = 8 + len(algorithm.experts) + algorithm.other_speeds
-        assert plan(config, gen_length, 8, hidden_size=64).rows == prompts * members
+        decoded = algorithm.members - algorithm.leaps
+        assert plan(config, gen_length, 8, hidden_size=64).rows == prompts * decoded
 
 
 def test_there_are_configs_of_every_kind():

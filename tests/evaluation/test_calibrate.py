@@ -83,9 +83,11 @@ def test_speed_0_is_slower_than_all_that_follows():
     assert [row.speed for row in kept.rows] == [0.0, 0.5, 1.0], "what lies past the end of an axis has no speed"
 
 
-def test_a_policy_of_one_pace_is_refused():
-    policy, found = measured([(4, "rrrr"), (4, "rrrr"), (5, "rrrr")])
-    with pytest.raises(UnmaskError, match="takes 5.00 forward passes per prompt where it is most accurate and 4.00 at"):
-        table_of(policy, found, labels="verifier")
+def test_a_policy_of_one_pace_keeps_the_networks_own_axis():
+    policy, found = measured([(4, "rrrr"), (4, "rrrr"), (4, "rrrr")])
+    axis, table = table_of(policy, found, labels="verifier")
+    assert axis == ((0.0, 0.0), (1.0, 1.0))
+    assert [(row.speed, row.nfe) for row in table.rows] == [(0.0, 4), (0.5, 4), (1.0, 4)]
+    assert table.for_drop(0.01) == table.for_nfe(4) == 0.0
     with pytest.raises(UnmaskError, match="The policy p has no speed to calibrate"):
         calibration_entries("p", load_policy(HOUSE_FULL), decoding(8))

@@ -75,4 +75,4 @@ def collected(tiny, folder, **changes):
     """A trainer, and the roll-outs of its first iteration."""
     run = trainer(tiny, folder, **changes)
     prompts = [Prompt(e, tiny.encode(e.prompt)) for e in Short().examples("train", 4)]
-    return run, run.collector.collect(list(enumerate(prompts)), 0).batch
+    return run, run.collectors[0].collect(list(enumerate(prompts)), 0).batch

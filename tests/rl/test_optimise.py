@@ -57,7 +57,7 @@ def test_entropy_keeps_draws_apart(tiny, tmp_path):
 
 def test_a_gradient_that_is_not_finite_stops_before_the_weights_do(tiny, tmp_path):
     run = trainer(tiny, tmp_path / "run", clone_rule="none")
-    run.collector.reward = lambda outcome: torch.full((len(outcome.texts),), torch.nan)
+    run.collectors[0].reward = lambda outcome: torch.full((len(outcome.texts),), torch.nan)
     with pytest.raises(UnmaskError, match=r"iteration 1 the gradient is not finite: resume with a lower lr .*best"):
         run.run()
     assert all(p.isfinite().all() for p in run.policy.parameters())

@@ -100,7 +100,7 @@ def test_what_one_speed_finds_the_others_learn(tiny, tmp_path):
     trained = trainer(tiny, tmp_path / "a", **SPEED, other_speeds=2, clone_rule="none")
     prompts = [Prompt(e, tiny.encode(e.prompt)) for e in Short().examples("train", 6)]
     asked = draw_speeds(6, 3, seed=0, iteration=0)
-    found = trained.collector.collect(list(enumerate(prompts)), 0, asked)
+    found = trained.collectors[0].collect(list(enumerate(prompts)), 0, asked)
     batch = found.batch
     assert batch.reward.shape == (6, 4 + 2)
     assert batch.expert.view(6, 6).tolist() == [[False] * 4 + [True] * 2] * 6
@@ -108,7 +108,7 @@ def test_what_one_speed_finds_the_others_learn(tiny, tmp_path):
     assert torch.equal(speed, torch.tensor(asked)[batch.steps.rollout // 6]), "all learnt at their group's own"
     assert len(found.outcome.nfe) == 24, "metrics leave them out"
     # Judged at the group's own speed, too: the reward of equal outcomes is equal within a group.
-    half = trained.collector.collect(list(enumerate(prompts))[3:], 0, asked).batch
+    half = trained.collectors[0].collect(list(enumerate(prompts))[3:], 0, asked).batch
     assert torch.equal(half.reward, batch.reward[3:]), "another split over processes draws the same"
 
 

@@ -79,7 +79,7 @@ def test_what_it_teaches_is_learnt(tiny, teachers):
     torch.manual_seed(3)
     given = together(list(lessons(tiny, teachers, both())[1].values()))
     learner = TransformerPolicy(conditioned().settings)
-    losses = clone(learner, given, CloneConfig(updates=60, batch_size=64, lr=2e-3), seed=0)
+    losses = clone(learner, [given], CloneConfig(updates=60, batch_size=64, lr=2e-3), seed=0)
     assert losses[-1] < 0.8 * losses[0]
 
 

@@ -115,7 +115,9 @@ def test_a_policy_that_reveals_everything_at_once_is_noticed(tiny, tmp_path):
 def test_too_little_signal_is_noticed_too(tiny, tmp_path):
     seen = []
     run = trainer(tiny, tmp_path / "run", log=seen.append, clone_rule="none", patience=2, min_signal=1.0, iterations=9)
-    run.collector.reward = lambda outcome: torch.arange(len(outcome.texts)) // 15 * 1.0  # one group of four has signal
+    run.collectors[0].reward = lambda outcome: (
+        torch.arange(len(outcome.texts)) // 15 * 1.0
+    )  # one group of four has signal
     run.run()
     assert "too few groups had roll-outs that earn differently" in seen[-2]["message"]
 

@@ -42,7 +42,7 @@ def test_cloning_learns_the_rule(tiny):
     given = taught(tiny, policy)
     seen = given.steps.observation
     assert torch.equal(seen.selectable, seen.masked)  # full diffusion: every mask was the student's choice
-    losses = clone(policy, given, CloneConfig(updates=60, batch_size=64, lr=2e-3), seed=0)
+    losses = clone(policy, [given], CloneConfig(updates=60, batch_size=64, lr=2e-3), seed=0)
     assert losses[-1] < 0.7 * losses[0]
 
 

@@ -180,5 +180,8 @@ def show(table: Calibration) -> None:
         interval = f"{100 * row.low:.1f} to {100 * row.high:.1f}"
         grid.add_row(f"{row.speed:.2f}", f"{row.nfe:.2f}", f"{100 * row.accuracy:.1f}", interval)
     console.print(grid)
+    slow, fast = table.rows[0].nfe, min(row.nfe for row in table.rows)
+    if slow < 1.05 * fast:
+        console.print(f"Every speed takes about {slow:.1f} forward passes: nothing is traded here.", highlight=False)
     for sentence in promises(table):
         console.print(f"- {sentence}", highlight=False)

@@ -47,10 +47,12 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
     algorithm = config.algorithm.make()
     experts, others = len(algorithm.experts), algorithm.other_speeds
     elsewhere = f" + {others} at another speed" if others else ""
+    elsewhere += f" + {algorithm.bold} bold" if algorithm.bold else ""
+    elsewhere += f" + {algorithm.leaps} leaps without a pass" if algorithm.leaps else ""
     group = f"{settings.group_size} roll-outs + {experts} experts{elsewhere}"
     say(
         f"Batch: {settings.prompts} prompts x ({group}) = {p.rows} rows per iteration "
-        f"({settings.group_size + experts + others} per group), on {processes} process(es) at most {p.rows_here} each, "
+        f"({algorithm.members} per group), on {processes} process(es) at most {p.rows_here} each, "
         f"{p.active} active at once. {settings.inner_iterations} optimiser steps per batch, {p.updates} in all, scored "
         f"{settings.update_batch_size} decoding steps at a time. Each prompt is used {p.epochs:.2f} times."
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,13 +35,14 @@ from unmask.rl.config import (
     TrainTaskConfig,
 )
 from unmask.rl.labels import FILE, SlowAnswers
+from unmask.rl.places import Place, at_all, places_of
 from unmask.rl.processes import Processes
 from unmask.rl.prompts import fitting
 from unmask.rl.run import Metrics, by_dots
 from unmask.rl.trainer import Trainer
 from unmask.rl.validation import Validate, validator
 from unmask.settings import load_settings
-from unmask.tasks.base import Example, Task
+from unmask.tasks.base import Task
 
 # Cyclopts would show what has no group before all else.
 START = Parameter(group=SECOND)
@@ -153,8 +154,12 @@ def train_policy(config: TrainConfig, *, resume: bool, allow_changes: bool = Fal
             "Right is what the dLLM answers when it reveals one position a pass: each prompt is decoded so once."
         )
     task = judged(task, model, config, processes.rank)
-    examples = task.examples("validation", config.task.validation_prompts)
-    validate = _validator(config, model, task, examples, processes)
+    also = [_place(there, accelerator.device) for there in places_of(config)]
+    validations = {
+        place.task.name: _validator(place.config, place.model, place.task, processes)
+        for place in (Place(config, model, task), *also)
+    }
+    validate = at_all(validations) if also else validations[task.name]
     gen_length = config.decode.region(task, model)
     console.print(describe(config, model.name, task.name, gen_length), highlight=False)
     with (
@@ -167,7 +172,7 @@ def train_policy(config: TrainConfig, *, resume: bool, allow_changes: bool = Fal
             show(metrics, tick)
             track(metrics)
 
-        trainer = Trainer(config, model, task, validate, log, processes, tick.stage)
+        trainer = Trainer(config, model, task, validate, log, processes, tick.stage, also)
         trainer.run(resume=resume, allow_changes=allow_changes, stop=stop)
     if processes.main:
         text = card(config, model.name, task.name, gen_length)
@@ -186,10 +191,18 @@ def judged(task: Task, model: MaskedDiffusionModel, config: TrainConfig, rank: i
     return SlowAnswers(task, model, config.decode, config.task.max_prompt_length, kept)
 
 
-def _validator(
-    config: TrainConfig, model: MaskedDiffusionModel, task: Task, examples: Sequence[Example], processes: Processes
-) -> Validate:
+def _place(config: TrainConfig, device: Any) -> Place:
+    """A further dLLM with its task."""
+    task = config.task.load_task()
+    task.prepare()
+    model = config.model.load(None if config.model.device_map else device)
+    console.print(f"In turns with {task.name} on {model.summary()}", highlight=False, soft_wrap=True)
+    return Place(config.in_blocks(model.block_length), model, task)
+
+
+def _validator(config: TrainConfig, model: MaskedDiffusionModel, task: Task, processes: Processes) -> Validate:
     limits, settings = config.task, config.algorithm.settings
+    examples = task.examples("validation", limits.validation_prompts)
     length = config.decode.region(task, model)
     prompts, note = fitting(model, examples, length, limits.max_prompt_length, limits.long_prompts)
     if note:

@@ -49,10 +49,8 @@ def table_of(
 
     Args:
         labels: judge by what the rows say, or (``agreement``) by whether the text is that of the slowest speed.
-        axis: keep this one; by default it is made even in log NFE for what was measured.
-
-    Raises:
-        UnmaskError: the policy takes as many forward passes at every speed.
+        axis: keep this one; by default it is made even in log NFE for what was measured. Where the policy is fastest at
+            the speed at which it is most accurate, it is the network's own.
     """
     if axis is not None:
         inside = (axis[0][1] - 1e-9, axis[-1][1] + 1e-9)
@@ -62,18 +60,15 @@ def table_of(
     ]
     nfe = [sum(row["nfe"] for row in rows) / len(rows) for _, rows in results]
     knobs = [entry.decode.speed or 0.0 for entry, _ in results]
-    made, fastest = axis, min(nfe)
+    made = axis
     if made is None:
         start = max(range(len(right)), key=lambda i: (sum(right[i]), nfe[i])) if labels != "agreement" else 0
         made = even_axis(list(zip(knobs, nfe, strict=True))[start:])
-        on_it = [i for i, knob in enumerate(knobs) if knob in {knob for _, knob in made}] or [start]
+        on_it = [i for i, knob in enumerate(knobs) if knob in {knob for _, knob in made}]
+        if not made:  # it is fastest where it is most accurate: all speeds are alike
+            made, on_it = ((0.0, knobs[0]), (1.0, knobs[-1])), list(range(len(knobs)))
         results, right = [results[i] for i in on_it], [right[i] for i in on_it]
         nfe, knobs = [nfe[i] for i in on_it], [knobs[i] for i in on_it]
-    if not made or len(results) < 2:
-        raise UnmaskError(
-            f"The policy takes {nfe[0]:.2f} forward passes per prompt where it is most accurate and {fastest:.2f} at "
-            "its fastest: there is no speed to calibrate; train it for longer, or on a wider range of beta."
-        )
     by_knob = [(knob, speed) for speed, knob in made]
     rows = [
         _measured(knob, interpolate(by_knob, knob), mean, right[0], each)

@@ -151,6 +151,8 @@ class Calibration(Settings):
         if not 0 < drop < 1 or not 0 < confidence < 1:
             raise UnmaskError(f"A drop of {drop:g} at confidence {confidence:g} is no promise: give shares below 1.")
         kept, *faster = self._falling
+        if not faster:  # none is faster than the slowest, which loses nothing
+            return kept.speed
         for row in faster:
             if self.most_lost(row, confidence) > drop:
                 break

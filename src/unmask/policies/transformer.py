@@ -40,6 +40,8 @@ class TransformerConfig(PolicySettings):
         use_mask: condition on the mask (an ablation of the paper).
         use_entropy: see the entropy of each position beside its confidences, in nats: some rules decide by it.
         use_age: see how many passes ago each position was read, n as n / (1 + n): for a dLLM with a stale cache.
+        use_rank: see how many masked positions stand before each position and how many behind it, n as 1 / (1 + n).
+            Without it positions that look alike get equal logits: attention over equal values is the same everywhere.
         use_speed: condition on the speed asked for: one policy for every speed.
         context: positions of the block that it sees: it is blind outside the block of the first position that it may
             reveal (released code: `policy_full_context` off, with its block length); None: the whole region.
@@ -66,6 +68,7 @@ class TransformerConfig(PolicySettings):
     use_mask: bool = True
     use_entropy: bool = False
     use_age: bool = False
+    use_rank: bool = False
     use_speed: bool = False
     context: Annotated[int | None, Ge(1)] = None
     time_size: Annotated[int | None, Ge(2), MultipleOf(2)] = None
@@ -124,7 +127,7 @@ class TransformerPolicy(LearnedPolicy):
                 nn.Linear(2 * SPEED_FREQUENCIES, c.width), nn.SiLU(), nn.Linear(c.width, c.width)
             )
         if c.hidden_size is None:
-            self.confidence_proj = nn.Linear(c.top_k + c.use_entropy + c.use_age, c.width)
+            self.confidence_proj = nn.Linear(c.top_k + c.use_entropy + c.use_age + 2 * c.use_rank, c.width)
         else:
             self.hidden_proj = nn.Linear(c.hidden_size, c.width)
         if c.use_mask:
@@ -181,6 +184,8 @@ class TransformerPolicy(LearnedPolicy):
                 assert observation.age is not None
                 age = observation.age.float()
                 features = torch.cat([features, (age / (1 + age))[..., None]], dim=-1)
+            if self.settings.use_rank:
+                features = torch.cat([features, ranks(observation.masked)], dim=-1)
             return self.confidence_proj(features)
         assert observation.hidden_states is not None
         width = observation.hidden_states.shape[-1]
@@ -205,6 +210,13 @@ class TransformerPolicy(LearnedPolicy):
         angle = step_fraction[:, None] * self.settings.time_period**-exponent
         features = torch.cat([angle.cos(), angle.sin()], dim=1)
         return features.bfloat16().float() if self.settings.round_time else features
+
+
+def ranks(masked: Bool[Tensor, "b l"]) -> Float[Tensor, "b l 2"]:
+    """1 / (1 + n) for the n masked positions before each position, and for those behind it."""
+    upto = masked.long().cumsum(dim=1)
+    before, behind = upto - masked.long(), upto[:, -1:] - upto
+    return 1 / (1 + torch.stack([before, behind], dim=-1).float())
 
 
 def speed_features(knob: Float[Tensor, " b"]) -> Float[Tensor, "b 16"]:

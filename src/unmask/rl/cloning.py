@@ -98,7 +98,7 @@ def near(lessons: Lessons, speed: float, half: float, seed: int) -> Lessons:
 
 def clone(
     policy: LearnedPolicy,
-    lessons: Lessons,
+    lessons: Sequence[Lessons],
     settings: CloneConfig,
     seed: int,
     processes: Processes | None = None,
@@ -106,6 +106,9 @@ def clone(
     stop: Stop = never,
 ) -> list[float]:
     """Maximise the likelihood of the recorded picks, in place. The learning rate falls linearly to zero.
+
+    Args:
+        lessons: of each dLLM and task; updates take turns with them.
 
     Returns:
         The loss of each update, over all processes.
@@ -117,13 +120,14 @@ def clone(
     actions = policy.actions.drawn(force_progress=False)
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(policy.parameters(), settings.lr)
-    where = torch.full((lessons.total,), -1).index_put((lessons.index,), torch.arange(len(lessons.index)))
+    places = [torch.full((each.total,), -1).index_put((each.index,), torch.arange(len(each.index))) for each in lessons]
     losses = []
     for update in range(settings.updates):
         for group in optimizer.param_groups:
             group["lr"] = settings.lr * (1 - update / settings.updates)
-        drawn = where[torch.randint(lessons.total, (settings.batch_size,), generator=generator)]
-        batch = lessons.steps.take(drawn[drawn >= 0].to(lessons.steps.rollout.device))
+        now, where = lessons[update % len(lessons)], places[update % len(lessons)]
+        drawn = where[torch.randint(now.total, (settings.batch_size,), generator=generator)]
+        batch = now.steps.take(drawn[drawn >= 0].to(now.steps.rollout.device))
         logits, selectable = policy.logits(batch.observation), batch.observation.selectable
         log_prob = actions.log_prob(logits, selectable, batch.picks)
         loss: Float[Tensor, ""] = -log_prob.sum() / settings.batch_size

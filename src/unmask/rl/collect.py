@@ -18,6 +18,7 @@ from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import LearnedPolicy, Policy
 from unmask.rl.algorithms.base import Batch
 from unmask.rl.experts import as_seen
+from unmask.rl.leaps import Bold, leapt
 from unmask.rl.processes import Processes
 from unmask.rl.prompts import Prompt
 from unmask.rl.rewards import Outcome, Reward, correct_by_task
@@ -57,6 +58,9 @@ class Collector:
         group_size: roll-outs per prompt.
         parts: evenly spaced speeds that advantages are scaled by.
         other_speeds: roll-outs per prompt by the actor at another speed, which join the group as an expert's do.
+        leaps: roll-outs per prompt that `unmask.rl.leaps` makes of the actor's.
+        bold: roll-outs per prompt by the actor with bold steps. Leaps and bold roll-outs that earn more than the mean of
+            their group are learnt from as the policy's own, however unlikely it is to act so; others as an expert's.
     """
 
     def __init__(
@@ -71,11 +75,15 @@ class Collector:
         group_size: int,
         parts: int = 1,
         other_speeds: int = 0,
+        leaps: int = 0,
+        bold: int = 0,
     ) -> None:
         self.model, self.task, self.config, self.reward = model, task, config, reward
         self.learner, self.actor, self.experts, self.group_size = learner, actor, experts, group_size
-        self.parts, self.other_speeds = parts, other_speeds
-        self._blocks = config.resolve(model, task).blocks
+        self.parts, self.other_speeds, self.leaps = parts, other_speeds, leaps
+        self.bold = bold
+        self._options = config.resolve(model, task)
+        self._blocks = self._options.blocks
 
     def collect(
         self, prompts: Sequence[tuple[int, Prompt]], seed: int, speeds: Sequence[float] | None = None
@@ -90,21 +98,29 @@ class Collector:
             The roll-outs of this process's prompts.
         """
         each = None if speeds is None else [speeds[index] for index, _ in prompts]
-        mine = self._play(self.actor, self.config, prompts, self.group_size, seed, each)
+        mine = self._play(self.actor, self.config, prompts, self.group_size, seed, each, hindsight=self.leaps > 0)
         rolled = [mine, *(self._shown(expert, how, prompts, seed, each) for expert, how in self.experts)]
         if speeds is not None and each is not None:
             further = range(self.other_speeds)
             rolled += [self._elsewhere(prompts, seed, each, (i + self.group_size) * len(speeds)) for i in further]
+        behind = self.group_size + self.other_speeds
+        for i in range(self.bold):
+            first = (i + behind) * len(speeds or prompts)
+            rolled.append(self._play(Bold(self.actor), self.config, prompts, 1, seed, each, first))
+        played = [part.out for part in rolled]
+        for i in range(self.leaps):
+            keys = [f"{seed}/{index}/leap {i}" for index, _ in prompts]
+            actions = self.learner.actions
+            rolled.append(leapt(mine, keys, self.group_size, actions, self.model, self.task, self._options))
         device = self.model.device
         reward = torch.cat([self.reward(part.outcome).to(device).view(len(prompts), -1) for part in rolled], dim=1)
-        outs = [part.out for part in rolled]
         return Collected(
             batch=self._packed(rolled, reward, part_of(each, self.parts, len(prompts)).to(device)),
             outcome=mine.outcome,
-            passes=sum(out.passes for out in outs),
-            passes_run=sum(out.passes_run for out in outs),
-            model_seconds=sum(out.model_seconds for out in outs),
-            policy_seconds=sum(out.policy_seconds for out in outs),
+            passes=sum(out.passes for out in played),
+            passes_run=sum(out.passes_run for out in played),
+            model_seconds=sum(out.model_seconds for out in played),
+            policy_seconds=sum(out.policy_seconds for out in played),
         )
 
     def _play(
@@ -116,6 +132,7 @@ class Collector:
         seed: int,
         speeds: Sequence[float] | None,
         first: int = 0,
+        hindsight: bool = False,
     ) -> Rollouts:
         repeated = [(index, prompt) for index, prompt in prompts for _ in range(copies)]
         return roll_out(
@@ -129,6 +146,7 @@ class Collector:
             speeds=None if speeds is None else [speed for speed in speeds for _ in range(copies)],
             seed=seed,
             needs=self.learner.needs,
+            hindsight=hindsight,
         )
 
     def _shown(
@@ -163,7 +181,10 @@ class Collector:
         count = len(rolled[0].outcome.nfe)
         learners = torch.arange(count, device=device)
         parts = [rolled[0].steps.numbered(learners // size * members + learners % size)]
-        expert = (torch.arange(count // size * members, device=device) % members) >= size
+        shown = reward <= reward.mean(dim=1, keepdim=True)
+        shown[:, : members - self.leaps - self.bold] = True
+        shown[:, :size] = False
+        expert = shown.flatten()
         for i, other in enumerate(rolled[1:]):
             parts.append(other.steps.numbered(torch.arange(count // size, device=device) * members + size + i))
         return Batch(joined(parts) if len(parts) > 1 else parts[0], reward, expert, part)

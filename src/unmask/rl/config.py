@@ -63,6 +63,13 @@ class TrainTaskConfig(TaskConfig):
             "it reveals one position a pass."
         ),
     ] = "verifier"
+    also: Annotated[
+        tuple[str, ...],
+        Field(
+            description="Further dLLMs with their tasks, as TASK @ DLLM, that iterations take turns with: one policy "
+            "for all."
+        ),
+    ] = ()
     max_prompt_length: Annotated[
         int | None, Ge(1), Field(description="Tokens of a prompt at most (default: what the dLLM has room for).")
     ] = None

@@ -52,7 +52,7 @@ def plan(config: TrainConfig, gen_length: int, processes: int, hidden_size: int 
     """The arithmetic of a run; `hidden_size` is the dLLM's, for policies that read hidden states."""
     settings, run, limits = config.algorithm.settings, config.run, config.task
     algorithm = config.algorithm.make()
-    members = settings.group_size + len(algorithm.experts) + algorithm.other_speeds
+    members = algorithm.members - algorithm.leaps  # which are no decoding
     prompts_here = math.ceil(settings.prompts / processes)
     policy = config.policy.fresh(hidden_size or 1)
     clone_rows = 0

@@ -88,31 +88,44 @@ class Recorder:
 
     Args:
         needs: of the policy that is to learn from the steps; the one that acts may be another.
+        hindsight: also keep what each step would have written, had it revealed all.
     """
 
-    def __init__(self, needs: Needs) -> None:
-        self._needs = needs
+    def __init__(self, needs: Needs, hindsight: bool = False) -> None:
+        self._needs, self._hindsight = needs, hindsight
         self._parts: list[Steps] = []
         self._step: list[Tensor] = []
+        self._filled: list[Tensor] = []
 
     def __call__(self, step: Step) -> None:
         seen = step.observation.only(self._needs)
         self._parts.append(Steps(_without_noise(_told(seen)), step.picks.to(torch.int16), step.before.row))
         self._step.append(step.before.step)
+        if self._hindsight:
+            self._filled.append(torch.where(step.before.masked, step.predicted, step.before.region))
 
-    def steps(self) -> Steps:
-        """All steps, by step and then by roll-out: an order that does not hang on which rows were active together."""
+    def steps(self) -> tuple[Steps, Int[Tensor, "s l"] | None]:
+        """All steps, by step and then by roll-out: an order that does not hang on which rows were active together.
+
+        With hindsight, also the tokens of the region that each would have left.
+        """
         packed, step = joined(self._parts), torch.cat(self._step)
-        return packed.take((step * (packed.rollout.max() + 1) + packed.rollout).argsort())
+        order = (step * (packed.rollout.max() + 1) + packed.rollout).argsort()
+        return packed.take(order), torch.cat(self._filled)[order] if self._filled else None
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """r roll-outs: their steps, and how each ended."""
+    """r roll-outs: their steps, and how each ended.
+
+    Attributes:
+        filled: tokens of the region, had a step revealed all; None unless asked for.
+    """
 
     steps: Steps
     out: Generation
     outcome: Outcome
+    filled: Int[Tensor, "s l"] | None = None
 
 
 def roll_out(
@@ -128,6 +141,7 @@ def roll_out(
     streams: Sequence[int] | None = None,
     speeds: Sequence[float] | None = None,
     on_ended: Callable[[int, int], None] | None = None,
+    hindsight: bool = False,
 ) -> Rollouts:
     """Decode the examples (repeat one to get a group) and record every step.
 
@@ -138,11 +152,12 @@ def roll_out(
         streams: random stream of each example, its index by default.
         speeds: of each example, for a policy with a speed.
         on_ended: as in `unmask.decoding.decode.decode`.
+        hindsight: also give `Rollouts.filled`.
 
     Returns:
         The roll-outs, in the order of the examples.
     """
-    recorder, config = Recorder(needs), config.of(task, model)
+    recorder, config = Recorder(needs, hindsight), config.of(task, model)
     out = decode(
         model,
         policy,
@@ -157,4 +172,5 @@ def roll_out(
     )
     ends = (config.region(), speeds, config.judge_unfinished, out.equivalents)
     outcome = judge(task, examples, out.texts, out.nfe, out.complete, *ends)
-    return Rollouts(recorder.steps(), out, outcome)
+    steps, filled = recorder.steps()
+    return Rollouts(steps, out, outcome, filled)

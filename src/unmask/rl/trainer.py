@@ -16,6 +16,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 
@@ -29,8 +30,9 @@ from unmask.rl.collapse import CollapseDetector
 from unmask.rl.collect import Collected, Collector, draw_speeds, metrics_of, samples_of
 from unmask.rl.config import TrainConfig
 from unmask.rl.optimise import Optimiser, learning_rates
+from unmask.rl.places import Place, first_of
 from unmask.rl.processes import Processes, Stop, never
-from unmask.rl.prompts import draw_prompts, training_prompts
+from unmask.rl.prompts import Prompt, draw_prompts, training_prompts
 from unmask.rl.run import Metrics
 from unmask.rl.search import Report, demonstrations
 from unmask.rl.start import deterministic, expert_block, starting_policy
@@ -41,6 +43,25 @@ from unmask.rl.warm_start import WarmStart, silent
 from unmask.tasks.base import Task
 
 
+def check_place(place: Place) -> None:
+    """
+    Raises:
+        UnmaskError: a task that cannot be trained on, or leaps where there are blocks.
+    """
+    algorithm, task = place.config.algorithm.make(), place.task
+    if not task.verifiable:
+        raise UnmaskError(
+            f"The task {task.name!r} has no verifier, and training needs to know what is correct: pass --verifier "
+            "exact, number, or module.function of your own."
+        )
+    options = place.config.decode.resolve(place.model, task)
+    if algorithm.leaps and (options.blocks.fewest(options.gen_length) > 1 or options.sampling.draws):
+        raise UnmaskError(
+            f"algorithm.leaps is {algorithm.leaps}, and a leap reveals the likeliest tokens of the whole region: leave "
+            "it out, or decode in full diffusion at temperature 0."
+        )
+
+
 class Trainer:
     """One run.
 
@@ -49,6 +70,7 @@ class Trainer:
         log: called with each line of metrics, in the main process.
         processes: of the run.
         report: called with a label, what is done and what there is to do, during the steps of the warm start.
+        also: further dLLMs and tasks, which iterations take turns with.
 
     Attributes:
         progress: where the run stands.
@@ -64,12 +86,8 @@ class Trainer:
         log: Callable[[Metrics], None],
         processes: Processes | None = None,
         report: Report = silent,
+        also: Sequence[Place] = (),
     ) -> None:
-        if not task.verifiable:
-            raise UnmaskError(
-                f"The task {task.name!r} has no verifier, and training needs to know what is correct: pass --verifier "
-                "exact, number, or module.function of your own."
-            )
         config = config.in_blocks(model.block_length)
         self.config, self.model, self.task = config, model, task
         self.validate, self.team, self.report = validate, processes or Processes(), report
@@ -77,7 +95,13 @@ class Trainer:
         torch.manual_seed(config.run.seed)
         self.policy = starting_policy(config.policy, model)
         check_weight(settings, self.policy.needs.speed)
+        self.places = [Place(first_of(config), model, task), *also]
+        for place in self.places:
+            check_place(place)
+            check_teachers(place.config.clone.teachers, self.policy, place.task)
         self.algorithm = config.algorithm.make()
+        if also:
+            self.algorithm.at_places(len(self.places))
         if self.algorithm.other_speeds and not self.policy.needs.speed:
             raise UnmaskError(
                 f"algorithm.other_speeds is {self.algorithm.other_speeds}, and the policy has no speed: leave it out, "
@@ -85,19 +109,23 @@ class Trainer:
             )
         self.reward = settings.load_reward()
         actor = Plain(self.policy, settings.force_progress)
-        self.collector = Collector(
-            model,
-            task,
-            config.decode,
-            self.reward,
-            self.policy,
-            actor,
-            [deterministic(expert, task, config.decode) for expert in self.algorithm.experts],
-            settings.group_size,
-            settings.speeds,
-            self.algorithm.other_speeds,
-        )
-        check_teachers(config.clone.teachers, self.policy, task)
+        self.collectors = [
+            Collector(
+                place.model,
+                place.task,
+                place.config.decode,
+                self.reward,
+                self.policy,
+                actor,
+                [deterministic(expert, place.task, place.config.decode) for expert in self.algorithm.experts],
+                settings.group_size,
+                settings.speeds,
+                self.algorithm.other_speeds,
+                self.algorithm.leaps,
+                self.algorithm.bold,
+            )
+            for place in self.places
+        ]
         block = expert_block(config.clone.block_length, task, config.decode, "clone.block_length")
         if config.clones and not config.clone.teachers and config.clone.rule is not None:
             demonstrations(config.clone.rule, block, block, block)  # a misspelt rule is refused before the run begins
@@ -127,9 +155,8 @@ class Trainer:
             Stopped: `stop` said so.
         """
         settings = self.config.algorithm.settings
-        self.prompts, note = training_prompts(
-            self.model, self.task, self.config, self.config.task.train_examples, seed=0, processes=self.team.size
-        )
+        found = [self._training_prompts(place, self.config.task.train_examples, seed=0) for place in self.places]
+        self.prompts, note = [prompts for prompts, _ in found], " ".join(told for _, told in found if told)
         begun, tried = False, None
         if resume:
             begun = self.keeper.resume(self.optimiser, allow_changes)
@@ -154,6 +181,9 @@ class Trainer:
         best.place(self.model.device)
         return best
 
+    def _training_prompts(self, place: Place, n: int, seed: int) -> tuple[list[Prompt], str | None]:
+        return training_prompts(place.model, place.task, place.config, n, seed=seed, processes=self.team.size)
+
     def _go_on(self, allow_changes: bool) -> None:
         """What a resumed run does first."""
         if allow_changes:
@@ -176,24 +206,27 @@ class Trainer:
         """Clone, validate, save. If stopped, nothing is kept of it, and a resumed run starts over."""
         config, keeper = self.config, self.keeper
         if config.clones:
-            prompts, _ = training_prompts(
-                self.model, self.task, config, config.clone.examples, seed=1, processes=self.team.size
-            )
-            warm = WarmStart(
-                self.model,
-                self.task,
-                config.decode,
-                self.reward,
-                config.clone,
-                self.team,
-                config.run.seed,
-                self.report,
-                stop,
-                config.algorithm.settings.speeds,
-                keeper.folder.path / "search.jsonl",
-                tried,
-            )
-            metrics = warm.run(self.policy, prompts)
+            first, *also = [
+                (
+                    WarmStart(
+                        place.model,
+                        place.task,
+                        place.config.decode,
+                        self.reward,
+                        place.config.clone,
+                        self.team,
+                        config.run.seed,
+                        self.report,
+                        stop,
+                        config.algorithm.settings.speeds,
+                        keeper.folder.path / (f"search-{i}.jsonl" if i else "search.jsonl"),
+                        None if i else tried,
+                    ),
+                    self._training_prompts(place, config.clone.examples, seed=1)[0],
+                )
+                for i, place in enumerate(self.places)
+            ]
+            metrics = first[0].run(self.policy, first[1], also)
             keeper.progress.passes += metrics["passes"]
             keeper.progress.passes_run += metrics["passes"]
             keeper.write("clone", metrics)
@@ -230,14 +263,16 @@ class Trainer:
         settings, run, team, progress = self.config.algorithm.settings, self.config.run, self.team, self.keeper.progress
         started, number = time.perf_counter(), progress.iteration
         seed = random.Random(f"{run.seed}/{number}").getrandbits(62)
-        drawn = list(enumerate(draw_prompts(self.prompts, settings.prompts, run.seed, number)))
+        turn, at = divmod(number, len(self.places))
+        drawn = list(enumerate(draw_prompts(self.prompts[at], settings.prompts, run.seed, turn)))
         speeds = None
         if self.policy.needs.speed:
             speeds = draw_speeds(len(drawn), settings.speeds, run.seed, number)
-        found = self.collector.collect(team.share(drawn), seed, speeds)
+        found = self.collectors[at].collect(team.share(drawn), seed, speeds)
+        batch = replace(found.batch, part=found.batch.part + at * settings.speeds)
         for name, count in zip(("passes", "passes_run"), team.total(found.passes, found.passes_run), strict=True):
             setattr(progress, name, getattr(progress, name) + int(count))
-        credit = self.algorithm.credit(found.batch, team)
+        credit = self.algorithm.credit(batch, team)
         signal = team.total(self.algorithm.signal(found.batch.reward))[0] / settings.prompts
         updated = signal > 0 and signal >= settings.min_signal
         rates = learning_rates(settings, number, run.iterations)
@@ -248,6 +283,7 @@ class Trainer:
         progress.iteration += 1
         now = time.perf_counter()
         return {
+            **({"place": self.places[at].task.name} if len(self.places) > 1 else {}),
             **metrics_of(found.outcome, found.batch.reward[:, : settings.group_size], settings.speeds, team),
             "signal": signal,
             "updated": updated,

@@ -7,7 +7,7 @@ policy is asked, at every position it may select itself, whether the rule reveal
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,23 @@ from unmask.tasks.base import Task
 
 def silent(label: str, done: int, total: int) -> None:
     """A `Report` that says nothing."""
+
+
+@dataclass(frozen=True)
+class Taught:
+    """What a dLLM and task have to teach.
+
+    Attributes:
+        best: the rule at each speed; empty where policies are cloned.
+        taught: the lessons of each rule or policy.
+        lessons: all of them, at their speeds.
+        passes: dLLM forward passes spent.
+    """
+
+    best: Sequence[Demonstration]
+    taught: Mapping[str, Lessons]
+    lessons: Lessons
+    passes: int
 
 
 @dataclass(frozen=True)
@@ -80,8 +97,21 @@ class WarmStart:
             self.stop,
         )
 
-    def run(self, policy: LearnedPolicy, prompts: Sequence[Prompt]) -> dict[str, Any]:
+    @property
+    def speeds(self) -> list[float | None]:
+        """At each of which a rule is cloned."""
+        return [part / (self.parts - 1) for part in range(self.parts)]
+
+    def run(
+        self,
+        policy: LearnedPolicy,
+        prompts: Sequence[Prompt],
+        also: Sequence[tuple[WarmStart, Sequence[Prompt]]] = (),
+    ) -> dict[str, Any]:
         """Fit the policy, in place.
+
+        Args:
+            also: of other dLLMs and tasks, whose lessons are cloned in turns with these.
 
         Returns:
             Metrics.
@@ -91,46 +121,32 @@ class WarmStart:
             Stopped: the user asked for it; the policy is of no use then.
         """
         started = time.perf_counter()
-        speeds: list[float | None] = [None]
-        if policy.needs.speed:
-            speeds = [part / (self.parts - 1) for part in range(self.parts)]
-        best: Sequence[Demonstration] = ()
-        passes = 0
-        if self.settings.teachers:
-            names, keep = self.settings.teachers, self.settings.keep
-            teachers = Teachers(names, self.model, self.task, self.config, self.parts, keep, self.processes)
-            taught = teachers.lessons(policy, prompts, self.seed, partial(self.report, "rolling out"))
-            lessons = together(list(taught.values()))
-        else:
-            best, passes = self._best(speeds, prompts)
-            taught = {cell.key: self.lessons(cell, policy, prompts) for cell in {c.key: c for c in best}.values()}
-            lessons = together(
-                [_at(taught[cell.key], speed, speeds, self.seed) for cell, speed in zip(best, speeds, strict=True)]
-            )
-        passes += sum(each.passes for each in taught.values())
+        places = [(self, prompts), *also]
+        every = [warm.teach(policy, theirs) for warm, theirs in places]
         rolled = time.perf_counter() - started
+        lessons = [each.lessons for each in every]
         losses = clone(
             policy, lessons, self.settings, self.seed, self.processes, partial(self.report, "cloning"), self.stop
         )
+        passes = sum(each.passes for each in every)
         if self.settings.best_of > 1:
-            each_best = []
-            for cell, speed in zip(best, speeds, strict=True):
-                found, spent = self.best_of(policy, speed, prompts)
-                each_best.append(_at(found or taught[cell.key], speed, speeds, self.seed))
-                passes += spent
-            theirs = together(each_best)
-            again = partial(self.report, "cloning the best")
-            losses += clone(policy, theirs, self.settings, self.seed, self.processes, again, self.stop)
+            found = [
+                warm.best_of_each(policy, theirs, each) for (warm, theirs), each in zip(places, every, strict=True)
+            ]
+            passes += sum(spent for _, spent in found)
+            again, bests = partial(self.report, "cloning the best"), [best for best, _ in found]
+            losses += clone(policy, bests, self.settings, self.seed, self.processes, again, self.stop)
         whole = time.perf_counter() - started
+        best, taught = every[0].best, every[0].taught
         blocks = dict.fromkeys(cell.block_length for cell in best) or [self._longest]
         several = f"{len(taught)} {'rules' if best else 'policies' if len(taught) > 1 else 'policy'}"
         return {
             "rule": best[0].policy if best and len(taught) == 1 else several,
             "block_length": plain(next(iter(blocks))) if len(blocks) == 1 else ", ".join(map(str, blocks)),
-            **({} if speeds == [None] or not best else {"cells": told_of(best, speeds)}),
-            "expert_correct": lessons.correct,
-            "kept": lessons.kept,
-            "steps": lessons.total,
+            **({"cells": told_of(best, self.speeds)} if best and policy.needs.speed else {}),
+            "expert_correct": sum(each.correct for each in lessons) / len(lessons),
+            "kept": sum(each.kept for each in lessons) / len(lessons),
+            "steps": sum(each.total for each in lessons),
             "loss": losses[-1],
             "passes": passes,
             "seconds": whole,
@@ -138,6 +154,34 @@ class WarmStart:
             "seconds_policy": 0.0,
             "seconds_update": whole - rolled,
         }
+
+    def teach(self, policy: LearnedPolicy, prompts: Sequence[Prompt]) -> Taught:
+        """Find what is to be cloned, and roll it out.
+
+        Raises:
+            UnmaskError: the rule answers no prompt correctly.
+        """
+        if self.settings.teachers:
+            names, keep = self.settings.teachers, self.settings.keep
+            teachers = Teachers(names, self.model, self.task, self.config, self.parts, keep, self.processes)
+            taught = teachers.lessons(policy, prompts, self.seed, partial(self.report, "rolling out"))
+            return Taught((), taught, together(list(taught.values())), sum(each.passes for each in taught.values()))
+        speeds: list[float | None] = self.speeds if policy.needs.speed else [None]
+        best, passes = self._best(speeds, prompts)
+        taught = {cell.key: self.lessons(cell, policy, prompts) for cell in {c.key: c for c in best}.values()}
+        passes += sum(each.passes for each in taught.values())
+        at = [_at(taught[cell.key], speed, speeds, self.seed) for cell, speed in zip(best, speeds, strict=True)]
+        return Taught(best, taught, together(at), passes)
+
+    def best_of_each(self, policy: LearnedPolicy, prompts: Sequence[Prompt], taught: Taught) -> tuple[Lessons, int]:
+        """`best_of` at each speed; where none is left to clone, the rule's own. And the passes spent."""
+        each_best, passes = [], 0
+        speeds: list[float | None] = self.speeds if policy.needs.speed else [None]
+        for cell, speed in zip(taught.best, speeds, strict=True):
+            found, spent = self.best_of(policy, speed, prompts)
+            each_best.append(_at(found or taught.taught[cell.key], speed, speeds, self.seed))
+            passes += spent
+        return together(each_best), passes
 
     def _best(self, speeds: Sequence[float | None], prompts: Sequence[Prompt]) -> tuple[Sequence[Demonstration], int]:
         """The rule to clone at each speed, and the forward passes of finding it."""

@@ -156,7 +156,8 @@ class Batch:
         steps: numbered prompt by prompt; experts' roll-outs behind the policy's.
         reward: of each roll-out.
         expert: roll-outs that an expert made.
-        part: of each prompt, the part of [0, 1] that its speed is in, from 0; all 0 for a policy without a speed.
+        part: of each prompt, the part of [0, 1] that its speed is in, from 0; all 0 for a policy without a speed. Those
+            of another dLLM and task are counted on from there.
     """
 
     steps: Steps
@@ -215,6 +216,8 @@ class Algorithm(ABC):
         Settings: the class of its settings.
         experts: policies whose roll-outs join each group.
         other_speeds: roll-outs of the policy at another speed that join each group.
+        leaps: roll-outs of the policy that a step ends by revealing all, which join each group.
+        bold: roll-outs of the policy with bold steps that join each group (`unmask.rl.leaps`).
     """
 
     name: ClassVar[str]
@@ -223,6 +226,9 @@ class Algorithm(ABC):
     def __init__(self, settings: AlgorithmSettings) -> None:
         self.settings = settings
 
+    def at_places(self, places: int) -> None:  # noqa: B027 (most keep nothing of each)
+        """Make room for what is kept of each dLLM and task; `Batch.part` counts on from one to the next."""
+
     @property
     def experts(self) -> tuple[Expert, ...]:
         return ()
@@ -230,6 +236,19 @@ class Algorithm(ABC):
     @property
     def other_speeds(self) -> int:
         return 0
+
+    @property
+    def leaps(self) -> int:
+        return 0
+
+    @property
+    def bold(self) -> int:
+        return 0
+
+    @property
+    def members(self) -> int:
+        """Roll-outs of a group, of the policy and of others."""
+        return self.settings.group_size + len(self.experts) + self.other_speeds + self.leaps + self.bold
 
     @abstractmethod
     def credit(self, batch: Batch, processes: Processes) -> Credit:

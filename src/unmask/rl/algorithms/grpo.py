@@ -48,6 +48,19 @@ class GRPOSettings(AlgorithmSettings):
         Ge(0),
         Field(description="Roll-outs per group of the policy itself at another speed, taken as an expert's."),
     ] = 0
+    leaps: Annotated[
+        int,
+        Ge(0),
+        Field(
+            description="Roll-outs per group cut at a random step, which reveals all: no pass of the dLLM; for full "
+            "diffusion."
+        ),
+    ] = 0
+    bold: Annotated[
+        int,
+        Ge(0),
+        Field(description="Roll-outs per group in which some steps reveal any number of positions together."),
+    ] = 0
     normalisation: Annotated[Normalisation, Field(description="Mean over a roll-out's steps first, or over all.")] = (
         "rollout"
     )
@@ -72,6 +85,9 @@ class GRPO(Algorithm):
         super().__init__(settings)
         self.scale = MovingScale(settings.speeds)
 
+    def at_places(self, places: int) -> None:
+        self.scale = MovingScale(places * self.settings.speeds)
+
     @property
     def experts(self) -> tuple[Expert, ...]:
         return self.settings.experts
@@ -79,6 +95,14 @@ class GRPO(Algorithm):
     @property
     def other_speeds(self) -> int:
         return self.settings.other_speeds
+
+    @property
+    def leaps(self) -> int:
+        return self.settings.leaps
+
+    @property
+    def bold(self) -> int:
+        return self.settings.bold
 
     def modules(self) -> Mapping[str, nn.Module]:
         return {"scale": self.scale} if self.settings.scale_advantages == "ema" else {}
@@ -96,7 +120,7 @@ class GRPO(Algorithm):
         return Credit(each, weights_of_steps(batch, processes, settings.normalisation), each != 0)
 
     def likelihood(self, log_prob: Float[Tensor, " s"], expert: Bool[Tensor, " s"]) -> Float[Tensor, " s"]:
-        others = len(self.settings.experts) + self.settings.other_speeds
+        others = len(self.experts) + self.other_speeds + self.bold + self.leaps
         return with_experts(log_prob, expert, self.settings.group_size, others)
 
     def loss(self, scored: Scored) -> tuple[Float[Tensor, ""], dict[str, Tensor]]:
