@@ -77,6 +77,13 @@ STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs fro
     **{f"{place}, bernoulli": (place, {**TOGETHER, "policy.actions": "bernoulli"}) for place in ("nae-sat", "lists")},
     **{f"{place}, no ranks": (place, {**TOGETHER, "policy.use-rank": "False"}) for place in ("nae-sat", "lists")},
     **{f"{place}, no leaps": (place, {**TOGETHER, **NO_BOLD}) for place in ("nae-sat", "lists")},
+    **{
+        f"{place}, blind": (
+            place,
+            {**(TOGETHER if place in PUZZLE_BLOCKS else {}), "policy.reads": "nothing", "policy.use-entropy": "False"},
+        )
+        for place in ("house", "nae-sat", "lists", "addition")
+    },
     "house, together": ("house", TOGETHER),
     "both, clone alone": ("both", {"iterations": 0}),
     "house, no entropy": ("house", {"policy.use-entropy": "False"}),

@@ -13,7 +13,7 @@ from unmask.errors import UnmaskError
 from unmask.observation import Observation
 from unmask.policies.actions import Bernoulli
 from unmask.policies.auto import load_policy
-from unmask.policies.transformer import TransformerConfig, TransformerPolicy
+from unmask.policies.transformer import TransformerConfig, TransformerPolicy, ranks
 from unmask.policies.wrappers import Plain
 
 VECTORS = Path(__file__).parent.parent / "vectors"
@@ -199,3 +199,31 @@ def test_hidden_states_of_another_width_are_refused(tiny):
 def test_hidden_states_need_their_width():
     with pytest.raises(UnmaskError, match="reads hidden states needs hidden_size"):
         TransformerPolicy(TransformerConfig(reads="hidden_states"))
+
+
+def test_ranks_count_the_masked_positions_on_either_side():
+    masked = torch.tensor([[True, False, True, True]])
+    # before: 0, 1, 1, 2; behind: 2, 2, 1, 0
+    expected = torch.tensor([[[1, 1 / 3], [1 / 2, 1 / 3], [1 / 2, 1 / 2], [1 / 3, 1]]])
+    assert torch.allclose(ranks(masked), expected)
+
+
+def test_positions_that_look_alike_are_told_apart_by_their_ranks_alone():
+    alike, masked = torch.full((1, 8, 1), 0.875), torch.ones(1, 8, dtype=torch.bool)
+    for use_rank in (False, True):
+        torch.manual_seed(0)
+        policy = TransformerPolicy(TransformerConfig(use_rank=use_rank))
+        logits = logits_of(policy, alike, masked, torch.zeros(1))
+        assert torch.allclose(logits, logits[:, :1].expand_as(logits), atol=1e-5) != use_rank
+
+
+def test_a_policy_that_reads_nothing_knows_the_step_and_the_mask_alone():
+    torch.manual_seed(0)
+    policy = TransformerPolicy(TransformerConfig(reads="nothing", top_k=2))
+    masked, step = torch.rand(4, 8) > 0.5, torch.rand(4)
+    a, b = (logits_of(policy, torch.rand(4, 8, 2), masked, step) for _ in range(2))
+    assert torch.equal(a, b)
+    assert not torch.allclose(a, logits_of(policy, torch.rand(4, 8, 2), ~masked, step))
+    assert not torch.allclose(a, logits_of(policy, torch.rand(4, 8, 2), masked, 1 - step))
+    with pytest.raises(UnmaskError, match="use_entropy goes with reads = 'confidence'"):
+        TransformerConfig(reads="nothing", use_entropy=True)

@@ -29,7 +29,8 @@ class TransformerConfig(PolicySettings):
 
     Attributes:
         reads: what it sees of each position: the dLLM's confidences, or its last hidden state through a projection (an
-            ablation of the paper; the policy then fits one dLLM only).
+            ablation of the paper; the policy then fits one dLLM only), or nothing: it then knows the step, the mask and
+            the speed alone, a control for what the state is worth.
         top_k: confidences per position (k); the paper's ablation has 50.
         hidden_size: of the dLLM, where hidden states are read.
         width: of the transformer; the defaults give 331,265 parameters.
@@ -57,7 +58,7 @@ class TransformerConfig(PolicySettings):
         stop_logit: of STOP in DPLS (released code: `dpls_stop_logit`).
     """
 
-    reads: Literal["confidence", "hidden_states"] = "confidence"
+    reads: Literal["confidence", "hidden_states", "nothing"] = "confidence"
     top_k: Annotated[int, Ge(1)] = 1
     hidden_size: Annotated[int, Ge(1)] | None = None
     width: Annotated[int, Ge(2)] = 128
@@ -92,10 +93,10 @@ class TransformerConfig(PolicySettings):
         weights = self.blocks * (10 * self.width + 2 * self.feed_forward) * self.width + self.top_k * self.width
         if weights > MOST_WEIGHTS:
             raise ValueError(f"these sizes make about {weights:,} weights, and a policy has {MOST_WEIGHTS:,} at most")
-        if self.reads == "confidence" and self.hidden_size is not None:
+        if self.reads != "hidden_states" and self.hidden_size is not None:
             raise ValueError("hidden_size goes with reads = 'hidden_states'")
         for name in ("use_entropy", "use_age"):
-            if self.reads == "hidden_states" and getattr(self, name):
+            if self.reads != "confidence" and getattr(self, name):
                 raise ValueError(f"{name} goes with reads = 'confidence'")
         if self.width % (2 * self.heads):
             raise ValueError(f"width {self.width} must be a multiple of 2 * heads = {2 * self.heads}")
@@ -175,8 +176,10 @@ class TransformerPolicy(LearnedPolicy):
 
     def _read(self, observation: Observation) -> Float[Tensor, "b l w"]:
         """Confidences or hidden states, projected."""
-        if self.settings.reads == "confidence":
+        if self.settings.reads != "hidden_states":
             features = observation.confidence[..., : self.settings.top_k]
+            if self.settings.reads == "nothing":
+                features = torch.zeros_like(features)
             if self.settings.use_entropy:
                 assert observation.entropy is not None
                 features = torch.cat([features, observation.entropy[..., None]], dim=-1)

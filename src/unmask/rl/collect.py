@@ -57,7 +57,7 @@ class Collector:
         experts: deterministic policies, each with how it decodes.
         group_size: roll-outs per prompt.
         parts: evenly spaced speeds that advantages are scaled by.
-        other_speeds: roll-outs per prompt by the actor at another speed, which join the group as an expert's do.
+        other_speeds: roll-outs per prompt by the actor at another speed, which join the group as experts' do.
         leaps: roll-outs per prompt that `unmask.rl.leaps` makes of the actor's.
         bold: roll-outs per prompt by the actor with bold steps. Leaps and bold roll-outs that earn more than the mean of
             their group are learnt from as the policy's own, however unlikely it is to act so; others as an expert's.
