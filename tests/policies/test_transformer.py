@@ -219,7 +219,7 @@ def test_positions_that_look_alike_are_told_apart_by_their_ranks_alone():
 
 def test_a_policy_that_reads_nothing_knows_the_step_and_the_mask_alone():
     torch.manual_seed(0)
-    policy = TransformerPolicy(TransformerConfig(reads="nothing", top_k=2))
+    policy = TransformerPolicy(TransformerConfig(reads="nothing", top_k=2, initial_logit=None))
     masked, step = torch.rand(4, 8) > 0.5, torch.rand(4)
     a, b = (logits_of(policy, torch.rand(4, 8, 2), masked, step) for _ in range(2))
     assert torch.equal(a, b)

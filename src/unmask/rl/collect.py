@@ -59,8 +59,8 @@ class Collector:
         parts: evenly spaced speeds that advantages are scaled by.
         other_speeds: roll-outs per prompt by the actor at another speed, which join the group as experts' do.
         leaps: roll-outs per prompt that `unmask.rl.leaps` makes of the actor's.
-        bold: roll-outs per prompt by the actor with bold steps. Leaps and bold roll-outs that earn more than the mean of
-            their group are learnt from as the policy's own, however unlikely it is to act so; others as an expert's.
+        bold: roll-outs per prompt by the actor with bold steps. Leaps and bold roll-outs that earn more than the mean
+            of their group are learnt from as the policy's own, however unlikely it is to act so; others as experts'.
     """
 
     def __init__(
