@@ -27,6 +27,7 @@ class Needs:
         positions: where numbers are wanted. ``selectable``: only where the policy may act; ``masked``: at every masked
             position of the region; ``region``: at revealed positions too. Elsewhere they are zero.
         entropy: the entropy of each position's distribution.
+        tokens: which tokens the confidences are of: two positions that would write the same may exclude each other.
         kl_history: for how many steps back the change of each position's distribution is wanted.
         hidden_states: the dLLM's last hidden state of each position.
         speed: the policy is conditioned on the speed that the user asks for.
@@ -39,6 +40,7 @@ class Needs:
     top_k: int = 1
     positions: Positions = "selectable"
     entropy: bool = False
+    tokens: bool = False
     kl_history: int = 0
     hidden_states: bool = False
     speed: bool = False
@@ -57,6 +59,7 @@ class Needs:
             max(self.top_k, other.top_k),
             max(self.positions, other.positions, key=WIDER.index),
             self.entropy or other.entropy,
+            self.tokens or other.tokens,
             max(self.kl_history, other.kl_history),
             self.hidden_states or other.hidden_states,
             self.speed or other.speed,
@@ -79,6 +82,7 @@ class Observation:
         noise: uniform numbers in (0, 1), a stream of its own for each row, so that a random policy needs no
             generator and no row depends on its neighbours.
         entropy: in nats, of the same distribution; None unless needed.
+        tokens: of each confidence, the token of the dLLM's plain softmax that it is of; None unless needed.
         kl: KL(this step's distribution || the last step's), newest first, in nats, for the last s steps; infinite
             where a step was not looked at. None unless needed.
         hidden_states: None unless needed.
@@ -96,6 +100,7 @@ class Observation:
     step_fraction: Float[Tensor, " b"]
     noise: Float[Tensor, "b l"]
     entropy: Float[Tensor, "b l"] | None = None
+    tokens: Int[Tensor, "b l k"] | None = None
     kl: Float[Tensor, "b l s"] | None = None
     hidden_states: Float[Tensor, "b l h"] | None = None
     speed: Float[Tensor, " b"] | None = None
@@ -129,6 +134,7 @@ class Observation:
             self,
             confidence=confidence,
             entropy=shown(self.entropy, needs.entropy),
+            tokens=shown(None if self.tokens is None else self.tokens[..., : needs.top_k], needs.tokens),
             kl=shown(None if self.kl is None else self.kl[..., : needs.kl_history], needs.kl_history > 0),
             hidden_states=shown(self.hidden_states, needs.hidden_states),
             speed=self.speed if needs.speed else None,

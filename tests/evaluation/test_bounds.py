@@ -31,6 +31,7 @@ def answers(operation, items=8):
         ("mark", [0] * 8, (7 / 8) ** 7),  # 8 x 1/8 x (7/8)^7
         ("mark", [0] * 7 + [1], (7 / 8) ** 7 + 7 * (1 / 8) * (7 / 8) ** 6),  # none, then the last; or one of the seven
         ("replace", [0] * 8, (7 / 8) ** 7),
+        ("pairs", [0] * 8, 1 / 2**4),
     ],
 )
 def test_ceilings_by_hand(operation, order, expected):

@@ -9,11 +9,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from unmask.decoding.decode import decode
+from unmask.decoding.step import see
 from unmask.errors import UnmaskError
 from unmask.observation import Observation
 from unmask.policies.actions import Bernoulli
 from unmask.policies.auto import load_policy
-from unmask.policies.transformer import TransformerConfig, TransformerPolicy, ranks
+from unmask.policies.transformer import TransformerConfig, TransformerPolicy, overlap, ranks
 from unmask.policies.wrappers import Plain
 
 VECTORS = Path(__file__).parent.parent / "vectors"
@@ -227,3 +228,49 @@ def test_a_policy_that_reads_nothing_knows_the_step_and_the_mask_alone():
     assert not torch.allclose(a, logits_of(policy, torch.rand(4, 8, 2), masked, 1 - step))
     with pytest.raises(UnmaskError, match="use_entropy goes with reads = 'confidence'"):
         TransformerConfig(reads="nothing", use_entropy=True)
+
+
+def test_overlap_by_hand():
+    p = torch.tensor([[[0.5, 0.5], [0.6, 0.3], [0.9, 0.1], [0.7, 0.2]]])
+    tokens = torch.tensor([[[3, 4], [4, 3], [5, 3], [3, 4]]])
+    masked = torch.tensor([[True, True, True, False]])
+    found = overlap(p, tokens, masked)[0]
+    assert torch.equal(found, found.T)
+    assert found[0, 1].item() == pytest.approx(0.5 * 0.3 + 0.5 * 0.6)  # token 3 and token 4
+    assert found[0, 2].item() == pytest.approx(0.5 * 0.1)
+    assert found[1, 2].item() == pytest.approx(0.3 * 0.1)
+    assert found.diagonal().tolist() == [0, 0, 0, 0]
+    assert found[3].tolist() == [0, 0, 0, 0], "what is revealed writes nothing"
+
+
+def test_a_policy_that_sees_overlap_is_told_the_tokens(tiny, tmp_path):
+    """With its fresh weight of 0 it decodes as one that does not; with another it does not."""
+    prompts = [[5, 6, 7], [8, 9]]
+    settings = {"top_k": 4, "initial_logit": None}
+    torch.manual_seed(0)
+    plain = TransformerPolicy(TransformerConfig(**settings))
+    torch.manual_seed(0)
+    seeing = TransformerPolicy(TransformerConfig(**settings, use_overlap=True))
+    assert seeing.needs.tokens
+    assert not plain.needs.tokens
+    options = {"gen_length": 8, "stop_at_eos": False}
+    seen = []
+    call = lambda step: seen.append(step.observation)  # noqa: E731
+    expected, same = decode(tiny, plain, prompts, **options), decode(tiny, seeing, prompts, callback=call, **options)
+    assert torch.equal(expected.revealed_at, same.revealed_at)
+    first = seen[0]
+    rows = torch.tensor([[*[tiny.pad_id] * (3 - len(one)), *one, *[tiny.mask_id] * 8] for one in prompts])
+    logits = tiny.logits(rows, rows != tiny.pad_id, torch.tensor([3, 11 + 3]))
+    logits[:, tiny.mask_id] = -torch.inf
+    assert torch.equal(first.tokens[:, 0], logits.topk(4).indices), "the likeliest tokens of the first position"
+    assert torch.equal(
+        see(logits[:, None], needs=seeing.needs, masked=torch.ones(2, 1, dtype=torch.bool)).tokens, first.tokens[:, :1]
+    )
+    seeing.overlap_weight.data.fill_(3.0)
+    seeing.save(tmp_path / "p")
+    logit = [policy.logits(first) for policy in (plain, seeing, load_policy(tmp_path / "p"))]
+    assert not torch.allclose(logit[0], logit[1])
+    assert torch.equal(logit[1], logit[2])
+    probabilities = torch.rand(1, 4, 4).softmax(-1).sort(-1, descending=True).values
+    with pytest.raises(UnmaskError, match="The policy needs the tokens of its confidences, which nobody gave"):
+        see(needs=seeing.needs, masked=torch.ones(1, 4, dtype=torch.bool), probabilities=probabilities)

@@ -20,6 +20,7 @@ SOME = [
     "lists:items=3,letters=3,operation=sort",
     "lists:operation=shuffle",
     "lists:operation=replace",
+    "lists:operation=pairs",
     "nae-sat",
     "nae-sat:latents=5,clauses=10",
     "sudoku",
@@ -98,6 +99,10 @@ def test_lists_by_hand():
         assert sorted(map(" ".join, task.answers(example))) == sorted(answers)
         assert not task.verify(example, "b b b")
         assert not task.verify(example, "* * c")
+    pairs = Example("pairs b k a c", "")
+    even = load_task("lists:operation=pairs,items=4")
+    assert sorted(map(" ".join, even.answers(pairs))) == ["a b c k", "a k c b", "c b a k", "c k a b"]
+    assert even.order(pairs) == [0, 0, 1, 1], "a and b before their partners c and k"
     orders = {prompt.split()[0]: task.order(Example(prompt, "")) for prompt in right}
     assert orders["copy"] == orders["sort"] == [0, 0, 0]
     assert (orders["shuffle"], orders["mark"]) == ([0, 1, 2], [0, 0, 1])
@@ -133,6 +138,7 @@ def test_clauses_are_of_fixed_triples_and_more_clauses_keep_them():
     ("name", "message"),
     [
         ("lists:items=30", r"Bad value in lists: .*26 letters are too few for 30 different items: give fewer items"),
+        ("lists:operation=pairs,items=5", "5 items are no pairs: give an even number"),
         ("lists:item=3", "Unknown key 'item' in lists: did you mean 'items'"),
         ("lists:operation=sorts", "Bad value in lists: operation = 'sorts'"),
         ("nae-sat:latents=4,clauses=5", "4 latents have fewer than 5 triples: give fewer clauses, or more latents"),

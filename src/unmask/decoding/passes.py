@@ -123,6 +123,7 @@ def _plain(
         confidence=spread(found.confidence, shape, rows, columns),
         predicted=spread(found.token, shape, rows, columns),
         entropy=None if found.entropy is None else spread(found.entropy, shape, rows, columns),
+        tokens=None if found.tokens is None else spread(found.tokens, shape, rows, columns),
         hidden_states=spread(hidden, shape, rows, columns) if needs.hidden_states else None,
         age=torch.zeros(shape, dtype=torch.long, device=rows.device) if needs.age else None,
     )

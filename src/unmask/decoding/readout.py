@@ -97,12 +97,14 @@ class Readout:
         token: the likeliest token that is not banned, or the one that was drawn.
         entropy: of the plain softmax, in nats, or of the distribution that was drawn from; None unless needed.
         read: what each reader took, a row per position.
+        tokens: of the k largest probabilities of the plain softmax; None unless needed.
     """
 
     confidence: Float[Tensor, "n k"]
     token: Int[Tensor, " n"]
     entropy: Float[Tensor, " n"] | None
     read: Sequence[Tensor]
+    tokens: Int[Tensor, "n k"] | None = None
 
 
 def read(
@@ -136,6 +138,7 @@ def read(
         token=torch.cat([part.token for part in parts]),
         entropy=torch.cat([part.entropy for part in parts if part.entropy is not None]) if needs.entropy else None,
         read=[torch.cat(each) for each in zip(*(part.read for part in parts), strict=True)],
+        tokens=torch.cat([part.tokens for part in parts if part.tokens is not None]) if needs.tokens else None,
     )
 
 
@@ -166,9 +169,11 @@ def _read_piece(
     confidence = F.pad(p.gather(1, index).masked_fill(best == -torch.inf, 0), (0, needs.top_k - k))
     taken = [reader.read(logits, p, before) for reader in readers]
     entropy = torch.special.entr(p, out=logits.float()).sum(dim=-1) if needs.entropy else None
+    tokens = F.pad(index, (0, needs.top_k - k)) if needs.tokens else None
     if shown is not None:
-        return Readout(shown.confidence, shown.token, entropy if shown.entropy is None else shown.entropy, taken)
-    return Readout(confidence, index[:, 0], entropy, taken)
+        entropy = entropy if shown.entropy is None else shown.entropy
+        return Readout(shown.confidence, shown.token, entropy, taken, tokens)
+    return Readout(confidence, index[:, 0], entropy, taken, tokens)
 
 
 def _read_drawn(

@@ -25,6 +25,7 @@ class Reading(Memory):
     Attributes:
         confidence: as in `Observation`.
         entropy: as in `Observation`.
+        tokens: as in `Observation`.
         hidden_states: as in `Observation`.
         predicted: the likeliest token, or the one drawn where a policy is to see that.
         age: passes since each position was read, where readings are kept.
@@ -33,6 +34,7 @@ class Reading(Memory):
     confidence: Float[Tensor, "b l k"]
     predicted: Int[Tensor, "b l"]
     entropy: Float[Tensor, "b l"] | None = None
+    tokens: Int[Tensor, "b l k"] | None = None
     hidden_states: Float[Tensor, "b l h"] | None = None
     age: Int[Tensor, "b l"] | None = None
 

@@ -79,6 +79,7 @@ def see(
         block_step=block_step,
     )
     kinds = {"hidden states": needs.hidden_states, "the KL history": needs.kl_history}
+    kinds["the tokens of its confidences"] = needs.tokens and logits is None
     kinds["logits and the tokens that stand"] = needs.differs and (logits is None or standing is None)
     absent = [name for name, wanted in kinds.items() if wanted]
     if absent or (logits is None and needs.entropy and entropy is None):
@@ -161,6 +162,7 @@ def _read_all(logits: Float[Tensor, "b l v"], needs: Needs, banned: Int[Tensor, 
         spread(found.confidence, shape, rows, columns),
         spread(found.token, shape, rows, columns),
         None if found.entropy is None else spread(found.entropy, shape, rows, columns),
+        None if found.tokens is None else spread(found.tokens, shape, rows, columns),
     )
 
 
@@ -183,6 +185,7 @@ def observation_of(
         step_fraction=step.to(torch.float32) / masked.shape[1],
         noise=noise,
         entropy=reading.entropy,
+        tokens=reading.tokens,
         kl=kl,
         hidden_states=reading.hidden_states,
         speed=speed,

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, MultipleOf
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import BeforeValidator, model_validator
 from torch import Tensor, nn
 
@@ -43,6 +43,9 @@ class TransformerConfig(PolicySettings):
         use_age: see how many passes ago each position was read, n as n / (1 + n): for a dLLM with a stale cache.
         use_rank: see how many masked positions stand before each position and how many behind it, n as 1 / (1 + n).
             Without it positions that look alike get equal logits: attention over equal values is the same everywhere.
+        use_overlap: see of each two masked positions how far they would write the same, by the tokens of their top_k
+            confidences: attention is drawn to (or from) those by a learnt weight. Give top_k enough to hold what a
+            position is unsure of, such as 8.
         use_speed: condition on the speed asked for: one policy for every speed.
         context: positions of the block that it sees: it is blind outside the block of the first position that it may
             reveal (released code: `policy_full_context` off, with its block length); None: the whole region.
@@ -70,6 +73,7 @@ class TransformerConfig(PolicySettings):
     use_entropy: bool = False
     use_age: bool = False
     use_rank: bool = False
+    use_overlap: bool = False
     use_speed: bool = False
     context: Annotated[int | None, Ge(1)] = None
     time_size: Annotated[int | None, Ge(2), MultipleOf(2)] = None
@@ -136,6 +140,8 @@ class TransformerPolicy(LearnedPolicy):
         self.transformer_blocks = nn.ModuleList(
             Block(c.width, c.heads, c.feed_forward, c.initial_logit is not None) for _ in range(c.blocks)
         )
+        if c.use_overlap:
+            self.overlap_weight = nn.Parameter(torch.zeros(c.heads))
         self.final_norm = nn.LayerNorm(c.width)
         self.output_proj = nn.Linear(c.width, 1)
         if c.initial_logit is not None:
@@ -145,7 +151,15 @@ class TransformerPolicy(LearnedPolicy):
     def needs(self) -> Needs:
         c, hidden = self.settings, self.settings.reads == "hidden_states"
         top_k = 1 if hidden else c.top_k
-        return Needs(top_k, "region", entropy=c.use_entropy, hidden_states=hidden, speed=c.use_speed, age=c.use_age)
+        return Needs(
+            top_k,
+            "region",
+            entropy=c.use_entropy,
+            tokens=c.use_overlap,
+            hidden_states=hidden,
+            speed=c.use_speed,
+            age=c.use_age,
+        )
 
     @property
     def actions(self) -> Actions:
@@ -169,9 +183,13 @@ class TransformerPolicy(LearnedPolicy):
             condition = condition + self.time_mlp(self._time_features(observation.step_fraction))[:, None]
         if self.settings.use_speed:
             condition = condition + self.speed_mlp(speed_features(self.knob(observation)))[:, None]
-        in_view = self._view(observation)
+        in_view, drawn_to = self._view(observation), None
+        if self.settings.use_overlap:
+            assert observation.tokens is not None
+            shared = overlap(observation.confidence, observation.tokens, observation.masked)
+            drawn_to = OVERLAP * self.overlap_weight[:, None, None] * shared[:, None]
         for block in self.transformer_blocks:
-            x = block(x, condition, observation.masked, in_view)
+            x = block(x, condition, observation.masked, in_view, drawn_to)
         return self.output_proj(self.final_norm(x))[..., 0]
 
     def _read(self, observation: Observation) -> Float[Tensor, "b l w"]:
@@ -215,6 +233,21 @@ class TransformerPolicy(LearnedPolicy):
         return features.bfloat16().float() if self.settings.round_time else features
 
 
+OVERLAP = 10.0  # what an overlap of 1 adds to an attention logit, per unit of the learnt weight
+
+
+def overlap(
+    confidence: Float[Tensor, "b l k"], tokens: Int[Tensor, "b l k"], masked: Bool[Tensor, "b l"]
+) -> Float[Tensor, "b l l"]:
+    """The probability that two masked positions write the same token, each by its own distribution; 0 for others."""
+    p = confidence * masked[..., None]
+    found = p.new_zeros(*masked.shape, masked.shape[1])
+    for one, token in zip(p.unbind(dim=-1), tokens.unbind(dim=-1), strict=True):
+        for other, its in zip(p.unbind(dim=-1), tokens.unbind(dim=-1), strict=True):
+            found += one[:, :, None] * other[:, None] * (token[:, :, None] == its[:, None])
+    return found.masked_fill(torch.eye(masked.shape[1], dtype=torch.bool, device=p.device), 0)
+
+
 def ranks(masked: Bool[Tensor, "b l"]) -> Float[Tensor, "b l 2"]:
     """1 / (1 + n) for the n masked positions before each position, and for those behind it."""
     upto = masked.long().cumsum(dim=1)
@@ -248,24 +281,33 @@ class Block(nn.Module):
         condition: Float[Tensor, "b 2 w"],
         masked: Bool[Tensor, "b l"],
         in_view: Bool[Tensor, "b l"] | None = None,
+        drawn_to: Float[Tensor, "b h l l"] | None = None,
     ) -> Float[Tensor, "b l w"]:
         """
         Args:
             condition: what modulates revealed (0) and masked (1) positions.
             in_view: positions that are attended to; all by default.
+            drawn_to: added to the attention's logits.
         """
         revealed, hidden = self.ada_conditioning(condition)[:, :, None].unbind(dim=1)
         modulation = torch.where(masked[..., None], hidden, revealed)
         scale1, shift1, gate1, scale2, shift2, gate2 = modulation.chunk(6, dim=-1)
-        x = x + self._attention(self.norm1(x) * (1 + scale1) + shift1, in_view) * (1 + gate1)
+        x = x + self._attention(self.norm1(x) * (1 + scale1) + shift1, in_view, drawn_to) * (1 + gate1)
         h = self.norm2(x) * (1 + scale2) + shift2
         return x + self.linear2(F.gelu(self.linear1(h))) * (1 + gate2)
 
-    def _attention(self, h: Float[Tensor, "b l w"], in_view: Bool[Tensor, "b l"] | None) -> Float[Tensor, "b l w"]:
+    def _attention(
+        self,
+        h: Float[Tensor, "b l w"],
+        in_view: Bool[Tensor, "b l"] | None,
+        drawn_to: Float[Tensor, "b h l l"] | None,
+    ) -> Float[Tensor, "b l w"]:
         q, k, v = (
             p(h).unflatten(-1, (self.heads, -1)).transpose(1, 2) for p in (self.q_proj, self.k_proj, self.v_proj)
         )
-        seen = None if in_view is None else in_view[:, None, None]
+        seen: Tensor | None = None if in_view is None else in_view[:, None, None]
+        if drawn_to is not None:
+            seen = drawn_to if seen is None else drawn_to.masked_fill(~seen, -torch.inf)
         mixed = F.scaled_dot_product_attention(_rotate(q), _rotate(k), v, seen)
         return self.out_proj(mixed.transpose(1, 2).flatten(-2))
 

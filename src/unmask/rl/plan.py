@@ -88,7 +88,9 @@ def plan(config: TrainConfig, gen_length: int, processes: int, hidden_size: int 
 
 def step_bytes(gen_length: int, needs: Needs, hidden_size: int) -> int:
     """Bytes of one recorded step (`unmask.rl.rollout.Steps`)."""
-    numbers = needs.top_k + needs.entropy + needs.kl_history + needs.hidden_states * hidden_size
+    numbers = (
+        needs.top_k * (1 + 2 * needs.tokens) + needs.entropy + needs.kl_history + needs.hidden_states * hidden_size
+    )
     each = numbers * FLOAT_BYTES + 2 * FLAG_BYTES + PICK_BYTES
     return gen_length * each + FLOAT_BYTES + INDEX_BYTES
 

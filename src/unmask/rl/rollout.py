@@ -50,7 +50,8 @@ class Steps:
         if seen.hidden_states is not None:
             return seen, torch.arange(len(self), device=self.rollout.device)
         told = [seen.confidence.flatten(1), seen.masked, seen.step_fraction[:, None], seen.selectable]
-        told += [values.flatten(1) for values in (seen.entropy, seen.kl, seen.age, seen.differs) if values is not None]
+        more = (seen.entropy, seen.tokens, seen.kl, seen.age, seen.differs)
+        told += [values.flatten(1) for values in more if values is not None]
         told += [values[:, None] for values in (seen.speed, seen.block_step) if values is not None]
         same = deduplicate(torch.cat([values.float() for values in told], dim=1))
         return seen.take(same.rows), same.of

@@ -5,7 +5,12 @@
     shuffle b k a   ->   k b a     (any order)
 
 Copied, reversed and sorted items are all known at once. Of shuffled items each excludes one elsewhere: one a pass. Of
-`mark` all but one position may be revealed at once, and the last one must be the mark if no other is.
+`mark` all but one position may be revealed at once, and the last one must be the mark if no other is. Two more must be
+asked for: `replace`, which is `mark` with any other letter, and `pairs`.
+
+    pairs b k a c   ->   c b k a   (sorted, a b c k, with partners exchanged or not: b and k, a and c)
+
+Two passes do for `pairs`, one of each pair first, but who is whose partner is in the prompt and not in a confidence.
 """
 
 from __future__ import annotations
@@ -13,7 +18,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Sequence
-from itertools import permutations
+from itertools import permutations, product
 from typing import Annotated, ClassVar, Literal, get_args
 
 from annotated_types import Ge, Le
@@ -23,7 +28,7 @@ from unmask.settings import Settings
 from unmask.tasks.base import Example
 from unmask.tasks.puzzle import Puzzle
 
-Operation = Literal["copy", "reverse", "sort", "shuffle", "mark", "replace"]
+Operation = Literal["copy", "reverse", "sort", "shuffle", "mark", "replace", "pairs"]
 MARK = "*"
 MOST_ANSWERS = math.factorial(8)
 
@@ -43,13 +48,15 @@ class ListOptions(Settings):
 
     @model_validator(mode="after")
     def _enough_letters(self) -> ListOptions:
+        if self.operation == "pairs" and self.items % 2:
+            raise ValueError(f"{self.items} items are no pairs: give an even number")
         if self.items > self.letters - (self.operation == "replace"):
             raise ValueError(f"{self.letters} letters are too few for {self.items} different items: give fewer items")
         return self
 
 
 class Lists(Puzzle):
-    """`items` letters after an operation. `replace` puts one other letter in an item's place; it must be asked for."""
+    """`items` letters after an operation."""
 
     kind = "lists"
     Options: ClassVar[type[Settings]] = ListOptions
@@ -77,6 +84,8 @@ class Lists(Puzzle):
         result = [*_result(operation, items)]
         if operation == "shuffle":
             rng.shuffle(result)
+        elif operation == "pairs":
+            result = list(rng.choice(_exchanged(items)))
         elif operation in ("mark", "replace"):
             result[rng.randrange(n)] = MARK if operation == "mark" else drawn[n]
         return Example(" ".join([operation, *items]), " ".join(result), {"operation": operation})
@@ -87,15 +96,20 @@ class Lists(Puzzle):
             return sorted(answer) == sorted(items)
         if operation in ("copy", "reverse", "sort"):
             return tuple(answer) == _result(operation, items)
+        if operation == "pairs":
+            return tuple(answer) in _exchanged(items)
         new = [word for item, word in zip(items, answer, strict=True) if item != word]
         right = {MARK} if operation == "mark" else {*self.alphabet} - {*items}
         return len(new) == 1 and new[0] in right
 
     def order(self, example: Example) -> list[int]:
-        """All at once; shuffled items one a pass; of `mark` and `replace` all but the last."""
-        n, operation = self.options.items, example.prompt.split()[0]
+        """All at once; shuffled items one a pass; of `mark` and `replace` all but the last; of each pair the first."""
+        n, (operation, *items) = self.options.items, example.prompt.split()
         if operation == "shuffle":
             return list(range(n))
+        if operation == "pairs":
+            partner = _partners(items)
+            return [int(item > partner[item]) for item in sorted(items)]
         return [0] * (n - 1) + [int(operation in ("mark", "replace"))]
 
     def answers(self, example: Example) -> list[tuple[str, ...]] | None:
@@ -103,6 +117,8 @@ class Lists(Puzzle):
         if operation in ("mark", "replace"):
             new = [MARK] if operation == "mark" else sorted({*self.alphabet} - {*items})
             return [(*items[:i], one, *items[i + 1 :]) for i in range(len(items)) for one in new]
+        if operation == "pairs":
+            return _exchanged(items)
         if operation != "shuffle":
             return [_result(operation, items)]
         return list(permutations(items)) if math.factorial(len(items)) <= MOST_ANSWERS else None
@@ -117,3 +133,21 @@ def _result(operation: str, items: Sequence[str]) -> tuple[str, ...]:
     if operation == "reverse":
         return tuple(reversed(items))
     return tuple(sorted(items) if operation == "sort" else items)
+
+
+def _partners(items: Sequence[str]) -> dict[str, str]:
+    return {one: other for a, b in zip(items[::2], items[1::2], strict=True) for one, other in ((a, b), (b, a))}
+
+
+def _exchanged(items: Sequence[str]) -> list[tuple[str, ...]]:
+    """The sorted items with partners exchanged or not, in every way."""
+    pairs, found = list(zip(items[::2], items[1::2], strict=True)), []
+    for chosen in product((False, True), repeat=len(pairs)):
+        moved = {
+            one: other
+            for pair, change in zip(pairs, chosen, strict=True)
+            if change
+            for one, other in (pair, pair[::-1])
+        }
+        found.append(tuple(moved.get(item, item) for item in sorted(items)))
+    return found

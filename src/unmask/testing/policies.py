@@ -73,6 +73,7 @@ def random_observation(
         step_fraction=step / length,
         noise=uniform(row_keys(int(step.sum()), torch.arange(rows)), step, length),
         entropy=torch.special.entr(p).sum(dim=-1) if needs.entropy else None,
+        tokens=torch.randint(0, 50, (rows, length, needs.top_k), generator=generator) if needs.tokens else None,
         kl=kl.masked_fill(draw(*kl.shape) < 0.2, torch.inf) if needs.kl_history else None,
         hidden_states=torch.randn(rows, length, hidden_size, generator=generator) if needs.hidden_states else None,
         speed=draw(rows) if needs.speed else None,

@@ -1,0 +1,339 @@
+"""Puzzles: their dLLMs, their bounds, and what rules and policies choose. Policies are those of benchmarks/tuning.py.
+
+python benchmarks/puzzles.py dllms                     the dLLM of each puzzle, two at once, up to ten minutes each
+python benchmarks/tuning.py train --studies lists      a policy of every speed, three seeds; the same for the others
+python benchmarks/tuning.py rules --studies lists      every cell of every rule; the best on the held-out prompts
+python benchmarks/puzzles.py bounds                    the known order, the best of 64, the best rules, the policies
+python benchmarks/puzzles.py ceilings                  drawn tokens against the exact ceilings of shuffle and mark
+python benchmarks/puzzles.py state                     does a policy see the problem, or only its own pace?
+python benchmarks/puzzles.py elsewhere                 each puzzle's policies on the other puzzles
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.tuning import PLACES, SEEDS, folder, results, unmask
+
+from unmask.decoding.decode import decode
+from unmask.decoding.options import DecodeConfig
+from unmask.decoding.source import encode_example
+from unmask.decoding.state import Step
+from unmask.evaluation.bounds import best_of, ceiling, decode_in_order, total_correlation
+from unmask.evaluation.entries import Entry
+from unmask.evaluation.intervals import bootstrap, t95
+from unmask.evaluation.summaries import outcomes
+from unmask.models.auto import load_model
+from unmask.models.base import MaskedDiffusionModel
+from unmask.pareto import Point, frontier
+from unmask.policies.auto import load_policy
+from unmask.policies.base import Policy, StochasticPolicy
+from unmask.tasks.auto import load_task
+from unmask.tasks.base import Example, verdicts
+from unmask.tasks.puzzle import Puzzle
+
+PUZZLES = ("lists", "nae-sat", "addition", "sudoku")
+SPEEDS = (0.0, 0.5, 1.0)
+HOUSE = "house-base-full"  # trained elsewhere
+SHOWN = 12  # rules of a table at most
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A puzzle with its dLLM."""
+
+    task: Puzzle
+    model: MaskedDiffusionModel
+    examples: list[Example]
+
+    @property
+    def prompts(self) -> list[list[int]]:
+        """Token ids."""
+        return [encode_example(self.model, example) for example in self.examples]
+
+
+@dataclass(frozen=True)
+class Found:
+    """How one way of decoding did on each prompt.
+
+    Attributes:
+        cost: total correlation of what was revealed together, in nats; NaN where it cannot be computed.
+    """
+
+    correct: torch.Tensor
+    nfe: torch.Tensor
+    cost: torch.Tensor
+
+    def told(self) -> str:
+        """As columns of a table."""
+        right = bootstrap(self.correct[None].double())
+        known = self.cost[~self.cost.isnan()].double()
+        nfe = self.nfe.double().mean()
+        return (
+            f"{100 * right.mean:.1f} ({100 * right.low:.1f} to {100 * right.high:.1f}) | {nfe:.2f} | {known.mean():.2f}"
+        )
+
+
+def setting(place: str, prompts: int) -> Setting | None:
+    """None where its dLLM has not been made."""
+    name, task = PLACES[place]["model"], load_task(place)
+    assert isinstance(task, Puzzle)
+    if not Path(name).exists():
+        print(f"{place}: {name} is not there; `python benchmarks/puzzles.py dllms` makes it")
+        return None
+    return Setting(task, load_model(name), task.examples("test", prompts))
+
+
+def made(args: argparse.Namespace, place: str, study: str | None = None) -> dict[int, Path]:
+    """The run of each seed that is there."""
+    runs = {seed: folder(args.out, study or place, seed) for seed in args.seeds}
+    return {seed: run for seed, run in runs.items() if (run / "tuned.json").exists()}
+
+
+def dllms(args: argparse.Namespace) -> None:
+    """Those that are missing; can be stopped and started again."""
+
+    def make(place: str) -> None:
+        name = PLACES[place]["model"]
+        if not (Path(name) / "README.md").exists():
+            again = ["--resume"] if Path(f"{name}.checkpoint").exists() else []
+            unmask("pretrain", "--config", f"configs/pretrain/{place}.toml", "--output", name, "--threads", 1, *again)
+        print(f"{place}: {name}", flush=True)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(make, args.places))
+
+
+def run(one: Setting, policy: Policy, config: DecodeConfig, costs: bool = True, seed: int = 0) -> Found:
+    """Decode all prompts."""
+    out = decode(one.model, policy, one.prompts, config, seed=seed)
+    right = verdicts(one.task, one.examples, out.texts, out.complete.tolist())
+    cost = [math.nan] * len(one.examples)
+    if costs:
+        rows = zip(one.examples, out.revealed_at.tolist(), out.tokens.tolist(), strict=True)
+        cost = [correlation(one, example, order, tokens) for example, order, tokens in rows]
+    return Found(torch.tensor(right), out.nfe, torch.tensor(cost))
+
+
+def correlation(one: Setting, example: Example, order: Sequence[int], tokens: Sequence[int]) -> float:
+    """`total_correlation` of a roll-out."""
+    answers = one.task.answers(example)
+    if answers is None:
+        return math.nan
+    if len(answers) == 1:
+        return 0.0  # nothing is open
+    return total_correlation(answers, order, one.model.tokenizer.convert_ids_to_tokens(list(tokens)))
+
+
+def region(one: Setting, block_length: int | None = None, speed: float | None = None) -> DecodeConfig:
+    """How it is decoded."""
+    return DecodeConfig(
+        gen_length=one.task.gen_length, block_length=block_length, stop_at_eos=False, speed=speed, batch_size=256
+    )
+
+
+def bounds(args: argparse.Namespace) -> None:
+    """A table for each puzzle."""
+    for place in args.places:
+        one = setting(place, args.prompts)
+        if one is None:
+            continue
+        print(f"\n{place}: {args.prompts} test prompts; correlation: of what was revealed together, nats per prompt")
+        print("| decoding | accuracy %, 95% interval | NFE | correlation |\n|---|---|---|---|")
+        orders = [one.task.order(example) for example in one.examples]
+        if None not in orders:
+            known = decode_in_order(one.model, one.task, one.examples, [order or [] for order in orders])
+            steps = known.revealed_at.tolist()
+            pairs = zip(one.examples, steps, known.texts, strict=True)
+            costs = [_of_text(one, example, order, text) for example, order, text in pairs]
+            print(f"| known order | {Found(known.correct, known.nfe, torch.tensor(costs)).told()} |")
+        many = best_of(one.model, one.task, one.examples[:100], args.best_of)
+        found = many.found[many.found.isfinite()]
+        share = 100 * many.found.isfinite().float().mean()
+        print(f"| best of {args.best_of} random roll-outs, 100 prompts | {share:.1f} | {found.mean():.2f} | |")
+        mean = f"{100 * many.correct.float().mean():.1f} | {many.nfe.float().mean():.2f}"
+        print(f"| random roll-outs, on average | {mean} | |")
+        for name, blocks in best_rules(args, place):
+            rule = run(one, load_policy(name), region(one, blocks))
+            where = "full diffusion" if blocks == one.task.gen_length else f"blocks of {blocks}"
+            print(f"| `{name}`, {where} | {rule.told()} |", flush=True)
+        for seed, folder_ in made(args, place).items():
+            for speed in SPEEDS:
+                learned = run(one, load_policy(folder_), region(one, speed=speed))
+                print(f"| policy, seed {seed}, speed {speed:g} | {learned.told()} |", flush=True)
+        for speed in SPEEDS:
+            other = run(one, load_policy(HOUSE), region(one, speed=speed))
+            print(f"| `{HOUSE}`, trained elsewhere, speed {speed:g} | {other.told()} |", flush=True)
+
+
+def _of_text(one: Setting, example: Example, order: Sequence[int], text: str) -> float:
+    answers, words = one.task.answers(example), text.split()
+    if answers is None or len(words) != one.task.gen_length:
+        return math.nan
+    return 0.0 if len(answers) == 1 else total_correlation(answers, order, words)
+
+
+def best_rules(args: argparse.Namespace, place: str) -> list[tuple[str, int]]:
+    """Rules on the frontier of all, and on that of full diffusion, chosen on other prompts; in their order of NFE."""
+    tried = results(args.out / "rules" / f"{place}-tried") if (args.out / "rules" / f"{place}-tried").exists() else []
+    cells = [(entry, outcomes(rows)) for entry, rows in tried]
+    full = load_task(place).gen_length
+    chosen: dict[str, tuple[float, Entry]] = {}
+    for group in (cells, [one for one in cells if one[0].decode.block_length in (None, full)]):
+        points = [Point(o.nfe.double().mean().item(), o.correct.double().mean().item(), entry) for entry, o in group]
+        chosen |= {point.cell.key: (point.nfe, point.cell) for point in frontier(points)}
+    ordered = sorted(chosen.values(), key=lambda one: one[0])
+    kept = [entry for _, entry in ordered if not entry.decode.suppress_eos][-SHOWN:]
+    return [(_spelled(entry), int(entry.columns()["block_length"])) for entry in kept]
+
+
+def _spelled(entry: Entry) -> str:
+    settings = ",".join(f"{key}={value}" for key, value in entry.policy.items() if key != "type" and value is not None)
+    return f"{entry.policy['type']}:{settings}"
+
+
+def ceilings(args: argparse.Namespace) -> None:
+    """Tokens drawn at temperature 1: what positions revealed together can reach at most, and what is reached."""
+    one = setting("lists", 1)
+    if one is None:
+        return
+    n = one.task.gen_length
+    for operation in ("shuffle", "mark"):
+        task = load_task(f"lists:operation={operation}")
+        assert isinstance(task, Puzzle)
+        there = Setting(task, one.model, task.examples("test", args.prompts))
+        answers = task.answers(there.examples[0])
+        assert answers is not None
+        best = {passes: max(ceiling(answers, order) for order in splits(n, passes)) for passes in range(1, n + 1)}
+        print(f"\n{operation}: the best way to reveal {n} positions in so many passes, exactly, in percent")
+        print(", ".join(f"{passes}: {100 * share:.1f}" for passes, share in best.items()))
+        print("| decoding at temperature 1 | accuracy % | NFE | ceiling % at its passes |\n|---|---|---|---|")
+        names = [("top_k_confidence:k=1", None), ("top_k_confidence:k=2", None), ("top_k_confidence:k=4", None)]
+        names += [("confidence_threshold:threshold=0.5", None), ("confidence_threshold:threshold=0", None)]
+        names += [("factor:factor=1", None)]
+        policies = [(str(path), speed) for path in made(args, "lists").values() for speed in SPEEDS]
+        for name, speed in [*names, *policies]:
+            config = region(there, speed=speed).model_copy(update={"temperature": 1.0})
+            found = run(there, load_policy(name), config, costs=False)
+            allowed = sum(best[int(passes)] for passes in found.nfe) / len(found.nfe)
+            right = bootstrap(found.correct[None].double())
+            above = " (ABOVE)" if right.low > allowed else ""
+            told = f"{100 * right.mean:.1f} ({100 * right.low:.1f} to {100 * right.high:.1f}){above}"
+            at = "" if speed is None else f", speed {speed:g}"
+            print(f"| `{name}`{at} | {told} | {found.nfe.double().mean():.2f} | {100 * allowed:.1f} |", flush=True)
+
+
+def splits(n: int, passes: int) -> list[list[int]]:
+    """The ways to reveal n positions that look alike in so many passes: which ones does not matter, how many does."""
+    cuts = torch.combinations(torch.arange(1, n), passes - 1).tolist() if passes > 1 else [[]]
+    return [[sum(cut <= i for cut in each) for i in range(n)] for each in cuts]
+
+
+def state(args: argparse.Namespace) -> None:
+    """How much a policy's actions tell of the problem, beside a policy that sees none, and a replay of the pace."""
+    print("| task | policy | speed | accuracy % @ NFE | information of action and problem, share of the most |")
+    print("|---|---|---|---|---|")
+    for place in args.places:
+        one = setting(place, args.prompts)
+        if one is None:
+            continue
+        for study in (place, f"{place}, blind"):
+            for seed, path in made(args, place, study).items():
+                policy = load_policy(path)
+                assert isinstance(policy, StochasticPolicy)
+                for speed in SPEEDS:
+                    found = run(one, policy, region(one, speed=speed), costs=False)
+                    share = information(one, policy, region(one, speed=speed))
+                    at = f"{100 * found.correct.double().mean():.1f} @ {found.nfe.double().mean():.2f}"
+                    name = "blind" if study != place else "sees"
+                    print(f"| {place} | {name}, seed {seed} | {speed:g} | {at} | {share:.2f} |", flush=True)
+
+
+def information(one: Setting, policy: StochasticPolicy, config: DecodeConfig, draws: int = 64) -> float:
+    """Of each position at each step: the mutual information of whether it is revealed and what the policy sees.
+
+    H(revealed) - H(revealed | seen), by the probabilities of the policy's own draws, over rows in which the position is
+    masked; summed over positions and steps and divided by the sum of H(revealed). 0: the action depends on the step and
+    the position alone; 1: what is seen decides it.
+    """
+    probability: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+
+    def look(step: Step) -> None:
+        seen = step.observation.only(policy.needs)
+        logits = policy.logits(seen)
+        generator = torch.Generator().manual_seed(0)
+        total = torch.zeros_like(logits)
+        for _ in range(draws):
+            noise = torch.rand(logits.shape, generator=generator).clamp(1e-6, 1 - 1e-6)
+            total += policy.actions.sample(logits, seen.selectable, noise) > 0
+        for i, number in enumerate(step.before.step.tolist()):
+            probability.setdefault(number, []).append((total[i] / draws, seen.selectable[i]))
+
+    decode(one.model, policy, one.prompts, config, callback=look)
+    shared, most = 0.0, 0.0
+    for rows in probability.values():
+        p, masked = torch.stack([row[0] for row in rows]).double(), torch.stack([row[1] for row in rows])
+        count = masked.sum(dim=0)
+        mean = (p * masked).sum(dim=0) / count.clamp(min=1)
+        given = (_binary(p) * masked).sum(dim=0)
+        shared += (count * _binary(mean) - given).sum().item()
+        most += (count * _binary(mean)).sum().item()
+    return shared / most if most else 0.0
+
+
+def _binary(p: torch.Tensor) -> torch.Tensor:
+    return torch.special.entr(p) + torch.special.entr(1 - p)
+
+
+def elsewhere(args: argparse.Namespace) -> None:
+    """Each place's policies on every puzzle; and those of all, trained in turns."""
+    sources = [*args.places, "house", "all"]
+    print("| policy trained on | decoding | speed | accuracy % @ NFE over seeds |\n|---|---|---|---|")
+    for place in args.places:
+        one = setting(place, args.prompts)
+        if one is None:
+            continue
+        for source in sources:
+            runs = made(args, source) or ({0: Path(HOUSE)} if source == "house" else {})
+            for speed in SPEEDS:
+                found = [run(one, load_policy(path), region(one, speed=speed), costs=False) for path in runs.values()]
+                if found:
+                    right = spread([each.correct.double().mean().item() for each in found])
+                    nfe = sum(each.nfe.double().mean().item() for each in found) / len(found)
+                    print(f"| {source} | {place} | {speed:g} | {right} @ {nfe:.2f} |", flush=True)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean over seeds in percent, with a 95% interval."""
+    found = 100 * torch.tensor(values, dtype=torch.float64)
+    half = t95(len(found) - 1) * found.std().item() / math.sqrt(len(found)) if len(found) > 1 else 0.0
+    return f"{found.mean():.1f} ± {half:.1f}" if half else f"{found.mean():.1f}"
+
+
+def main(about: str | None, *commands: Callable[[argparse.Namespace], None]) -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = {one.__name__: one for one in commands}
+    parser.add_argument("command", choices=list(known))
+    parser.add_argument("--out", type=Path, default=Path("runs/tuning"))
+    parser.add_argument("--places", nargs="+", choices=PUZZLES, default=list(PUZZLES))
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--prompts", type=int, default=500)
+    parser.add_argument("--best-of", type=int, default=64)
+    parser.add_argument("--jobs", type=int, default=2, help="Trainings at once.")
+    args = parser.parse_args()
+    known[args.command](args)
+
+
+if __name__ == "__main__":
+    main(__doc__, dllms, bounds, ceilings, state, elsewhere)
