@@ -6,7 +6,8 @@ python benchmarks/tuning.py rules --studies lists      every cell of every rule;
 python benchmarks/puzzles.py bounds                    the known order, the best of 64, the best rules, the policies
 python benchmarks/puzzles.py ceilings                  drawn tokens against the exact ceilings of shuffle and mark
 python benchmarks/puzzles.py state                     does a policy see the problem, or only its own pace?
-python benchmarks/puzzles.py elsewhere                 each puzzle's policies on the other puzzles
+python benchmarks/puzzles.py mixture                   one policy for house and all puzzles, three seeds
+python benchmarks/puzzles.py elsewhere                 the policies of each, and those of all, on house and every puzzle
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from unmask.pareto import Point, frontier
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy, StochasticPolicy
 from unmask.tasks.auto import load_task
-from unmask.tasks.base import Example, verdicts
+from unmask.tasks.base import Example, Task, verdicts
 from unmask.tasks.puzzle import Puzzle
 
 PUZZLES = ("lists", "nae-sat", "addition", "sudoku")
@@ -50,9 +51,9 @@ SHOWN = 12  # rules of a table at most
 
 @dataclass(frozen=True)
 class Setting:
-    """A puzzle with its dLLM."""
+    """A task with its dLLM."""
 
-    task: Puzzle
+    task: Task
     model: MaskedDiffusionModel
     examples: list[Example]
 
@@ -86,9 +87,8 @@ class Found:
 
 def setting(place: str, prompts: int) -> Setting | None:
     """None where its dLLM has not been made."""
-    name, task = PLACES[place]["model"], load_task(place)
-    assert isinstance(task, Puzzle)
-    if not Path(name).exists():
+    name, task = PLACES[place].get("model", "house-base"), load_task(PLACES[place]["task"])
+    if "model" in PLACES[place] and not Path(name).exists():
         print(f"{place}: {name} is not there; `python benchmarks/puzzles.py dllms` makes it")
         return None
     return Setting(task, load_model(name), task.examples("test", prompts))
@@ -97,7 +97,7 @@ def setting(place: str, prompts: int) -> Setting | None:
 def made(args: argparse.Namespace, place: str, study: str | None = None) -> dict[int, Path]:
     """The run of each seed that is there."""
     runs = {seed: folder(args.out, study or place, seed) for seed in args.seeds}
-    return {seed: run for seed, run in runs.items() if (run / "tuned.json").exists()}
+    return {seed: run for seed, run in runs.items() if (run / "best" / "README.md").exists()}
 
 
 def dllms(args: argparse.Namespace) -> None:
@@ -127,12 +127,14 @@ def run(one: Setting, policy: Policy, config: DecodeConfig, costs: bool = True, 
 
 def correlation(one: Setting, example: Example, order: Sequence[int], tokens: Sequence[int]) -> float:
     """`total_correlation` of a roll-out."""
-    answers = one.task.answers(example)
-    if answers is None:
+    return _correlation(one.task, example, order, one.model.tokenizer.convert_ids_to_tokens(list(tokens)))
+
+
+def _correlation(task: Task, example: Example, order: Sequence[int], words: Sequence[str]) -> float:
+    answers = task.answers(example) if isinstance(task, Puzzle) else None
+    if answers is None or len(words) != task.gen_length:
         return math.nan
-    if len(answers) == 1:
-        return 0.0  # nothing is open
-    return total_correlation(answers, order, one.model.tokenizer.convert_ids_to_tokens(list(tokens)))
+    return 0.0 if len(answers) == 1 else total_correlation(answers, order, words)  # of one answer nothing is open
 
 
 def region(one: Setting, block_length: int | None = None, speed: float | None = None) -> DecodeConfig:
@@ -150,12 +152,12 @@ def bounds(args: argparse.Namespace) -> None:
             continue
         print(f"\n{place}: {args.prompts} test prompts; correlation: of what was revealed together, nats per prompt")
         print("| decoding | accuracy %, 95% interval | NFE | correlation |\n|---|---|---|---|")
+        assert isinstance(one.task, Puzzle)  # of `places`
         orders = [one.task.order(example) for example in one.examples]
         if None not in orders:
             known = decode_in_order(one.model, one.task, one.examples, [order or [] for order in orders])
-            steps = known.revealed_at.tolist()
-            pairs = zip(one.examples, steps, known.texts, strict=True)
-            costs = [_of_text(one, example, order, text) for example, order, text in pairs]
+            rolled = zip(one.examples, known.revealed_at.tolist(), known.texts, strict=True)
+            costs = [_correlation(one.task, example, order, text.split()) for example, order, text in rolled]
             print(f"| known order | {Found(known.correct, known.nfe, torch.tensor(costs)).told()} |")
         many = best_of(one.model, one.task, one.examples[:100], args.best_of)
         found = many.found[many.found.isfinite()]
@@ -176,18 +178,11 @@ def bounds(args: argparse.Namespace) -> None:
             print(f"| `{HOUSE}`, trained elsewhere, speed {speed:g} | {other.told()} |", flush=True)
 
 
-def _of_text(one: Setting, example: Example, order: Sequence[int], text: str) -> float:
-    answers, words = one.task.answers(example), text.split()
-    if answers is None or len(words) != one.task.gen_length:
-        return math.nan
-    return 0.0 if len(answers) == 1 else total_correlation(answers, order, words)
-
-
 def best_rules(args: argparse.Namespace, place: str) -> list[tuple[str, int]]:
     """Rules on the frontier of all, and on that of full diffusion, chosen on other prompts; in their order of NFE."""
     tried = results(args.out / "rules" / f"{place}-tried") if (args.out / "rules" / f"{place}-tried").exists() else []
     cells = [(entry, outcomes(rows)) for entry, rows in tried]
-    full = load_task(place).gen_length
+    full = load_task(PLACES[place]["task"]).gen_length
     chosen: dict[str, tuple[float, Entry]] = {}
     for group in (cells, [one for one in cells if one[0].decode.block_length in (None, full)]):
         points = [Point(o.nfe.double().mean().item(), o.correct.double().mean().item(), entry) for entry, o in group]
@@ -295,11 +290,31 @@ def _binary(p: torch.Tensor) -> torch.Tensor:
     return torch.special.entr(p) + torch.special.entr(1 - p)
 
 
+MIXED = ("house", "lists", "nae-sat", "addition")  # as configs/train/all.toml has them
+
+
+def mixture(args: argparse.Namespace) -> None:
+    """Train the policies of all, each cloned from those of its seed."""
+
+    def one(seed: int) -> None:
+        target = folder(args.out, "all", seed)
+        teachers = [folder(args.out, place, seed) for place in MIXED]
+        teachers[0] = teachers[0] if (teachers[0] / "best").exists() else Path(HOUSE)
+        again = ["--resume"] if (target / "config.json").exists() else []
+        if not (target / "best" / "README.md").exists():
+            words = [f"--clone.teachers={teacher}" for teacher in teachers]
+            unmask("train", "--config", "configs/train/all.toml", *words, "--run", target, "--seed", seed, *again)
+        print(f"all, seed {seed}: done", flush=True)
+
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(one, args.seeds))
+
+
 def elsewhere(args: argparse.Namespace) -> None:
     """Each place's policies on every puzzle; and those of all, trained in turns."""
     sources = [*args.places, "house", "all"]
     print("| policy trained on | decoding | speed | accuracy % @ NFE over seeds |\n|---|---|---|---|")
-    for place in args.places:
+    for place in ("house", *args.places):
         one = setting(place, args.prompts)
         if one is None:
             continue
@@ -336,4 +351,4 @@ def main(about: str | None, *commands: Callable[[argparse.Namespace], None]) -> 
 
 
 if __name__ == "__main__":
-    main(__doc__, dllms, bounds, ceilings, state, elsewhere)
+    main(__doc__, dllms, bounds, ceilings, state, mixture, elsewhere)

@@ -58,10 +58,17 @@ PLACES: dict[str, Flags] = {  # where a policy is tuned
     "lists": {"task": "lists", "model": "runs/lists"},
     "addition": {"task": "addition", "model": "runs/addition"},
     "sudoku": {"task": "sudoku", "model": "runs/sudoku"},
+    "pairs": {"task": "lists:operation=pairs", "model": "runs/pairs"},
 }
 OWN_BLOCKS = {"block-causal": 16}  # of a dLLM; rules may take shorter ones within them
 # That rules try.
-PUZZLE_BLOCKS = {"nae-sat": (4, 12, 36), "lists": (2, 4, 8), "addition": (3, 6, 12), "sudoku": (6, 12, 36)}
+PUZZLE_BLOCKS = {
+    "nae-sat": (4, 12, 36),
+    "lists": (2, 4, 8),
+    "addition": (3, 6, 12),
+    "sudoku": (6, 12, 36),
+    "pairs": (2, 4, 8),
+}
 TOGETHER: Flags = {  # for tasks in which many positions must be revealed together, and in an order
     "policy.actions": "dpls",
     "policy.use-rank": "True",
@@ -73,10 +80,14 @@ TOGETHER: Flags = {  # for tasks in which many positions must be revealed togeth
 NO_BOLD: Flags = {"algorithm.leaps": 0, "algorithm.bold": 0}
 STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs from the defaults of `unmask tune`
     **{place: (place, {}) for place in PLACES},
-    **{place: (place, TOGETHER) for place in ("nae-sat", "lists", "addition", "sudoku")},
-    **{f"{place}, bernoulli": (place, {**TOGETHER, "policy.actions": "bernoulli"}) for place in ("nae-sat", "lists")},
-    **{f"{place}, no ranks": (place, {**TOGETHER, "policy.use-rank": "False"}) for place in ("nae-sat", "lists")},
-    **{f"{place}, no leaps": (place, {**TOGETHER, **NO_BOLD}) for place in ("nae-sat", "lists")},
+    **{place: (place, TOGETHER) for place in ("lists", "addition", "sudoku")},
+    "nae-sat": ("nae-sat", {**TOGETHER, "policy.actions": "bernoulli"}),
+    "nae-sat, dpls": ("nae-sat", TOGETHER),
+    "nae-sat, no ranks": ("nae-sat", {**TOGETHER, "policy.actions": "bernoulli", "policy.use-rank": "False"}),
+    "nae-sat, no leaps": ("nae-sat", {**TOGETHER, "policy.actions": "bernoulli", **NO_BOLD}),
+    "lists, bernoulli": ("lists", {**TOGETHER, "policy.actions": "bernoulli"}),
+    "lists, no ranks": ("lists", {**TOGETHER, "policy.use-rank": "False"}),
+    "lists, no leaps": ("lists", {**TOGETHER, **NO_BOLD}),
     **{
         f"{place}, blind": (
             place,
@@ -84,6 +95,9 @@ STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs fro
         )
         for place in ("house", "nae-sat", "lists", "addition")
     },
+    "pairs": ("pairs", TOGETHER),
+    "pairs, overlap": ("pairs", {**TOGETHER, "policy.use-overlap": "True", "policy.top-k": 4}),
+    "pairs, no overlap, four confidences": ("pairs", {**TOGETHER, "policy.top-k": 4}),
     "house, together": ("house", TOGETHER),
     "both, clone alone": ("both", {"iterations": 0}),
     "house, no entropy": ("house", {"policy.use-entropy": "False"}),
@@ -238,7 +252,8 @@ def rules(args: argparse.Namespace) -> None:
         tried_lengths = PUZZLE_BLOCKS.get(place, (4, 8, 16, 32, 64))
         lengths = [f"--block-lengths={n}" for n in tried_lengths if n == own or (own is None and n <= longest)]
         _sweep(tried, *words_of(flags), *lengths, "--prompts", args.tried, "--split", "validation", "--sample-seed", 1)
-        kept = near_the_best(results(tried))
+        good = [*near_the_best(results(tried)), *best_of_each(results(tried))]
+        kept = list({entry.key: entry for entry in good}.values())
         print(f"{place}: {len(kept)} of {len(results(tried))} cells decode the held-out prompts", flush=True)
         (args.out / "rules" / f"{place}.toml").write_text("".join(map(grid_of, kept)), encoding="utf-8")
         _sweep(target, *words_of(flags), "--config", args.out / "rules" / f"{place}.toml", "--prompts", args.prompts)
@@ -254,6 +269,15 @@ def near_the_best(found: Sequence[tuple[Entry, Sequence[ResultRow]]]) -> list[En
     cells = [(entry, outcomes(rows)) for entry, rows in found]
     points = [Point(one.nfe.mean().item(), one.correct.mean().item(), entry) for entry, one in cells]
     return [one.cell for one in near_frontier(points)]
+
+
+def best_of_each(found: Sequence[tuple[Entry, Sequence[ResultRow]]]) -> list[Entry]:
+    """The cells on the frontier of their own rule."""
+    points: dict[str, list[Point]] = {}
+    for entry, rows in found:
+        one = outcomes(rows)
+        points.setdefault(entry.label, []).append(Point(one.nfe.mean().item(), one.correct.mean().item(), entry))
+    return [point.cell for each in points.values() for point in frontier(each)]
 
 
 def grid_of(entry: Entry) -> str:
