@@ -69,6 +69,7 @@ def score(cells: Cells, length: int, top: float) -> tuple[Interval, Interval]:
     weights = torch.cat([torch.ones(1, prompts, dtype=torch.float64), resample(prompts, DRAWS, 0)]) / prompts
     found: list[tuple[float, float]] = []
     right, passes, written = (values @ weights.T for values in (correct, nfe, tokens))
+    right = right.clamp(max=1)  # the weights sum to 1 but for a rounding
     for draw in range(len(weights)):
         each = zip(passes[:, draw].tolist(), right[:, draw].tolist(), written[:, draw].tolist(), strict=True)
         points = [Point(*one) for one in each]

@@ -8,7 +8,7 @@ Copied, reversed and sorted items are all known at once. Of shuffled items each 
 `mark` all but one position may be revealed at once, and the last one must be the mark if no other is. Two more must be
 asked for: `replace`, which is `mark` with any other letter, and `pairs`.
 
-    pairs b k a c   ->   c b k a   (sorted, a b c k, with partners exchanged or not: b and k, a and c)
+    pairs 2 b 1 k 1 a 2 c   ->   c k a b   (items of one number may have changed places: b and c have, k and a not)
 
 Two passes do for `pairs`, one of each pair first, but who is whose partner is in the prompt and not in a confidence.
 """
@@ -65,6 +65,8 @@ class Lists(Puzzle):
     def __init__(self, **options: object) -> None:
         super().__init__(**options)
         self.gen_length, self.prompt_length = self.options.items, self.options.items + 1
+        if self.options.operation == "pairs":
+            self.prompt_length += self.options.items
         self.block_length = self.options.items
         self.alphabet = [chr(ord("a") + i) for i in range(self.options.letters)]
 
@@ -75,7 +77,11 @@ class Lists(Puzzle):
         return get_args(Operation)[:5] if chosen is None else (chosen,)
 
     def words(self) -> list[str]:
-        return [*self.alphabet, *get_args(Operation), MARK]
+        return [*self.alphabet, *get_args(Operation), MARK, *self._numbers]
+
+    @property
+    def _numbers(self) -> list[str]:
+        return [str(i + 1) for i in range(self.options.items // 2)] if self.options.operation == "pairs" else []
 
     def draw(self, rng: random.Random, grown: float = 1.0) -> Example:
         operation, n = rng.choice(self.operations), self.options.items
@@ -85,6 +91,7 @@ class Lists(Puzzle):
         if operation == "shuffle":
             rng.shuffle(result)
         elif operation == "pairs":
+            items = [word for pair in zip(rng.sample(self._numbers * 2, n), items, strict=True) for word in pair]
             result = list(rng.choice(_exchanged(items)))
         elif operation in ("mark", "replace"):
             result[rng.randrange(n)] = MARK if operation == "mark" else drawn[n]
@@ -108,8 +115,8 @@ class Lists(Puzzle):
         if operation == "shuffle":
             return list(range(n))
         if operation == "pairs":
-            partner = _partners(items)
-            return [int(item > partner[item]) for item in sorted(items)]
+            numbers = items[::2]
+            return [int(number in numbers[:i]) for i, number in enumerate(numbers)]
         return [0] * (n - 1) + [int(operation in ("mark", "replace"))]
 
     def answers(self, example: Example) -> list[tuple[str, ...]] | None:
@@ -125,7 +132,10 @@ class Lists(Puzzle):
 
     def places(self) -> list[tuple[str, ...]]:
         n = self.options.items
-        return [("operation",), *(("item", f"{i}") for i in range(n)), *(("result", f"{i}") for i in range(n))]
+        items = [("item", f"{i}") for i in range(n)]
+        if self.options.operation == "pairs":
+            items = [(part, f"{i}") for i in range(n) for part in ("number", "item")]
+        return [("operation",), *items, *(("result", f"{i}") for i in range(n))]
 
 
 def _result(operation: str, items: Sequence[str]) -> tuple[str, ...]:
@@ -135,19 +145,15 @@ def _result(operation: str, items: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(items) if operation == "sort" else items)
 
 
-def _partners(items: Sequence[str]) -> dict[str, str]:
-    return {one: other for a, b in zip(items[::2], items[1::2], strict=True) for one, other in ((a, b), (b, a))}
-
-
-def _exchanged(items: Sequence[str]) -> list[tuple[str, ...]]:
-    """The sorted items with partners exchanged or not, in every way."""
-    pairs, found = list(zip(items[::2], items[1::2], strict=True)), []
-    for chosen in product((False, True), repeat=len(pairs)):
-        moved = {
-            one: other
-            for pair, change in zip(pairs, chosen, strict=True)
-            if change
-            for one, other in (pair, pair[::-1])
-        }
-        found.append(tuple(moved.get(item, item) for item in sorted(items)))
+def _exchanged(pairs: Sequence[str]) -> list[tuple[str, ...]]:
+    """The items of numbered pairs, each pair exchanged or not, in every way."""
+    numbers, items = pairs[::2], pairs[1::2]
+    of = {number: [i for i, each in enumerate(numbers) if each == number] for number in dict.fromkeys(numbers)}
+    found = []
+    for chosen in product((False, True), repeat=len(of)):
+        result = [*items]
+        for (i, j), change in zip(of.values(), chosen, strict=True):
+            if change:
+                result[i], result[j] = items[j], items[i]
+        found.append(tuple(result))
     return found
