@@ -7,8 +7,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
+from unmask import generate
+from unmask.cli.main import main
 from unmask.errors import Stopped, UnmaskError
 from unmask.models.auto import load_model
+from unmask.policies.auto import load_policy
 from unmask.pretrain import (
     PretrainConfig,
     build_tokenizer,
@@ -216,3 +219,78 @@ def test_a_dllm_goes_on_from_another_and_learns_to_correct_its_draws(tmp_path):
         pretrain(small(tmp_path / "wide", **{**small_step, "width": 32}))
     with pytest.raises(UnmaskError, match="edits is for block-causal dLLMs: set block_length"):
         small(tmp_path / "full", edits=0.5)
+
+
+LISTS = {"tasks": {"lists:items=4": 0.7, "lists:items=8": 0.3}, "gen_length": 4, "max_prompt": 9, "double_share": 0.0}
+
+
+def test_a_batch_of_puzzles_has_one_region_that_its_answers_fill():
+    tasks = [load_task(name) for name in LISTS["tasks"]]
+    tokenizer = build_tokenizer(tasks)
+    config = PretrainConfig(batch_size=16, curriculum=0.0, **LISTS)
+    seen = set()
+    for step in range(12):
+        tokens, length = draw_batch(config, tasks, tokenizer, step)
+        seen.add((length, len(tokens)))
+        assert tokens.shape[1] == 2 * length + 1, "operation, items, result"
+        assert not {tokenizer.pad_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id} & {
+            *tokens.flatten().tolist()
+        }
+        task = next(task for task in tasks if task.gen_length == length)
+        for row in tokens.tolist():
+            words = tokenizer.convert_ids_to_tokens(row)
+            assert task.is_correct(words[: length + 1], words[length + 1 :])
+    assert seen == {(4, 16), (8, 8)}, "half as many of twice the length"
+
+
+def test_positions_about_the_same_thing_begin_alike(tmp_path):
+    recipe = {"tasks": {"addition:digits=2": 1.0}, "gen_length": 4, "max_prompt": 6, "double_share": 0.0}
+    config = small(tmp_path / "m", steps=1, lr=1e-12, warmup=0, **recipe)
+    pretrain(config.model_copy(update={"output": str(tmp_path / "plain")}))
+    pretrain(config.model_copy(update={"aligned": True}))
+    name = "roberta_prelayernorm.embeddings.position_embeddings.weight"
+    plain, table = (load_file(tmp_path / folder / "model.safetensors")[name] for folder in ("plain", "m"))
+    first = 1  # positions count from pad_token_id + 1
+    a, b, total = table[first : first + 2], table[first + 3 : first + 5], table[first + 7 : first + 9]
+    # a1 - b1 = (a) - (b) = a2 - b2: the digit's own vector cancels
+    assert torch.allclose(a[0] - b[0], a[1] - b[1], atol=1e-5)
+    assert torch.allclose(a[0] - total[0], a[1] - total[1], atol=1e-5)
+    assert not torch.allclose(plain[first] - plain[first + 3], plain[first + 1] - plain[first + 4], atol=1e-3)
+
+
+def test_recipes_of_puzzles_that_cannot_be_are_refused(tmp_path):
+    with pytest.raises(
+        UnmaskError, match=r"of 'lists:items=8' takes 9 \+ 8 positions, and max_prompt \+ 2 \* gen_length"
+    ):
+        pretrain(small(tmp_path / "m", **{**LISTS, "max_prompt": 8}))
+    with pytest.raises(UnmaskError, match="Task 'lists' is for dLLMs of full attention: leave out block_length"):
+        pretrain(small(tmp_path / "m", tasks={"lists": 1.0}, gen_length=8, block_length=4))
+    with pytest.raises(UnmaskError, match="Positions of 'house' are not aligned with each other: leave out aligned"):
+        pretrain(small(tmp_path / "m", aligned=True))
+    with pytest.raises(UnmaskError, match="Task 'gsm8k' draws no texts to train on: use house"):
+        pretrain(small(tmp_path / "m", tasks={"gsm8k": 1.0}))
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_card_of_a_puzzles_dllm_says_what_the_puzzle_is(tmp_path, capsys):
+    recipe = [
+        "layers = 1",
+        "width = 16",
+        "heads = 2",
+        "steps = 2",
+        "gen_length = 4",
+        "max_prompt = 5",
+        "double_share = 0",
+    ]
+    (tmp_path / "lists.toml").write_text("\n".join(['tasks = { "lists:items=4" = 1 }', *recipe]))
+    main(["pretrain", f"--config={tmp_path / 'lists.toml'}", f"--output={tmp_path / 'lists'}", "--test-prompts=4"])
+    card = (tmp_path / "lists" / "README.md").read_text()
+    assert "reverse b k a   ->   a k b" in card
+    assert "how many positions may be revealed at once depends on the operation" in card
+    assert "| lists:items=4 | region 4, in the task's own order |" in card
+    assert "100% lists:items=4; easier at first, over 40% of the steps" in card
+    model = load_model(tmp_path / "lists")
+    with pytest.raises(UnmaskError, match="has words that the dLLM .* does not know"):
+        model.encode(load_task("addition").examples("test", 1)[0].prompt)
+    with pytest.raises(UnmaskError, match="positions"):
+        generate(model, load_policy("random_order"), load_task("lists:items=20").examples("test", 1)[0].prompt, gen_length=20)
