@@ -28,7 +28,7 @@ from unmask.evaluation.rows import ResultRow
 from unmask.pareto import Point, aup, frontier, hypervolume
 
 DOCS = Path("docs/leaderboard.md")
-FAMILIES = ("house", "ledger", "lists", "nae-sat", "addition", "sudoku", "pairs")
+FAMILIES = ("house", "ledger", "lists", "nae-sat", "addition", "sudoku")
 DRAWS = 1000
 Cells = Sequence[tuple[Entry, Sequence[ResultRow]]]
 

@@ -6,6 +6,7 @@ python benchmarks/tuning.py rules --studies lists      every cell of every rule;
 python benchmarks/puzzles.py bounds                    the known order, the best of 64, the best rules, the policies
 python benchmarks/puzzles.py ceilings                  drawn tokens against the exact ceilings of shuffle and mark
 python benchmarks/puzzles.py state                     does a policy see the problem, or only its own pace?
+python benchmarks/puzzles.py overlap                   is it worth seeing which positions would write the same?
 python benchmarks/puzzles.py mixture                   one policy for house and all puzzles, three seeds
 python benchmarks/puzzles.py elsewhere                 the policies of each, and those of all, on house and every puzzle
 """
@@ -19,6 +20,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -39,9 +41,14 @@ from unmask.models.base import MaskedDiffusionModel
 from unmask.pareto import Point, frontier
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy, StochasticPolicy
+from unmask.rl.config import TrainConfig
+from unmask.rl.prompts import fitting
+from unmask.rl.trainer import Trainer
+from unmask.rl.validation import validator
 from unmask.tasks.auto import load_task
 from unmask.tasks.base import Example, Task, verdicts
 from unmask.tasks.puzzle import Puzzle
+from unmask.testing import ExactModel
 
 PUZZLES = ("lists", "nae-sat", "addition", "sudoku")
 SPEEDS = (0.0, 0.5, 1.0)
@@ -290,6 +297,55 @@ def _binary(p: torch.Tensor) -> torch.Tensor:
     return torch.special.entr(p) + torch.special.entr(1 - p)
 
 
+PAIRS = "lists:operation=pairs"
+OVERLAP: dict[str, Any] = {
+    "policy": {"use_speed": True, "use_entropy": True, "use_rank": True, "top_k": 4, "actions": "dpls"},
+    "clone": {"rule": "best:*", "updates": 600, "batch_size": 256},
+    "decode": {"temperature": 1.0},
+    "algorithm": {
+        "beta": (0.01, 3.0),
+        "prompts": 40,
+        "lr": 1.5e-4,
+        "entropy_weight": 0.001,
+        "other_speeds": 1,
+        "bold": 2,
+    },
+    "run": {"iterations": 200, "validate_every": 20},
+}
+
+
+def overlap(args: argparse.Namespace) -> None:
+    """Pairs on an exact dLLM, tokens drawn: who excludes whom is in no confidence."""
+    task = load_task(PAIRS)
+    assert isinstance(task, Puzzle)
+    one = Setting(task, ExactModel(task), task.examples("test", args.prompts))
+    answers = task.answers(one.examples[0])
+    assert answers is not None
+    at_once = ceiling(answers, [0] * task.gen_length)
+    print(f"{args.prompts} prompts; ceiling of one pass {100 * at_once:.2f}, of the known order 100 @ 2")
+    print("| policy | speed | accuracy %, 95% interval | NFE | correlation |\n|---|---|---|---|---|")
+    for rule in ("top_k_confidence:k=1", "top_k_confidence:k=2", "confidence_threshold:threshold=0.9"):
+        found = run(one, load_policy(rule), region(one).model_copy(update={"temperature": 1.0}))
+        print(f"| `{rule}` | | {found.told()} |", flush=True)
+    for seed in args.seeds:
+        for name, seen in (("confidences", False), ("confidences and overlap", True)):
+            policy = _trained_on_pairs(one, args.out / "pairs" / f"{'overlap' if seen else 'plain'}-{seed}", seen, seed)
+            for speed in (0.0, 0.25, 0.5, 0.75, 1.0):
+                config = region(one, speed=speed).model_copy(update={"temperature": 1.0})
+                print(f"| {name}, seed {seed} | {speed:g} | {run(one, policy, config).told()} |", flush=True)
+
+
+def _trained_on_pairs(one: Setting, target: Path, seen: bool, seed: int) -> Policy:
+    """Trained to its end; what was stopped goes on."""
+    tables = {**OVERLAP, "policy": {**OVERLAP["policy"], "use_overlap": seen}}
+    tables["run"] = {**OVERLAP["run"], "folder": str(target), "seed": seed}
+    config = TrainConfig.model_validate(tables)
+    prompts, _ = fitting(one.model, one.task.examples("validation", 256), one.task.gen_length)
+    validate = validator(one.model, one.task, prompts, config.decode, config.algorithm.settings)
+    begun = (target / "config.json").exists()
+    return Trainer(config, one.model, one.task, validate, lambda metrics: None).run(resume=begun)
+
+
 MIXED = ("house", "lists", "nae-sat", "addition")  # as configs/train/all.toml has them
 
 
@@ -351,4 +407,4 @@ def main(about: str | None, *commands: Callable[[argparse.Namespace], None]) -> 
 
 
 if __name__ == "__main__":
-    main(__doc__, dllms, bounds, ceilings, state, mixture, elsewhere)
+    main(__doc__, dllms, bounds, ceilings, state, overlap, mixture, elsewhere)

@@ -58,7 +58,6 @@ PLACES: dict[str, Flags] = {  # where a policy is tuned
     "lists": {"task": "lists", "model": "runs/lists"},
     "addition": {"task": "addition", "model": "runs/addition"},
     "sudoku": {"task": "sudoku", "model": "runs/sudoku"},
-    "pairs": {"task": "lists:operation=pairs", "model": "runs/pairs"},
 }
 OWN_BLOCKS = {"block-causal": 16}  # of a dLLM; rules may take shorter ones within them
 # That rules try.
@@ -67,7 +66,6 @@ PUZZLE_BLOCKS = {
     "lists": (2, 4, 8),
     "addition": (3, 6, 12),
     "sudoku": (6, 12, 36),
-    "pairs": (2, 4, 8),
 }
 TOGETHER: Flags = {  # for tasks in which many positions must be revealed together, and in an order
     "policy.actions": "dpls",
@@ -95,9 +93,6 @@ STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs fro
         )
         for place in ("house", "nae-sat", "lists", "addition")
     },
-    "pairs": ("pairs", TOGETHER),
-    "pairs, overlap": ("pairs", {**TOGETHER, "policy.use-overlap": "True", "policy.top-k": 4}),
-    "pairs, no overlap, four confidences": ("pairs", {**TOGETHER, "policy.top-k": 4}),
     "house, together": ("house", TOGETHER),
     "both, clone alone": ("both", {"iterations": 0}),
     "house, no entropy": ("house", {"policy.use-entropy": "False"}),

@@ -293,4 +293,6 @@ def test_the_card_of_a_puzzles_dllm_says_what_the_puzzle_is(tmp_path, capsys):
     with pytest.raises(UnmaskError, match="has words that the dLLM .* does not know"):
         model.encode(load_task("addition").examples("test", 1)[0].prompt)
     with pytest.raises(UnmaskError, match="positions"):
-        generate(model, load_policy("random_order"), load_task("lists:items=20").examples("test", 1)[0].prompt, gen_length=20)
+        generate(
+            model, load_policy("random_order"), load_task("lists:items=20").examples("test", 1)[0].prompt, gen_length=20
+        )

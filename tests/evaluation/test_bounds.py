@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from tests.oracle.exact import ExactModel
 from unmask.decoding.options import DecodeConfig
 from unmask.evaluation.bounds import best_of, ceiling, decode_in_order, total_correlation
 from unmask.evaluation.entries import candidate, decoding
 from unmask.evaluation.evaluate import Setup, evaluate
 from unmask.tasks.auto import load_task
+from unmask.testing import ExactModel
 
 DRAWN = DecodeConfig(temperature=1.0)
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from tests.oracle.exact import ExactModel
 from tests.rl.runs import collected, trainer
 from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
@@ -15,6 +14,7 @@ from unmask.rl.leaps import Bold
 from unmask.rl.prompts import Prompt
 from unmask.rl.rewards import load_reward
 from unmask.tasks.auto import load_task
+from unmask.testing import ExactModel
 
 
 def of_shuffles(leaps=0, bold=0, actions="bernoulli", group=4):
