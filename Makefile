@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: setup demo test test-slow lint types floors docs seeds reproduce clean
+.PHONY: setup demo test test-slow lint types floors docs seeds puzzles reproduce clean
 
 setup: $(VENV)/.ready
 
@@ -48,6 +48,17 @@ seeds: setup
 	$(BIN)/python benchmarks/tuning.py train --jobs 2
 	$(BIN)/python benchmarks/tuning.py rules
 	$(BIN)/python benchmarks/tuning.py show
+
+# The dLLMs of the puzzles, policies for them with three seeds, rules, bounds, the mixture, and docs/leaderboard.md: about
+# three hours. Can be stopped and started again.
+puzzles: setup
+	$(BIN)/python benchmarks/puzzles.py dllms --places lists nae-sat addition
+	$(BIN)/python benchmarks/tuning.py train --studies lists nae-sat addition --jobs 2
+	$(BIN)/python benchmarks/tuning.py rules --studies lists nae-sat addition
+	$(BIN)/python benchmarks/puzzles.py mixture
+	for table in bounds ceilings elsewhere; do $(BIN)/python benchmarks/puzzles.py $$table --places lists nae-sat addition; done
+	$(BIN)/python benchmarks/puzzles.py overlap
+	$(BIN)/python benchmarks/leaderboard.py
 
 clean:
 	rm -rf $(VENV) runs site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

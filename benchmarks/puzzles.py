@@ -8,6 +8,7 @@ python benchmarks/puzzles.py ceilings                  drawn tokens against the 
 python benchmarks/puzzles.py state                     does a policy see the problem, or only its own pace?
 python benchmarks/puzzles.py overlap                   is it worth seeing which positions would write the same?
 python benchmarks/puzzles.py mixture                   one policy for house and all puzzles, three seeds
+python benchmarks/puzzles.py claims                    the paper's claims that can be judged on each puzzle
 python benchmarks/puzzles.py elsewhere                 the policies of each, and those of all, on house and every puzzle
 """
 
@@ -26,7 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.tuning import PLACES, SEEDS, folder, results, unmask
+from benchmarks.tuning import PLACES, SEEDS, against, curves, folder, nfe_of, results, told, unmask
 
 from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig
@@ -266,7 +267,8 @@ def information(one: Setting, policy: StochasticPolicy, config: DecodeConfig, dr
 
     H(revealed) - H(revealed | seen), by the probabilities of the policy's own draws, over rows in which the position is
     masked; summed over positions and steps and divided by the sum of H(revealed). 0: the action depends on the step and
-    the position alone; 1: what is seen decides it.
+    the position alone; 1: what is seen decides it. The mask is part of what is seen, so that a policy which draws tells
+    something of its own past draws, too.
     """
     probability: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
 
@@ -384,6 +386,32 @@ def elsewhere(args: argparse.Namespace) -> None:
                     print(f"| {source} | {place} | {speed:g} | {right} @ {nfe:.2f} |", flush=True)
 
 
+def claims(args: argparse.Namespace) -> None:
+    """Each policy against rules at its own NFE, on the same held-out prompts."""
+    print("| claim | place | found | verdict |\n|---|---|---|---|")
+    for place in args.places:
+        seeds = [seed for seed in args.seeds if (folder(args.out, place, seed) / "held-out" / place).exists()]
+        if not seeds or not (args.out / "rules" / place).exists():
+            continue
+        policies = curves(argparse.Namespace(out=args.out, seeds=seeds), place, place)
+        cells = [(entry, outcomes(rows)) for entry, rows in results(args.out / "rules" / place) if entry.kind == "rule"]
+        full = load_task(PLACES[place]["task"]).gen_length
+        groups = {
+            "above the threshold": [one for entry, one in cells if entry.label == "threshold"],
+            "above every rule in full diffusion": [
+                o for entry, o in cells if entry.decode.block_length in (None, full)
+            ],
+            "above every rule in any blocks": [one for _, one in cells],
+        }
+        nfe = nfe_of(policies)[0]
+        for claim, rivals in groups.items():
+            reached, gap = against(policies, [rivals] * len(policies), nfe, hull=True)
+            verdict = "holds" if gap[1] > 0 else "does not hold" if gap[2] < 0 else "inconclusive"
+            if math.isnan(gap[0]):
+                verdict = "holds: no rule is as fast"
+            print(f"| {claim} | {place}, {len(policies)} seeds | {reached}, {told(*gap)} | {verdict} |", flush=True)
+
+
 def spread(values: Sequence[float]) -> str:
     """Mean over seeds in percent, with a 95% interval."""
     found = 100 * torch.tensor(values, dtype=torch.float64)
@@ -407,4 +435,4 @@ def main(about: str | None, *commands: Callable[[argparse.Namespace], None]) -> 
 
 
 if __name__ == "__main__":
-    main(__doc__, dllms, bounds, ceilings, state, overlap, mixture, elsewhere)
+    main(__doc__, dllms, bounds, ceilings, state, overlap, mixture, claims, elsewhere)

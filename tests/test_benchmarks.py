@@ -108,3 +108,38 @@ def test_the_threshold_that_is_not_as_fast():
 def teardown_module():
     for name in [name for name in sys.modules if name.split(".")[0] == "benchmarks"]:
         del sys.modules[name]
+
+
+def test_the_ways_to_split_positions_into_passes():
+    from benchmarks.puzzles import splits
+
+    assert splits(3, 1) == [[0, 0, 0]]
+    assert splits(3, 2) == [[0, 1, 1], [0, 0, 1]]
+    assert splits(3, 3) == [[0, 1, 2]]
+    assert len(splits(8, 4)) == 35  # 7 over 3
+
+
+def test_what_a_blind_policy_does_tells_nothing_of_the_problem():
+    """It is drawn, so that prompts differ; but its probabilities at a step and a mask are the same for all of them."""
+    from benchmarks.puzzles import Setting, information, region
+
+    from unmask.policies.base import StochasticPolicy
+    from unmask.policies.transformer import TransformerConfig, TransformerPolicy
+    from unmask.tasks.auto import load_task
+    from unmask.testing import ExactModel
+
+    task = load_task("lists:items=4,letters=6")
+    one = Setting(task, ExactModel(task), task.examples("test", 40))
+    torch.manual_seed(0)
+    blind = TransformerPolicy(TransformerConfig(reads="nothing")).eval()
+
+    class Sure(TransformerPolicy):
+        """Reveals what is certain, and holds back the rest."""
+
+        def logits(self, observation):
+            return torch.where(observation.confidence[..., 0] > 0.99, 12.0, -12.0)
+
+    sure = Sure(TransformerConfig())
+    assert isinstance(sure, StochasticPolicy)
+    assert information(one, sure, region(one)) > 0.5
+    assert information(one, blind, region(one)) < 0.15, "what is left is its own past: which positions it has drawn"
