@@ -302,7 +302,7 @@ def _binary(p: torch.Tensor) -> torch.Tensor:
 PAIRS = "lists:operation=pairs"
 OVERLAP: dict[str, Any] = {
     "policy": {"use_speed": True, "use_entropy": True, "use_rank": True, "top_k": 4, "actions": "dpls"},
-    "clone": {"rule": "best:*", "updates": 600, "batch_size": 256},
+    "clone": {"rule": "exclusive:threshold=0.1,overlap=0.05", "updates": 600, "batch_size": 256},
     "decode": {"temperature": 1.0},
     "algorithm": {
         "beta": (0.01, 3.0),
@@ -312,7 +312,7 @@ OVERLAP: dict[str, Any] = {
         "other_speeds": 1,
         "bold": 2,
     },
-    "run": {"iterations": 200, "validate_every": 20},
+    "run": {"iterations": 60, "validate_every": 20},
 }
 
 
@@ -326,7 +326,8 @@ def overlap(args: argparse.Namespace) -> None:
     at_once = ceiling(answers, [0] * task.gen_length)
     print(f"{args.prompts} prompts; ceiling of one pass {100 * at_once:.2f}, of the known order 100 @ 2")
     print("| policy | speed | accuracy %, 95% interval | NFE | correlation |\n|---|---|---|---|---|")
-    for rule in ("top_k_confidence:k=1", "top_k_confidence:k=2", "confidence_threshold:threshold=0.9"):
+    rules = ("top_k_confidence:k=1", "top_k_confidence:k=2", "factor:factor=1", OVERLAP["clone"]["rule"])
+    for rule in rules:
         found = run(one, load_policy(rule), region(one).model_copy(update={"temperature": 1.0}))
         print(f"| `{rule}` | | {found.told()} |", flush=True)
     for seed in args.seeds:

@@ -14,7 +14,8 @@ from unmask.errors import UnmaskError
 from unmask.observation import Observation
 from unmask.policies.actions import Bernoulli
 from unmask.policies.auto import load_policy
-from unmask.policies.transformer import TransformerConfig, TransformerPolicy, overlap, ranks
+from unmask.policies.ranking import overlap
+from unmask.policies.transformer import TransformerConfig, TransformerPolicy, ranks
 from unmask.policies.wrappers import Plain
 
 VECTORS = Path(__file__).parent.parent / "vectors"

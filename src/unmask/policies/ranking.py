@@ -102,3 +102,15 @@ def drawn_positions(
     if temperature == 0:
         return topk_positions(score, selectable, k)
     return topk_positions(score / temperature - (-noise.log()).log(), selectable, k, exact=True)
+
+
+def overlap(
+    confidence: Float[Tensor, "b l k"], tokens: Int[Tensor, "b l k"], masked: Bool[Tensor, "b l"]
+) -> Float[Tensor, "b l l"]:
+    """The probability that two masked positions write the same token, each by its own distribution; 0 for others."""
+    p = confidence * masked[..., None]
+    found = p.new_zeros(*masked.shape, masked.shape[1])
+    for one, token in zip(p.unbind(dim=-1), tokens.unbind(dim=-1), strict=True):
+        for other, its in zip(p.unbind(dim=-1), tokens.unbind(dim=-1), strict=True):
+            found += one[:, :, None] * other[:, None] * (token[:, :, None] == its[:, None])
+    return found.masked_fill(torch.eye(masked.shape[1], dtype=torch.bool, device=p.device), 0)

@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge, Gt, MultipleOf
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from pydantic import BeforeValidator, model_validator
 from torch import Tensor, nn
 
@@ -19,6 +19,7 @@ from unmask.errors import UnmaskError
 from unmask.observation import Needs, Observation
 from unmask.policies.actions import DPLS, Actions, Bernoulli
 from unmask.policies.base import LearnedPolicy, PolicySettings
+from unmask.policies.ranking import overlap
 
 SPEED_FREQUENCIES = 8
 MOST_WEIGHTS = 2**31
@@ -234,18 +235,6 @@ class TransformerPolicy(LearnedPolicy):
 
 
 OVERLAP = 10.0  # what an overlap of 1 adds to an attention logit, per unit of the learnt weight
-
-
-def overlap(
-    confidence: Float[Tensor, "b l k"], tokens: Int[Tensor, "b l k"], masked: Bool[Tensor, "b l"]
-) -> Float[Tensor, "b l l"]:
-    """The probability that two masked positions write the same token, each by its own distribution; 0 for others."""
-    p = confidence * masked[..., None]
-    found = p.new_zeros(*masked.shape, masked.shape[1])
-    for one, token in zip(p.unbind(dim=-1), tokens.unbind(dim=-1), strict=True):
-        for other, its in zip(p.unbind(dim=-1), tokens.unbind(dim=-1), strict=True):
-            found += one[:, :, None] * other[:, None] * (token[:, :, None] == its[:, None])
-    return found.masked_fill(torch.eye(masked.shape[1], dtype=torch.bool, device=p.device), 0)
 
 
 def ranks(masked: Bool[Tensor, "b l"]) -> Float[Tensor, "b l 2"]:
