@@ -258,7 +258,7 @@ def test_positions_about_the_same_thing_begin_alike(tmp_path):
     assert not torch.allclose(plain[first] - plain[first + 3], plain[first + 1] - plain[first + 4], atol=1e-3)
 
 
-def test_recipes_of_puzzles_that_cannot_be_are_refused(tmp_path):
+def test_recipes_of_puzzles_that_cannot_be_are_refused(tmp_path, capsys):
     with pytest.raises(
         UnmaskError, match=r"of 'lists:items=8' takes 9 \+ 8 positions, and max_prompt \+ 2 \* gen_length"
     ):
@@ -269,7 +269,26 @@ def test_recipes_of_puzzles_that_cannot_be_are_refused(tmp_path):
         pretrain(small(tmp_path / "m", aligned=True))
     with pytest.raises(UnmaskError, match="Task 'gsm8k' draws no texts to train on: use house"):
         pretrain(small(tmp_path / "m", tasks={"gsm8k": 1.0}))
+    with pytest.raises(UnmaskError, match="tasks.lists = 0.0"):
+        small(tmp_path / "m", tasks={"lists": 0.0})
     assert not list(tmp_path.iterdir())
+    for line, message in (
+        (
+            'tasks = { "addition:digits=1" = 1 }\ngen_length = 4',
+            "ask for fewer than 1000. (--test-prompts, of the model",
+        ),
+        ("tasks = { lits = 1 }", "Unknown task 'lits': did you mean 'lists'"),
+        ("aligned = true", "Positions of 'house' are not aligned with each other: leave out aligned"),
+    ):
+        (tmp_path / "recipe.toml").write_text(line)
+        with pytest.raises(SystemExit):
+            main(["pretrain", f"--config={tmp_path / 'recipe.toml'}", f"--output={tmp_path / 'm'}", "--dry-run"])
+        assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_task_may_be_spelt_with_a_space(tmp_path):
+    recipe = {**LISTS, "tasks": {"lists: items=4": 1.0}}
+    assert pretrain(small(tmp_path / "m", **recipe)) > 0
 
 
 def test_the_card_of_a_puzzles_dllm_says_what_the_puzzle_is(tmp_path, capsys):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from unmask.decoding.options import DecodeConfig
+from unmask.errors import UnmaskError
 from unmask.evaluation.bounds import best_of, ceiling, decode_in_order, total_correlation
 from unmask.evaluation.entries import candidate, decoding
 from unmask.evaluation.evaluate import Setup, evaluate
@@ -103,6 +104,22 @@ def test_latents_first_is_exact_and_clauses_first_is_not():
     assert sum(bounds) / 200 < 0.4
     costs = [total_correlation(task.answers(one), task.order(one), one.answer.split()) for one in examples]
     assert max(costs) < 1e-6
+
+
+def test_what_does_not_fit_is_refused():
+    task = load_task("lists:operation=shuffle,items=4")
+    model, examples = ExactModel(task), task.examples("test", 2)
+    wide = decode_in_order(model, task, examples, [[0, 10, 20, 30]] * 2, DRAWN)
+    assert wide.nfe.tolist() == [4, 4], "passes without a position are none"
+    assert wide.correct.all()
+    with pytest.raises(UnmaskError, match="Give an order for each of 2 prompts, a pass for each of 4 positions"):
+        decode_in_order(model, task, examples, [[0, 1, 2, 3]])
+    with pytest.raises(UnmaskError, match="The best of 0 roll-outs is none: give at least 1"):
+        best_of(model, task, examples, 0)
+    with pytest.raises(UnmaskError, match="Give answers of as many words as the order has positions, 1"):
+        ceiling([], [0])
+    with pytest.raises(UnmaskError, match="The task 'house' is no puzzle: nothing lists its answers"):
+        ExactModel(load_task("house"))
 
 
 def test_the_best_of_many_knows_what_one_roll_out_does_not():

@@ -89,5 +89,8 @@ def test_a_policy_of_one_pace_keeps_the_networks_own_axis():
     assert axis == ((0.0, 0.0), (1.0, 1.0))
     assert [(row.speed, row.nfe) for row in table.rows] == [(0.0, 4), (0.5, 4), (1.0, 4)]
     assert table.for_drop(0.01) == table.for_nfe(4) == 0.0
+    policy, found = measured([(8, "rrww"), (6, "rrrw"), (4, "rrrr"), (5, "rrrw")])
+    axis, table = table_of(policy, found, labels="verifier")
+    assert [(row.speed, row.nfe) for row in table.rows] == [(0.0, 4), (1.0, 5)], "it begins where it is most accurate"
     with pytest.raises(UnmaskError, match="The policy p has no speed to calibrate"):
         calibration_entries("p", load_policy(HOUSE_FULL), decoding(8))

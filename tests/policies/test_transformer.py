@@ -229,6 +229,10 @@ def test_a_policy_that_reads_nothing_knows_the_step_and_the_mask_alone():
     assert not torch.allclose(a, logits_of(policy, torch.rand(4, 8, 2), masked, 1 - step))
     with pytest.raises(UnmaskError, match="use_entropy goes with reads = 'confidence'"):
         TransformerConfig(reads="nothing", use_entropy=True)
+    with pytest.raises(UnmaskError, match="use_overlap goes with reads = 'confidence'"):
+        TransformerConfig(reads="nothing", use_overlap=True)
+    with pytest.raises(UnmaskError, match="use_rank goes with reads = 'confidence' or 'nothing'"):
+        TransformerConfig(reads="hidden_states", use_rank=True)
 
 
 def test_overlap_by_hand():

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from tests.rl.runs import config
+from unmask.cli.main import main
 from unmask.errors import Stopped, UnmaskError
 from unmask.models.auto import load_model
 from unmask.policies.auto import load_policy
@@ -45,7 +46,7 @@ def run_of(dllms, folder, **changes):
     validations = {}
     for place in found:
         prompts, _ = fitting(place.model, place.task.examples("validation", 8), place.task.gen_length)
-        validations[place.task.name] = validator(
+        validations[place.name] = validator(
             place.model, place.task, prompts, place.config.decode, asked.algorithm.settings
         )
     return Trainer(asked, found[0].model, found[0].task, at_all(validations), lambda m: None, also=found[1:])
@@ -59,7 +60,8 @@ def lines(folder, stage):
 def test_iterations_take_turns_and_both_are_validated(dllms, tmp_path):
     trainer = run_of(dllms, tmp_path / "run", **SPEED)
     trainer.run()
-    names = ["lists:items=4", "nae-sat:latents=6,clauses=2"]
+    names = [place.name for place in trainer.places]
+    assert names == [f"lists:items=4 @ {dllms / 'lists'}", f"nae-sat:latents=6,clauses=2 @ {dllms / 'nae-sat'}"]
     assert [line["place"] for line in lines(tmp_path / "run", "grpo")] == names * 2
     for line in lines(tmp_path / "run", "validation"):
         own = [line[f"reward[{name}]"] for name in names]
@@ -102,3 +104,28 @@ def test_a_place_is_written_as_task_at_dllm(tmp_path):
     labels = asked.task.model_copy(update={"task": "house", "also": ("lists @ x",), "labels": "agreement"})
     with pytest.raises(UnmaskError, match="task.also goes with gold answers, and task.labels is agreement"):
         places_of(asked.model_copy(update={"task": labels}))
+
+
+def test_places_cannot_change_in_a_run(dllms, tmp_path):
+    with pytest.raises(Stopped):
+        run_of(dllms, tmp_path / "run", **SPEED).run(stop=lambda: len(lines(tmp_path / "run", "grpo")) == 1)
+    other = run_of(dllms, tmp_path / "run", **SPEED)
+    alone = other.config.model_copy(update={"task": other.config.task.model_copy(update={"also": ()})})
+    first = other.places[0]
+    again = Trainer(alone, first.model, first.task, lambda policy: {}, lambda m: None)
+    with pytest.raises(UnmaskError, match="was begun with .*task.also = .* which cannot change: resume with the same"):
+        again.run(resume=True, allow_changes=True)
+
+
+def test_a_dry_run_knows_the_places(capsys):
+    main(["train", "--dry-run", "--also", "lists @ runs/lists"])
+    assert "In turns with lists on runs/lists, 8 positions: the numbers below are those of house alone" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    for wrong, message in (
+        (["--also", "lists"], "Cannot read 'lists' in task.also: write TASK @ DLLM"),
+        (["--algorithm.leaps", "1", "--block-length", "8"], "algorithm.leaps is for full diffusion"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["train", "--dry-run", *wrong])
+        assert message in " ".join(capsys.readouterr().err.split())

@@ -139,6 +139,8 @@ def test_clauses_are_of_fixed_triples_and_more_clauses_keep_them():
     [
         ("lists:items=30", r"Bad value in lists: .*26 letters are too few for 30 different items: give fewer items"),
         ("lists:operation=pairs,items=5", "5 items are no pairs: give an even number"),
+        ("lists:type=3", "Unknown key 'type' in lists"),
+        ("addition:digits=5000", "Bad value in addition: digits = '5000'"),
         ("lists:item=3", "Unknown key 'item' in lists: did you mean 'items'"),
         ("lists:operation=sorts", "Bad value in lists: operation = 'sorts'"),
         ("nae-sat:latents=4,clauses=5", "4 latents have fewer than 5 triples: give fewer clauses, or more latents"),
@@ -157,9 +159,31 @@ def test_what_no_draw_finds_is_refused():
         load_task("sudoku:givens=4").examples("test", 1)
     with pytest.raises(UnmaskError, match=r"Task 'addition:digits=1' has about \d+ test prompts: ask for fewer than"):
         load_task("addition:digits=1").examples("test", 400)
-    with pytest.raises(UnmaskError, match="Task 'lists:items=2,letters=2,operation=sort' has no test prompts"):
+    with pytest.raises(
+        UnmaskError, match="'lists:items=2,letters=2,operation=sort' has no test prompts: take a larger"
+    ):
         load_task("lists:items=2,letters=2,operation=sort").examples("test", 1)
     with pytest.raises(UnmaskError, match="The prompts of 'lists' are drawn and have no end: say how many"):
         load_task("lists").examples("test")
     with pytest.raises(UnmaskError, match="The task 'lists' has a verifier of its own"):
         load_task("lists", "exact")
+
+
+def test_an_answer_fills_its_region_and_no_other():
+    task = load_task("lists")
+    assert task.region(None) == task.region(8) == 8
+    with pytest.raises(
+        UnmaskError, match="The answers of 'lists' fill a region of 8 positions, not 16: leave out gen_"
+    ):
+        task.region(16)
+    with pytest.raises(UnmaskError, match="A mixture has one region, of 16 positions here, and 'lists' fills one of 8"):
+        load_task("lists+lists:items=16", weights=[1, 1])
+    with pytest.raises(UnmaskError, match="of 32 positions here, and 'lists' fills one of 8: evaluate them one by one"):
+        load_task("house+lists", weights=[1, 1])
+    assert load_task("lists+lists:operation=mark", weights=[1, 1]).gen_length == 8
+    assert load_task("nae-sat:clauses=25").block_length == 1, "a block divides the region"
+
+
+def test_a_puzzle_without_prompts_for_training_says_so():
+    with pytest.raises(UnmaskError, match="has no prompts to train a dLLM on: take a larger puzzle"):
+        load_task("nae-sat:latents=5,clauses=3,given=0").training_text(random.Random(0), Stage())

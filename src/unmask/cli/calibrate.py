@@ -117,7 +117,7 @@ def measure(
     labels: Labels = config.labels or (verified if task.verifiable else "agreement")
     if labels == "verifier" and not task.verifiable:
         raise UnmaskError(f"The task {task.name!r} has no verifier: pass --verifier, or --labels agreement.")
-    gen_length = config.gen_length or task.gen_length
+    gen_length = task.region(config.gen_length)
     (decode,) = config.decodings(gen_length, [config.block_length or config.usual_blocks(gen_length)])
     entries = calibration_entries(str(folder), policy, decode)
     split = config.split or (None if config.from_file else "validation")
@@ -180,8 +180,10 @@ def show(table: Calibration) -> None:
         interval = f"{100 * row.low:.1f} to {100 * row.high:.1f}"
         grid.add_row(f"{row.speed:.2f}", f"{row.nfe:.2f}", f"{100 * row.accuracy:.1f}", interval)
     console.print(grid)
-    slow, fast = table.rows[0].nfe, min(row.nfe for row in table.rows)
-    if slow < 1.05 * fast:
-        console.print(f"Every speed takes about {slow:.1f} forward passes: nothing is traded here.", highlight=False)
+    counts = [row.nfe for row in table.rows]
+    if max(counts) < 1.05 * min(counts):
+        console.print(
+            f"Every speed takes about {counts[0]:.1f} forward passes: nothing is traded here.", highlight=False
+        )
     for sentence in promises(table):
         console.print(f"- {sentence}", highlight=False)

@@ -14,6 +14,7 @@ from unmask.cli.console import Stop, console, errors, ticking
 from unmask.decoding.options import SHARED, CacheKind, DecodeConfig, check_text_behind_eos
 from unmask.decoding.results import Cost
 from unmask.decoding.session import Totals
+from unmask.decoding.source import check_prompts, encode_example
 from unmask.errors import UnmaskError
 from unmask.evaluation.comparison import Comparison, ComparisonResult
 from unmask.evaluation.entries import Candidate, decoding
@@ -178,6 +179,8 @@ def compare(
     """
     processes = launched()
     setup = _setup(config, task, processes, model)
+    prompts = [encode_example(setup.model, example) for example in setup.examples]
+    check_prompts(setup.model, prompts, gen_length)  # refused before anything is written
     shared = config.model_dump(mode="json", include=set(ComparisonConfig.model_fields) - FREE)
     shared |= {"model": setup.model.name, "task": task.name, "gen_length": gen_length}
     comparison = Comparison(setup, config.output, shared, seeds=config.seeds, resume=resume, processes=processes)

@@ -14,6 +14,7 @@ from unmask.models.auto import DEFAULT_MODEL, dtype_of, size_of
 from unmask.models.stale_cache import STALE
 from unmask.rl.card import describe
 from unmask.rl.config import TrainConfig
+from unmask.rl.places import places_of
 from unmask.rl.plan import plan
 
 
@@ -32,7 +33,12 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
         raise UnmaskError(f"The task {task.name!r} has no verifier, and training needs one: pass --verifier.")
     if asked.from_file:
         task.examples("train", 1)
-    gen_length, task_name = decode.gen_length or task.gen_length, task.name
+    gen_length, task_name = task.region(decode.gen_length), task.name
+    also = [(there, there.task.load_task()) for there in places_of(config)]
+    if config.algorithm.make().leaps and decode.block_length not in (None, gen_length):
+        raise UnmaskError(
+            "algorithm.leaps is for full diffusion, and decode.block_length is set: leave one of them out."
+        )
     own = config.model.own_blocks
     if own is not None:
         check_own_blocks(decode.block_length, own, gen_length, config.model.model or "the default dLLM")
@@ -44,6 +50,11 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
     console.print_json(config.model_dump_json())
     say: Callable[[str], None] = lambda line: console.print(line, highlight=False, soft_wrap=True)  # noqa: E731
     say(describe(config, model, task_name, gen_length))
+    for there, other in also:
+        say(
+            f"In turns with {other.name} on {there.model.model}, {other.gen_length} positions: the numbers below are "
+            f"those of {task_name} alone, as if all iterations were its."
+        )
     algorithm = config.algorithm.make()
     experts, others = len(algorithm.experts), algorithm.other_speeds
     elsewhere = f" + {others} at another speed" if others else ""

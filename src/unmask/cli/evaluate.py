@@ -37,7 +37,7 @@ def evaluate(
     if not resolved.policies and not resolved.heuristics:
         raise UnmaskError("Nothing to evaluate: give --policies, or --heuristics for the whole grid.")
     task = verifiable(resolved)
-    gen_length = resolved.gen_length or task.gen_length
+    gen_length = task.region(resolved.gen_length)
     found = []
     for decode in resolved.decodings(gen_length, resolved.block_lengths or (resolved.usual_blocks(gen_length),)):
         found += [candidate(name, decode) for name in resolved.policies]

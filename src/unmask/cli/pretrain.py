@@ -12,7 +12,7 @@ from cyclopts import Parameter
 
 from unmask.cli.common import ConfigFile, DryRun, Resume
 from unmask.cli.console import Stop, console, duration, ticking
-from unmask.errors import Stopped
+from unmask.errors import Stopped, UnmaskError
 from unmask.evaluation.bounds import decode_in_order
 from unmask.evaluation.entries import candidate, decoding, tuned
 from unmask.evaluation.evaluate import Setup, evaluate
@@ -21,7 +21,7 @@ from unmask.evaluation.summaries import Summary, best, summarise
 from unmask.evaluation.tables import setting, table
 from unmask.files import write_text
 from unmask.models.auto import load_model
-from unmask.pretrain import PretrainConfig, PretrainProgress
+from unmask.pretrain import PretrainConfig, PretrainProgress, check_recipe
 from unmask.pretrain import pretrain as pretrain_dllm
 from unmask.settings import load_settings
 from unmask.tasks.auto import load_task
@@ -50,6 +50,12 @@ def pretrain(
         f"{resolved.steps} steps of {resolved.batch_size} examples, to {resolved.output}.",
         highlight=False,
     )
+    check_recipe(resolved)
+    for name in resolved.tasks:
+        try:
+            load_task(name).examples("test", test_prompts)  # for the card; refused before the training
+        except UnmaskError as e:
+            raise UnmaskError(f"{e} (--test-prompts, of the model card)") from None
     if dry_run:
         console.print(resolved.model_dump_json(indent=2))
         return

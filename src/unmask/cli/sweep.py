@@ -91,7 +91,7 @@ def sweep(
     """Every rule over its whole grid, with learned policies and their controls: each at its best."""
     resolved = load_settings(SweepConfig, config, settings.model_dump(exclude_unset=True) if settings else {})
     task = verifiable(resolved)
-    gen_length = resolved.gen_length or task.gen_length
+    gen_length = task.region(resolved.gen_length)
     candidates = resolved.candidates(gen_length)
     if dry_run:
         plan(resolved, candidates, task)

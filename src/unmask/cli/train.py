@@ -156,10 +156,10 @@ def train_policy(config: TrainConfig, *, resume: bool, allow_changes: bool = Fal
     task = judged(task, model, config, processes.rank)
     also = [_place(there, accelerator.device) for there in places_of(config)]
     validations = {
-        place.task.name: _validator(place.config, place.model, place.task, processes)
+        place.name: _validator(place.config, place.model, place.task, processes)
         for place in (Place(config, model, task), *also)
     }
-    validate = at_all(validations) if also else validations[task.name]
+    validate = at_all(validations) if also else next(iter(validations.values()))
     gen_length = config.decode.region(task, model)
     console.print(describe(config, model.name, task.name, gen_length), highlight=False)
     with (

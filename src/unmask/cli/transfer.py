@@ -82,7 +82,7 @@ def transfer(
         console.rule(target.name, align="left")
         begun = (Path(comparison.output) / "config.json").exists()
         everyone = {entry.key: (entry, policy) for group in candidates.values() for entry, policy in group}
-        gen_length = comparison.gen_length or task.gen_length
+        gen_length = task.region(comparison.gen_length)
         made = compare(comparison, task, gen_length, list(everyone.values()), resume=resume and begun)
         if made is not None:
             found += _against_native(target, candidates, made.results)
@@ -126,7 +126,7 @@ def _plan(config: TransferConfig, target: Target) -> tuple[ComparisonConfig, Tas
         batch_size=config.batch_size,
     )
     task = verifiable(comparison)
-    gen_length = target.gen_length or task.gen_length
+    gen_length = task.region(target.gen_length)
     (decode,) = comparison.decodings(gen_length, [target.block_length or comparison.usual_blocks(gen_length)])
     tried = {NATIVE: target.native, **{name: config.policies[name] for name in target.policies or config.policies}}
     found: dict[str, list[Candidate]] = {}

@@ -73,7 +73,7 @@ def tune(
         )
     if dry_run:
         describe_costs(asked, 1)
-        gen_length = asked.decode.gen_length or asked.task.load_task().gen_length
+        gen_length = asked.task.load_task().region(asked.decode.gen_length)
         slow = int(asked.task.labels == "agreement")
         # Beside the policy at each speed, a replay of its pace.
         passes = (calibration_prompts * (KNOBS + slow) + held_out_prompts * (2 * len(SPEEDS) + slow)) * gen_length

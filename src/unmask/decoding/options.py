@@ -159,10 +159,10 @@ class DecodeConfig(Settings):
 
     def region(self, task: Task | None = None, model: MaskedDiffusionModel | None = None) -> int:
         """The region length L, in the order: this config's, the task's, what the dLLM has room for."""
+        if task is not None:
+            return task.region(self.gen_length)
         if self.gen_length is not None:
             return self.gen_length
-        if task is not None:
-            return task.gen_length
         roomy = model is not None and (model.max_length is None or model.max_length >= 4 * LONG)
         return LONG if roomy else SHORT
 

@@ -19,6 +19,7 @@ from unmask.decoding.options import DecodeConfig
 from unmask.decoding.results import in_order
 from unmask.decoding.session import Session
 from unmask.decoding.source import check_prompts, encode_example
+from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.noise import row_keys
 from unmask.observation import Needs, Observation
@@ -60,12 +61,20 @@ def decode_in_order(
 
     Args:
         order: of each prompt, the pass in which each position of the region is revealed, from 0, none left out.
-        config: the token temperature and more; the region is the task's.
+        config: the token temperature and more; the region is the task's, and one block.
+
+    Raises:
+        UnmaskError: orders that do not fit; as `unmask.generate`.
     """
+    if len(order) != len(examples) or any(len(one) != task.gen_length for one in order):
+        raise UnmaskError(
+            f"Give an order for each of {len(examples)} prompts, a pass for each of {task.gen_length} positions."
+        )
     when = torch.tensor([list(one) for one in order], device=model.device)
+    never = int(when.max()) + 1
 
     def choose(seen: Observation, rows: Int[Tensor, " b"]) -> Bool[Tensor, "b l"]:
-        left = when[rows].masked_fill(~seen.masked, len(when[0]))
+        left = when[rows].masked_fill(~seen.masked, never)
         return seen.masked & (left == left.amin(dim=1, keepdim=True))
 
     return roll_out(model, task, examples, choose, config, seed)
@@ -80,7 +89,7 @@ def roll_out(
     seed: int = 0,
 ) -> RollOuts:
     """Decode in full diffusion, by a choice that may know which prompt it is asked about."""
-    own = {"gen_length": task.gen_length, "stop_at_eos": False}
+    own = {"gen_length": task.gen_length, "block_length": None, "stop_at_eos": False}
     options = (config or DecodeConfig()).model_copy(update=own).resolve(model, task)
     prompts = [encode_example(model, example) for example in examples]
     check_prompts(model, prompts, options.gen_length)
@@ -128,7 +137,12 @@ def best_of(
     """Decode each prompt n times, each time revealing every position of a pass with one probability, 0.1 to 0.9.
 
     No rule is so lucky: this bounds what a choice of positions, known after the fact, could reach.
+
+    Raises:
+        UnmaskError: no roll-outs; as `unmask.generate`.
     """
+    if n < 1:
+        raise UnmaskError(f"The best of {n} roll-outs is none: give at least 1.")
     generator, found = torch.Generator().manual_seed(seed), []
     for i in range(n):
         rate = 0.1 + 0.8 * torch.rand(len(examples), 1, generator=generator)
@@ -151,8 +165,13 @@ def ceiling(answers: Answers, order: Sequence[int]) -> float:
     Args:
         answers: all that are correct.
         order: the pass in which each position is revealed.
+
+    Raises:
+        UnmaskError: no answers, or of another length than the order.
     """
     codes = _codes(answers)
+    if codes.ndim < 2 or codes.shape[1] != len(order):
+        raise UnmaskError(f"Give answers of as many words as the order has positions, {len(order)}.")
     log_p = torch.zeros(len(codes), dtype=torch.float64)
     for stands, at in _passes(order):
         before = _groups(codes[:, stands])

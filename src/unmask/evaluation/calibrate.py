@@ -65,8 +65,9 @@ def table_of(
         start = max(range(len(right)), key=lambda i: (sum(right[i]), nfe[i])) if labels != "agreement" else 0
         made = even_axis(list(zip(knobs, nfe, strict=True))[start:])
         on_it = [i for i, knob in enumerate(knobs) if knob in {knob for _, knob in made}]
-        if not made:  # it is fastest where it is most accurate: all speeds are alike
-            made, on_it = ((0.0, knobs[0]), (1.0, knobs[-1])), list(range(len(knobs)))
+        if not made:  # it is fastest where it is most accurate: from there on, the network's own
+            first = min(start, len(knobs) - 2)
+            made, on_it = ((0.0, knobs[first]), (1.0, knobs[-1])), list(range(first, len(knobs)))
         results, right = [results[i] for i in on_it], [right[i] for i in on_it]
         nfe, knobs = [nfe[i] for i in on_it], [knobs[i] for i in on_it]
     by_knob = [(knob, speed) for speed, knob in made]

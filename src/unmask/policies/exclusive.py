@@ -21,10 +21,10 @@ SEEN = 4  # likeliest tokens of each position
 
 @rule
 class Exclusive(Rule):
-    """Reveal positions above the threshold, most confident first, leaving out those that overlap with one chosen before.
+    """Reveal positions above the threshold, most confident first, without those that overlap with one chosen before.
 
-    The overlap of two positions is the probability that both write the same token, each by its own distribution. The most
-    confident position is revealed in any case.
+    The overlap of two positions is the probability that both write the same token, each by its own distribution. The
+    most confident position is revealed in any case.
 
     Args:
         threshold: of the confidence, in [0, 1].

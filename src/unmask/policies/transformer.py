@@ -100,7 +100,9 @@ class TransformerConfig(PolicySettings):
             raise ValueError(f"these sizes make about {weights:,} weights, and a policy has {MOST_WEIGHTS:,} at most")
         if self.reads != "hidden_states" and self.hidden_size is not None:
             raise ValueError("hidden_size goes with reads = 'hidden_states'")
-        for name in ("use_entropy", "use_age"):
+        if self.reads == "hidden_states" and self.use_rank:
+            raise ValueError("use_rank goes with reads = 'confidence' or 'nothing'")
+        for name in ("use_entropy", "use_age", "use_overlap"):
             if self.reads != "confidence" and getattr(self, name):
                 raise ValueError(f"{name} goes with reads = 'confidence'")
         if self.width % (2 * self.heads):

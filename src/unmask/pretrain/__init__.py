@@ -2,13 +2,14 @@
 
 from unmask.pretrain.config import PretrainConfig
 from unmask.pretrain.objective import diffusion_loss, draw_batch, draw_mask, learning_rate, stage_at
-from unmask.pretrain.training import PretrainProgress, build_network, build_tokenizer, pretrain
+from unmask.pretrain.training import PretrainProgress, build_network, build_tokenizer, check_recipe, pretrain
 
 __all__ = [
     "PretrainConfig",
     "PretrainProgress",
     "build_network",
     "build_tokenizer",
+    "check_recipe",
     "diffusion_loss",
     "draw_batch",
     "draw_mask",

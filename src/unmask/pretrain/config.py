@@ -34,9 +34,9 @@ class PretrainConfig(Settings):
             "to correct (LLaDA2.1's token editing, arXiv 2602.08676); for block-causal dLLMs."
         ),
     ] = 0.0
-    tasks: Annotated[dict[str, float], Field(min_length=1, description="Task name -> share of the training text.")] = {
-        "house": 1.0
-    }
+    tasks: Annotated[
+        dict[str, Annotated[float, Gt(0)]], Field(min_length=1, description="Task name -> share of the training text.")
+    ] = {"house": 1.0}
     lengths: Annotated[
         tuple[float, ...], Field(min_length=1, description="Weights of problems of 1, 2, 3, ... steps.")
     ] = (1, 1, 2, 3, 3, 3, 1, 1)

@@ -196,8 +196,28 @@ def _tasks(config: PretrainConfig) -> list[ProceduralTask]:
                 f"A problem of {name!r} takes {task.prompt_length} + {task.gen_length} positions, and max_prompt + 2 * "
                 f"gen_length are {config.room}: raise one of them."
             )
+        task.name = name  # as the recipe spells it
         tasks.append(task)
     return tasks
+
+
+def check_recipe(config: PretrainConfig) -> None:
+    """
+    Raises:
+        UnmaskError: a task that draws no texts, does not fit the positions, or has positions that cannot be aligned.
+    """
+    check_styles(config.styles)
+    _main_puzzle(config, _tasks(config))
+
+
+def _main_puzzle(config: PretrainConfig, tasks: Sequence[ProceduralTask]) -> Puzzle | None:
+    """Whose positions are aligned; None if none are."""
+    main = max(tasks, key=lambda task: config.tasks[task.name])
+    if not config.aligned:
+        return None
+    if not isinstance(main, Puzzle):
+        raise UnmaskError(f"Positions of {main.name!r} are not aligned with each other: leave out aligned.")
+    return main
 
 
 def _align(network: PreTrainedModel, places: Sequence[Sequence[str]], first: int, seed: int) -> None:
@@ -222,10 +242,8 @@ class _Training:
         self.config, self.tasks = config, _tasks(config)
         self.tokenizer = build_tokenizer(self.tasks)
         self.network = build_network(config, self.tokenizer).train()
-        if config.aligned:
-            main = max(self.tasks, key=lambda task: config.tasks[task.name])
-            if not isinstance(main, Puzzle):
-                raise UnmaskError(f"Positions of {main.name!r} are not aligned with each other: leave out aligned.")
+        main = _main_puzzle(config, self.tasks)
+        if main is not None:
             _align(self.network, main.places(), self.tokenizer.pad_token_id + 1, config.seed)
         if config.start is not None:
             self._begin_with(config.start)

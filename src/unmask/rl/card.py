@@ -51,6 +51,7 @@ each, learning rate {settings.lr:g}, {_reward(settings)}."""
         if config.run.iterations
         else "No reinforcement learning followed."
     )
+    over_all = ", the means of all" if config.task.also else ""
     return f"""---
 license: apache-2.0
 library_name: unmask
@@ -60,16 +61,21 @@ tags: [masked-diffusion, dllm, unmasking-policy]
 # {Path(config.run.folder).name}
 
 An unmasking policy (arXiv 2512.09106) for the dLLM `{model}` in {_where(config)}{_network(config)}.
-Trained on `{task}`, region {gen_length}, seed {config.run.seed}, starting from {start}.
+Trained on `{task}`{_in_turns(config)}, region {gen_length}, seed {config.run.seed}, starting from {start}.
 {learnt}
 Kept is the checkpoint that was best on validation prompts, of iteration {reached["iteration"]}:
-{100 * reached["correct"]:.1f}% correct at {reached["nfe"]:.1f} forward passes.
+{100 * reached["correct"]:.1f}% correct at {reached["nfe"]:.1f} forward passes{over_all}.
 
 ```python
 model, policy = unmask.load_model("{model}"), unmask.load_policy(...)
 out = unmask.generate(model, policy, prompts, gen_length={gen_length}{block}{speed})
 ```
 """
+
+
+def _in_turns(config: TrainConfig) -> str:
+    """The other dLLMs and tasks that it was trained on."""
+    return "".join(f", in turns with `{each}`" for each in config.task.also)
 
 
 def _reward(settings: AlgorithmSettings) -> str:

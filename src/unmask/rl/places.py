@@ -27,6 +27,11 @@ class Place:
     model: MaskedDiffusionModel
     task: Task
 
+    @property
+    def name(self) -> str:
+        """What tells it from others in metrics."""
+        return f"{self.task.name} {SIGN} {self.model.name}"
+
 
 def places_of(config: TrainConfig) -> list[TrainConfig]:
     """The settings at each of ``task.also``, ``TASK @ DLLM``; each has its share of the teachers.
@@ -47,7 +52,9 @@ def places_of(config: TrainConfig) -> list[TrainConfig]:
         there = config.model_copy(
             update={
                 "task": type(config.task)(task=task, **limits),
-                "model": config.model.model_copy(update={"model": model}),
+                "model": config.model.model_copy(
+                    update={"model": model, "mask_id": None, "causal_block": None, "revises": False}
+                ),
                 "decode": config.decode.model_copy(update={"gen_length": None}),
             }
         )
@@ -78,7 +85,7 @@ def _taught(config: TrainConfig, teachers: Sequence[str]) -> TrainConfig:
 
 
 def at_all(validations: Mapping[str, Validate]) -> Validate:
-    """A validation at each place: means, and each place's own numbers as ``reward[lists]``."""
+    """A validation at each place: means, and each place's own numbers as ``reward[lists @ runs/lists]``."""
 
     def validate(policy: Policy) -> Metrics:
         found = {name: one(policy) for name, one in validations.items()}

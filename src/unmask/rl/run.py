@@ -238,7 +238,11 @@ class RunFolder:
     def _changed(self, wanted: TrainConfig) -> str:
         """Settings of what the weights are of that are not those the run was begun with."""
         now, before = by_dots(json.loads(wanted.model_dump_json())), self._begun_with()
-        keys = [key for key in now if key.startswith(POLICY) and key != "policy.init"] + ["algorithm.name"]
+        keys = [key for key in now if key.startswith(POLICY) and key != "policy.init"] + [
+            "algorithm.name",
+            "algorithm.speeds",
+            "task.also",
+        ]
         return "; ".join(
             f"{key} = {before.get(key)!r}, not {now[key]!r}" for key in keys if before.get(key) != now[key]
         )

@@ -276,14 +276,15 @@ class Trainer:
         signal = team.total(self.algorithm.signal(found.batch.reward))[0] / settings.prompts
         updated = signal > 0 and signal >= settings.min_signal
         rates = learning_rates(settings, number, run.iterations)
-        if (number + 1) % run.validate_every == 0 and run.log_completions:
+        before_validation = -(number + 1) % run.validate_every < len(self.places)  # one of each place
+        if before_validation and run.log_completions:
             self.keeper.keep_completions(samples_of(found, settings.group_size, run.log_completions))
         collected = time.perf_counter()
         logged = self._learn(found, credit, rates) if updated else self.optimiser.look(found.batch)
         progress.iteration += 1
         now = time.perf_counter()
         return {
-            **({"place": self.places[at].task.name} if len(self.places) > 1 else {}),
+            **({"place": self.places[at].name} if len(self.places) > 1 else {}),
             **metrics_of(found.outcome, found.batch.reward[:, : settings.group_size], settings.speeds, team),
             "signal": signal,
             "updated": updated,

@@ -27,7 +27,7 @@ class AdditionOptions(Settings):
         nines: in the prompts that policies meet, the probability that a pair of digits is made to sum to 9.
     """
 
-    digits: Annotated[int, Ge(1)] = 11
+    digits: Annotated[int, Ge(1), Le(1000)] = 11
     nines: Annotated[float, Ge(0), Le(1)] = 0.7
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unmask.errors import UnmaskError, nearest
-from unmask.settings import function_of, parse_spec
+from unmask.settings import function_of, parse_spec, refuse_unknown
 from unmask.tasks.addition import Addition
 from unmask.tasks.base import Task
 from unmask.tasks.dataset import DataSet, Format
@@ -139,7 +139,10 @@ def _load(name: str, *, verifier: Any, path: Any, columns: Any, few_shot: int, c
         if verifier is not None:
             raise UnmaskError(f"The task {name!r} has a verifier of its own: leave out verifier, or give a JSONL file.")
         if puzzle is not None:
-            return puzzle(**{key: value for key, value in parse_spec(name).items() if key != "type"})
+            given = parse_spec(name.replace(puzzle.kind, "puzzle", 1))
+            if given["type"] != "puzzle":
+                refuse_unknown(["type"], set(puzzle.Options.model_fields), puzzle.kind)
+            return puzzle(**{key: value for key, value in given.items() if key != "type"})
         return TASKS[name]() if name in TASKS else _own(name)
     raise UnmaskError(f"Unknown task {name!r}: {nearest(name, [*TASKS, *PUZZLES, *DATA_SETS, *HUB_NAMES])}")
 

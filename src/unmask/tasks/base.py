@@ -65,6 +65,14 @@ class Task(ABC):
             UnmaskError: an unknown split, no example, or more than can be drawn.
         """
 
+    def region(self, asked: int | None) -> int:
+        """Positions to generate: as many as asked for, or its own.
+
+        Raises:
+            UnmaskError: its answers fill a region of another length.
+        """
+        return self.gen_length if asked is None else asked
+
     def prepare(self) -> None:  # noqa: B027 - most have nothing to prepare
         """Make sure, before anything is decoded, that answers can be verified here.
 

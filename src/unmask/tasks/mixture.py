@@ -38,6 +38,15 @@ class MixtureTask(Task):
         self.weights = None if weights is None else [weight / sum(weights) for weight in weights]
         self.name = "+".join(names)
         self.gen_length = max(task.gen_length for task in tasks)
+        for task in tasks:
+            if task.gen_length != self.gen_length:
+                try:
+                    task.region(self.gen_length)
+                except UnmaskError:
+                    raise UnmaskError(
+                        f"A mixture has one region, of {self.gen_length} positions here, and {task.name!r} fills one "
+                        f"of {task.gen_length}: evaluate them one by one, or train on them in turns (task.also)."
+                    ) from None
         self.block_length = math.gcd(*(task.block_length for task in tasks))  # divides the region that is longest
         self.verifiable = all(task.verifiable for task in tasks)
 

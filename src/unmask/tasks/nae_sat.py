@@ -9,6 +9,7 @@ probability 3/4, an unknown latent with 1/2, so that confidence commits to claus
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from itertools import combinations, product
@@ -56,7 +57,8 @@ class NaeSat(Puzzle):
     def __init__(self, **options: object) -> None:
         super().__init__(**options)
         n = self.prompt_length = self.options.latents
-        self.gen_length, self.block_length = n + self.options.clauses, n
+        self.gen_length = n + self.options.clauses
+        self.block_length = math.gcd(n, self.gen_length)
         triples = list(combinations(range(n), 3))
         random.Random(f"{self.kind}/{n}").shuffle(triples)
         self.triples = triples[: self.options.clauses]

@@ -69,6 +69,6 @@ class ProceduralTask(Task):
                 continue
             misses += 1
             if example is None or misses > MISSES:
-                few = f"about {len(found)}" if found else "no"
-                raise UnmaskError(f"Task {self.name!r} has {few} {split} prompts: ask for fewer than {n}.")
+                few = f"about {len(found)} {split} prompts: ask for fewer than {n}" if found else f"no {split} prompts"
+                raise UnmaskError(f"Task {self.name!r} has {few}{'' if found else ': take a larger puzzle'}.")
         return list(found.values())

@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from unmask.errors import UnmaskError
 from unmask.settings import Settings, build
 from unmask.tasks.base import Example
 from unmask.tasks.procedural import MISSES, ProceduralTask, Stage, split_of
@@ -60,6 +61,14 @@ class Puzzle(ProceduralTask):
         """What each position of prompt and region is about: positions about the same thing share a name."""
         return [()] * (self.prompt_length + self.gen_length)
 
+    def region(self, asked: int | None) -> int:
+        if asked not in (None, self.gen_length):
+            raise UnmaskError(
+                f"The answers of {self.name!r} fill a region of {self.gen_length} positions, not {asked}: leave out "
+                "gen_length, or choose another difficulty."
+            )
+        return self.gen_length
+
     def draw_within(self, split: str, rng: random.Random) -> Example | None:
         for _ in range(MISSES):
             example = self.draw_test(rng) if split != "pretrain" else self.draw(rng)
@@ -72,10 +81,11 @@ class Puzzle(ProceduralTask):
         return self.draw(rng)
 
     def training_text(self, rng: random.Random, stage: Stage) -> tuple[str, str]:
-        while True:
+        for _ in range(MISSES):
             example = self.draw(rng, stage.grown)
             if split_of(example.prompt) == "pretrain":
                 return example.prompt, example.answer
+        raise UnmaskError(f"Task {self.name!r} has no prompts to train a dLLM on: take a larger puzzle.")
 
     def verify(self, example: Example, text: str) -> bool:
         """Every position holds a word, and together they answer the prompt."""

@@ -30,6 +30,8 @@ class ExactModel(MaskedDiffusionModel):
     family = "exact"
 
     def __init__(self, task: Puzzle) -> None:
+        if not isinstance(task, Puzzle):
+            raise UnmaskError(f"The task {task.name!r} is no puzzle: nothing lists its answers.")
         words = list(dict.fromkeys([*SPECIAL.values(), UNKNOWN, *task.words()]))
         tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, SPECIAL["unk_token"]))
         tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
