@@ -6,6 +6,7 @@ python benchmarks/tuning.py rules --studies lists      every cell of every rule;
 python benchmarks/puzzles.py bounds                    the known order, the best of 64, the best rules, the policies
 python benchmarks/puzzles.py ceilings                  drawn tokens against the exact ceilings of shuffle and mark
 python benchmarks/puzzles.py state                     does a policy see the problem, or only its own pace?
+python benchmarks/puzzles.py twice                     policies where there are twice the items, or clauses
 python benchmarks/puzzles.py overlap                   is it worth seeing which positions would write the same?
 python benchmarks/puzzles.py mixture                   one policy for house and all puzzles, three seeds
 python benchmarks/puzzles.py claims                    the paper's claims that can be judged on each puzzle
@@ -299,6 +300,30 @@ def _binary(p: torch.Tensor) -> torch.Tensor:
     return torch.special.entr(p) + torch.special.entr(1 - p)
 
 
+TWICE = {"lists": "lists:items=16", "nae-sat": "nae-sat:clauses=48"}
+PLAIN = ("confidence_threshold:threshold=0.9", "factor:factor=1", "rising_threshold:start=0.5,end=0.9")
+
+
+def twice(args: argparse.Namespace) -> None:
+    """Nothing is trained anew: the dLLMs know both lengths, the policies one."""
+    print("| task | decoding | accuracy %, 95% interval | NFE | correlation |\n|---|---|---|---|---|")
+    for place, name in TWICE.items():
+        here = setting(place, 1)
+        if here is None:
+            continue
+        task = load_task(name)
+        assert isinstance(task, Puzzle)
+        one = Setting(task, here.model, task.examples("test", args.prompts))
+        known = decode_in_order(one.model, task, one.examples, [task.order(example) or [] for example in one.examples])
+        none = torch.full((len(one.examples),), math.nan)
+        print(f"| {name} | known order | {Found(known.correct, known.nfe, none).told()} |", flush=True)
+        policies = [(str(path), speed) for path in made(args, place).values() for speed in SPEEDS]
+        for policy, speed in [*((rule, None) for rule in PLAIN), *policies]:
+            found = run(one, load_policy(policy), region(one, speed=speed), costs=False)
+            at = "" if speed is None else f", speed {speed:g}"
+            print(f"| {name} | `{policy}`{at} | {found.told()} |", flush=True)
+
+
 PAIRS = "lists:operation=pairs"
 OVERLAP: dict[str, Any] = {
     "policy": {"use_speed": True, "use_entropy": True, "use_rank": True, "top_k": 4, "actions": "dpls"},
@@ -436,4 +461,4 @@ def main(about: str | None, *commands: Callable[[argparse.Namespace], None]) -> 
 
 
 if __name__ == "__main__":
-    main(__doc__, dllms, bounds, ceilings, state, overlap, mixture, claims, elsewhere)
+    main(__doc__, dllms, bounds, ceilings, state, twice, overlap, mixture, claims, elsewhere)

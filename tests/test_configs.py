@@ -124,8 +124,11 @@ def test_the_flags_of_the_studies_of_tuning_are_ones_that_tune_takes(capsys):
     together: dict = {}
     for place, flags in STUDIES.values():
         together |= PLACES[place] | flags
-    alone = {key: together.pop(key) for key in ("algorithm.alpha", "config")}  # in place of beta, and of the task
-    for flags in (together, {"algorithm.alpha": alone["algorithm.alpha"]}):
+    # In place of beta, of the task, and of blocks.
+    alone = {key: together.pop(key) for key in ("algorithm.alpha", "config", "algorithm.leaps")}
+    full = {key: value for key, value in together.items() if key not in ("block-length", "gen-length", "task")}
+    leaps = full | {"algorithm.leaps": alone["algorithm.leaps"]}
+    for flags in (together, leaps, {"algorithm.alpha": alone["algorithm.alpha"]}):
         main(["tune", "--dry-run", *words_of(flags)])
-        assert ('"reward": "scale_free"' in capsys.readouterr().out) == (flags is together)
+        assert ('"reward": "scale_free"' in capsys.readouterr().out) == ("algorithm.alpha" not in flags)
     assert Path(alone["config"]).name in {path.name for path in FILES}

@@ -322,7 +322,7 @@ def test_an_expert_teaches_nothing_of_a_block_that_is_given_up():
     policy, recorder = TransformerPolicy().eval(), Recorder(Needs(positions="region"))
     options = {"gen_length": 16, "block_length": 4, "stop_at_eos": False, "max_block_steps": 2}
     decode(TINY, TopKConfidence(1), PROMPTS, callback=recorder, also_observe=Needs(positions="region"), **options)
-    steps = recorder.steps()[0]
+    steps = recorder.steps()
     for length in (4, 8, 16):
         seen = as_seen(steps, FixedBlocks(length), policy)
         assert not (seen.picks > 0)[~seen.observation.selectable].any(), "what was picked could be picked"

@@ -228,7 +228,7 @@ def test_a_rule_that_revises_teaches_what_it_reveals(folder):
     out = decode(
         model, EAGER, PROMPTS, gen_length=LENGTH, stop_at_eos=False, callback=recorder, also_observe=learner.needs
     )
-    steps = recorder.steps()[0]
+    steps = recorder.steps()
     assert len(steps) == out.nfe.sum()
     assert steps.observation.differs is None
     assert not needs.differs

@@ -18,6 +18,7 @@ from unmask.policies import (
     Dilated,
     EntropyBound,
     EntropyTopK,
+    Exclusive,
     Factor,
     FixedSchedule,
     MarginThreshold,
@@ -224,6 +225,7 @@ RULES = [
     StepCount(2, order="random"),
     Origin(3),
     Dilated(ConfidenceThreshold(0.5), 4),
+    Exclusive(0.3, 0.2),
     Revising(KLASS(0.6, 0.015, 2), 0.5),
     MaxReveal(Revising(ConfidenceThreshold(0.1)), 2),
 ]

@@ -28,6 +28,7 @@ from unmask.policies.wrappers import (
 if TYPE_CHECKING:  # for type checkers and editors alone: a rule that is not named here works all the same
     from unmask.policies.confidence_threshold import ConfidenceThreshold as ConfidenceThreshold
     from unmask.policies.entropy_bound import EntropyBound as EntropyBound
+    from unmask.policies.exclusive import Exclusive as Exclusive
     from unmask.policies.factor import Factor as Factor
     from unmask.policies.fixed_schedule import FixedSchedule as FixedSchedule
     from unmask.policies.klass import KLASS as KLASS

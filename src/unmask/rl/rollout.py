@@ -105,11 +105,12 @@ class Recorder:
         if self._hindsight:
             self._filled.append(torch.where(step.before.masked, step.predicted, step.before.region))
 
-    def steps(self) -> tuple[Steps, Int[Tensor, "s l"] | None]:
-        """All steps, by step and then by roll-out: an order that does not hang on which rows were active together.
+    def steps(self) -> Steps:
+        """All steps, by step and then by roll-out: an order that does not hang on which rows were active together."""
+        return self.packed()[0]
 
-        With hindsight, also the tokens of the region that each would have left.
-        """
+    def packed(self) -> tuple[Steps, Int[Tensor, "s l"] | None]:
+        """`steps`, and with hindsight the tokens of the region that each would have left."""
         packed, step = joined(self._parts), torch.cat(self._step)
         order = (step * (packed.rollout.max() + 1) + packed.rollout).argsort()
         return packed.take(order), torch.cat(self._filled)[order] if self._filled else None
@@ -173,5 +174,5 @@ def roll_out(
     )
     ends = (config.region(), speeds, config.judge_unfinished, out.equivalents)
     outcome = judge(task, examples, out.texts, out.nfe, out.complete, *ends)
-    steps, filled = recorder.steps()
+    steps, filled = recorder.packed()
     return Rollouts(steps, out, outcome, filled)
