@@ -168,6 +168,10 @@ def bounds(args: argparse.Namespace) -> None:
             rolled = zip(one.examples, known.revealed_at.tolist(), known.texts, strict=True)
             costs = [_correlation(one.task, example, order, text.split()) for example, order, text in rolled]
             print(f"| known order | {Found(known.correct, known.nfe, torch.tensor(costs)).told()} |")
+        none = torch.full((len(one.examples),), math.nan)
+        for name, order in (("left to right", range(one.task.gen_length)), ("right to left", _backwards(one.task))):
+            by_place = decode_in_order(one.model, one.task, one.examples, [list(order)] * len(one.examples))
+            print(f"| {name}, one per pass | {Found(by_place.correct, by_place.nfe, none).told()} |", flush=True)
         many = best_of(one.model, one.task, one.examples[:100], args.best_of)
         found = many.found[many.found.isfinite()]
         share = 100 * many.found.isfinite().float().mean()
@@ -185,6 +189,10 @@ def bounds(args: argparse.Namespace) -> None:
         for speed in SPEEDS:
             other = run(one, load_policy(HOUSE), region(one, speed=speed))
             print(f"| `{HOUSE}`, trained elsewhere, speed {speed:g} | {other.told()} |", flush=True)
+
+
+def _backwards(task: Task) -> Sequence[int]:
+    return range(task.gen_length - 1, -1, -1)
 
 
 def best_rules(args: argparse.Namespace, place: str) -> list[tuple[str, int]]:
