@@ -39,7 +39,7 @@ class Line:
 
     Attributes:
         best: its most accurate cell, accuracy and NFE.
-        command: that decodes it.
+        study: that trains a policy; None of a rule.
     """
 
     name: str
@@ -48,7 +48,7 @@ class Line:
     aup: Interval
     volume: Interval
     best: Point
-    command: str
+    study: str | None = None
 
 
 def matrix(cells: Cells) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -92,8 +92,7 @@ def lines(out: Path, place: str, seeds: Sequence[int]) -> list[Line]:
     """Of a family, the best by AUP first; none where nothing has been run."""
     if not (out / "rules" / place).exists():
         return []
-    length, flags = region(place), PLACES[place]
-    base = f"--model {flags.get('model', 'house-base')} --task {flags['task']}"
+    length = region(place)
     rules: dict[str, list[tuple[Entry, Sequence[ResultRow]]]] = {}
     for entry, rows in results(out / "rules" / place):
         rules.setdefault(entry.label, []).append((entry, rows))
@@ -108,15 +107,12 @@ def lines(out: Path, place: str, seeds: Sequence[int]) -> list[Line]:
     found = []
     for label, cells in rules.items():
         area, volume = score(cells, length, top)
-        name = cells[0][0].policy["type"]
-        command = f'unmask sweep {base} --config rules.toml  # policy = "{name}"'
-        found.append(Line(label, len(cells), 1, area, volume, _best(cells), command))
+        found.append(Line(label, len(cells), 1, area, volume, _best(cells)))
     for study, each in policies.items():
         scores = [score(cells, length, top) for cells in each]
         area, volume = (over_seeds([one[i] for one in scores]) for i in range(2))
         name = "policy of every speed" + ("" if study == place else study.removeprefix(place))
-        command = f'python benchmarks/tuning.py train --studies "{study}"'
-        found.append(Line(f"**{name}**", len(each[0]), len(each), area, volume, _best(each[0]), command))
+        found.append(Line(f"**{name}**", len(each[0]), len(each), area, volume, _best(each[0]), study))
     return sorted(found, key=lambda line: -line.aup.mean)
 
 
@@ -141,7 +137,8 @@ def table(place: str, found: Sequence[Line], prompts: int) -> str:
         f"| {100 * line.best.accuracy:.1f} @ {line.best.nfe:.2f} | {line.cells} | {line.seeds} |"
         for line in found
     ]
-    commands = "\n".join(dict.fromkeys(line.command for line in found if "tuning.py" in line.command))
+    studies = [line.study for line in found if line.study is not None]
+    commands = "\n".join(f'python benchmarks/tuning.py train --studies "{study}"' for study in studies)
     run = f"python benchmarks/tuning.py rules --studies {place}\n{commands}".strip()
     return f"{head}{chr(10).join(rows)}\n\n```\n{run}\n```\n"
 

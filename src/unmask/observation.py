@@ -82,7 +82,7 @@ class Observation:
         noise: uniform numbers in (0, 1), a stream of its own for each row, so that a random policy needs no
             generator and no row depends on its neighbours.
         entropy: in nats, of the same distribution; None unless needed.
-        tokens: of each confidence, the token of the dLLM's plain softmax that it is of; None unless needed.
+        tokens: of each confidence, the token that it is of; None unless needed.
         kl: KL(this step's distribution || the last step's), newest first, in nats, for the last s steps; infinite
             where a step was not looked at. None unless needed.
         hidden_states: None unless needed.

@@ -279,3 +279,22 @@ def test_a_policy_that_sees_overlap_is_told_the_tokens(tiny, tmp_path):
     probabilities = torch.rand(1, 4, 4).softmax(-1).sort(-1, descending=True).values
     with pytest.raises(UnmaskError, match="The policy needs the tokens of its confidences, which nobody gave"):
         see(needs=seeing.needs, masked=torch.ones(1, 4, dtype=torch.bool), probabilities=probabilities)
+
+
+@pytest.mark.parametrize("confidence_of", ["drawn", "sampling"])
+def test_the_tokens_shown_are_those_of_the_confidences_shown(tiny, confidence_of):
+    policy = TransformerPolicy(TransformerConfig(top_k=3, use_overlap=True))
+    seen = []
+    options = {"gen_length": 6, "temperature": 2.0, "confidence_of": confidence_of, "max_steps": 1}
+    decode(tiny, policy, [[5, 6, 7]], callback=seen.append, **options)
+    (step,) = seen
+    rows = torch.tensor([[5, 6, 7, *[tiny.mask_id] * 6]])
+    logits = tiny.logits(rows, torch.ones_like(rows, dtype=torch.bool), torch.arange(3, 9))
+    if confidence_of == "sampling":
+        logits = logits.index_fill(1, tiny.banned_ids, -torch.inf) / 2.0
+    shown, p = step.observation, logits.softmax(dim=-1)
+    assert torch.allclose(p.gather(1, shown.tokens[0]), shown.confidence[0], atol=1e-5)
+    if confidence_of == "drawn":
+        assert torch.equal(shown.tokens[0, :, 0], step.predicted[0]), (
+            "the one that was drawn, then the likeliest others"
+        )

@@ -97,7 +97,7 @@ class Readout:
         token: the likeliest token that is not banned, or the one that was drawn.
         entropy: of the plain softmax, in nats, or of the distribution that was drawn from; None unless needed.
         read: what each reader took, a row per position.
-        tokens: of the k largest probabilities of the plain softmax; None unless needed.
+        tokens: of each confidence, the token that it is of; None unless needed.
     """
 
     confidence: Float[Tensor, "n k"]
@@ -172,7 +172,7 @@ def _read_piece(
     tokens = F.pad(index, (0, needs.top_k - k)) if needs.tokens else None
     if shown is not None:
         entropy = entropy if shown.entropy is None else shown.entropy
-        return Readout(shown.confidence, shown.token, entropy, taken, tokens)
+        return Readout(shown.confidence, shown.token, entropy, taken, shown.tokens)
     return Readout(confidence, index[:, 0], entropy, taken, tokens)
 
 
@@ -197,14 +197,17 @@ def _read_drawn(
     own = p.gather(1, token[:, None])
     k = min(needs.top_k, p.shape[-1])
     if k == 1:
-        confidence = own
+        confidence, index = own, token[:, None]
     elif of_drawn:  # and the likeliest of the others
-        others = p.scatter(1, token[:, None], -1.0).index_fill(1, banned, -1.0)
-        confidence = torch.cat([own, others.topk(k - 1, dim=-1).values.clamp(min=0)], dim=1)
+        others = p.scatter(1, token[:, None], -1.0).index_fill(1, banned, -1.0).topk(k - 1, dim=-1)
+        confidence = torch.cat([own, others.values.clamp(min=0)], dim=1)
+        index = torch.cat([token[:, None], others.indices], dim=1)
     else:
-        confidence = p.topk(k, dim=-1).values
+        confidence, index = p.topk(k, dim=-1)
     entropy = None if of_drawn or not needs.entropy else torch.special.entr(p).sum(dim=-1)
-    return Readout(F.pad(confidence, (0, needs.top_k - k)), token, entropy, ())
+    missing = (0, needs.top_k - k)
+    tokens = F.pad(index, missing) if needs.tokens else None
+    return Readout(F.pad(confidence, missing), token, entropy, (), tokens)
 
 
 def sample(

@@ -30,16 +30,20 @@ def draw_batch(
     """Left-padded prompts with their completions, EOS to the end of the region; and the region length.
 
     All of a batch have one region: that of a puzzle is as long as its answers.
+
+    Args:
+        tasks: those of the recipe, in its order.
     """
     rng = random.Random(f"{config.seed}/{step}")
     double = rng.random() < config.double_share
     length = config.gen_length * (2 if double else 1)
+    shares = list(config.tasks.values())
     if any(isinstance(task, Puzzle) for task in tasks):
-        first = rng.choices(tasks, [config.tasks[task.name] for task in tasks])[0]
+        first = rng.choices(tasks, shares)[0]
         length = first.gen_length if isinstance(first, Puzzle) else length
-        tasks = [task for task in tasks if task.gen_length == length or task is first]
+        alike = [i for i, task in enumerate(tasks) if task.gen_length == length or task is first]
+        tasks, shares = [tasks[i] for i in alike], [shares[i] for i in alike]
     size = max(1, config.batch_size * config.gen_length // max(length, config.gen_length))
-    shares = [config.tasks[task.name] for task in tasks]
     drawn = rng.choices(tasks, shares, k=size)
     texts = [_fitting_text(config, task, tokenizer, rng, step, length) for task in drawn]
     prompts, solutions = [prompt for prompt, _ in texts], [solution for _, solution in texts]
@@ -85,7 +89,7 @@ def draw_block_batch(
     """Prompts, each followed by its completion and EOS up to the end of a block, without padding; and the region."""
     rng = random.Random(f"{config.seed}/{step}")
     assert config.block_length is not None
-    drawn = rng.choices(tasks, [config.tasks[task.name] for task in tasks], k=config.batch_size)
+    drawn = rng.choices(tasks, list(config.tasks.values()), k=config.batch_size)
     texts = [_fitting_text(config, task, tokenizer, rng, step, config.gen_length) for task in drawn]
     longest = max(len(prompt) for prompt, _ in texts) + config.gen_length
     width = -(-longest // config.block_length) * config.block_length

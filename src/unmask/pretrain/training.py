@@ -196,7 +196,6 @@ def _tasks(config: PretrainConfig) -> list[ProceduralTask]:
                 f"A problem of {name!r} takes {task.prompt_length} + {task.gen_length} positions, and max_prompt + 2 * "
                 f"gen_length are {config.room}: raise one of them."
             )
-        task.name = name  # as the recipe spells it
         tasks.append(task)
     return tasks
 
@@ -212,7 +211,7 @@ def check_recipe(config: PretrainConfig) -> None:
 
 def _main_puzzle(config: PretrainConfig, tasks: Sequence[ProceduralTask]) -> Puzzle | None:
     """Whose positions are aligned; None if none are."""
-    main = max(tasks, key=lambda task: config.tasks[task.name])
+    main, _ = max(zip(tasks, config.tasks.values(), strict=True), key=lambda one: one[1])
     if not config.aligned:
         return None
     if not isinstance(main, Puzzle):
