@@ -57,7 +57,7 @@ puzzles: setup
 	$(BIN)/python benchmarks/tuning.py rules --studies lists nae-sat addition
 	$(BIN)/python benchmarks/puzzles.py mixture
 	for table in bounds ceilings elsewhere; do $(BIN)/python benchmarks/puzzles.py $$table --places lists nae-sat addition; done
-	$(BIN)/python benchmarks/puzzles.py overlap
+	$(BIN)/python benchmarks/overlap.py
 	$(BIN)/python benchmarks/leaderboard.py
 
 clean:

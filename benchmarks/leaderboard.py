@@ -20,7 +20,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.tuning import PLACES, STUDIES, folder, region, results
+from benchmarks.studies import PLACES, STUDIES, folder, region
+from benchmarks.tuning import results
 
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.intervals import Interval, quantiles, resample, t95
@@ -158,9 +159,9 @@ speeds.
 
 - **A rule**: one file in `src/unmask/policies` with a `grid` ([write a rule](howto/your-rule.md)). `tuning.py rules`
   finds it.
-- **A policy**: a line in `STUDIES` of `benchmarks/tuning.py` that trains it, or its decoded prompts in
+- **A policy**: a line in `STUDIES` of `benchmarks/studies.py` that trains it, or its decoded prompts in
   `runs/tuning/STUDY/seed-0/held-out/PLACE`, as `unmask eval --policies FOLDER --speeds ... --output ...` writes them.
-- **A dLLM**: a line in `PLACES` of `benchmarks/tuning.py` with its folder or Hub id and its task ([your
+- **A dLLM**: a line in `PLACES` of `benchmarks/studies.py` with its folder or Hub id and its task ([your
   dLLM](howto/your-model.md)).
 """
 

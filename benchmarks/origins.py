@@ -21,17 +21,13 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.studies import PLACES, SPEEDS, STUDIES, folder, homes
 from benchmarks.tuning import (
-    PLACES,
-    SPEEDS,
-    STUDIES,
     against,
     area,
     curves,
     decode,
     evaluated,
-    folder,
-    homes,
     main,
     nfe_of,
     over_seeds,

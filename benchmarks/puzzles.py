@@ -7,7 +7,6 @@ python benchmarks/puzzles.py bounds                    the known order, the best
 python benchmarks/puzzles.py ceilings                  drawn tokens against the exact ceilings of shuffle and mark
 python benchmarks/puzzles.py state                     does a policy see the problem, or only its own pace?
 python benchmarks/puzzles.py twice                     policies where there are twice the items, or clauses
-python benchmarks/puzzles.py overlap                   is it worth seeing which positions would write the same?
 python benchmarks/puzzles.py mixture                   one policy for house and all puzzles, three seeds
 python benchmarks/puzzles.py claims                    the paper's claims that can be judged on each puzzle
 python benchmarks/puzzles.py elsewhere                 the policies of each, and those of all, on house and every puzzle
@@ -22,13 +21,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.tuning import PLACES, SEEDS, against, curves, folder, nfe_of, results, told, unmask
+from benchmarks.studies import PLACES, SEEDS, folder, unmask
+from benchmarks.tuning import against, curves, nfe_of, results, spread, told
 
 from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig
@@ -36,21 +35,16 @@ from unmask.decoding.source import encode_example
 from unmask.decoding.state import Step
 from unmask.evaluation.bounds import best_of, ceiling, decode_in_order, total_correlation
 from unmask.evaluation.entries import Entry
-from unmask.evaluation.intervals import bootstrap, t95
+from unmask.evaluation.intervals import bootstrap
 from unmask.evaluation.summaries import outcomes
 from unmask.models.auto import load_model
 from unmask.models.base import MaskedDiffusionModel
 from unmask.pareto import Point, frontier
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy, StochasticPolicy
-from unmask.rl.config import TrainConfig
-from unmask.rl.prompts import fitting
-from unmask.rl.trainer import Trainer
-from unmask.rl.validation import validator
 from unmask.tasks.auto import load_task
 from unmask.tasks.base import Example, Task, verdicts
 from unmask.tasks.puzzle import Puzzle
-from unmask.testing import ExactModel
 
 PUZZLES = ("lists", "nae-sat", "addition", "sudoku")
 SPEEDS = (0.0, 0.5, 1.0)
@@ -332,56 +326,6 @@ def twice(args: argparse.Namespace) -> None:
             print(f"| {name} | `{policy}`{at} | {found.told()} |", flush=True)
 
 
-PAIRS = "lists:operation=pairs"
-OVERLAP: dict[str, Any] = {
-    "policy": {"use_speed": True, "use_entropy": True, "use_rank": True, "top_k": 4, "actions": "dpls"},
-    "clone": {"rule": "exclusive:threshold=0.1,overlap=0.05", "updates": 600, "batch_size": 256},
-    "decode": {"temperature": 1.0},
-    "algorithm": {
-        "beta": (0.01, 3.0),
-        "prompts": 40,
-        "lr": 1.5e-4,
-        "entropy_weight": 0.001,
-        "other_speeds": 1,
-        "bold": 2,
-    },
-    "run": {"iterations": 60, "validate_every": 20},
-}
-
-
-def overlap(args: argparse.Namespace) -> None:
-    """Pairs on an exact dLLM, tokens drawn: who excludes whom is in no confidence."""
-    task = load_task(PAIRS)
-    assert isinstance(task, Puzzle)
-    one = Setting(task, ExactModel(task), task.examples("test", args.prompts))
-    answers = task.answers(one.examples[0])
-    assert answers is not None
-    at_once = ceiling(answers, [0] * task.gen_length)
-    print(f"{args.prompts} prompts; ceiling of one pass {100 * at_once:.2f}, of the known order 100 @ 2")
-    print("| policy | speed | accuracy %, 95% interval | NFE | correlation |\n|---|---|---|---|---|")
-    rules = ("top_k_confidence:k=1", "top_k_confidence:k=2", "factor:factor=1", OVERLAP["clone"]["rule"])
-    for rule in rules:
-        found = run(one, load_policy(rule), region(one).model_copy(update={"temperature": 1.0}))
-        print(f"| `{rule}` | | {found.told()} |", flush=True)
-    for seed in args.seeds:
-        for name, seen in (("confidences", False), ("confidences and overlap", True)):
-            policy = _trained_on_pairs(one, args.out / "pairs" / f"{'overlap' if seen else 'plain'}-{seed}", seen, seed)
-            for speed in (0.0, 0.25, 0.5, 0.75, 1.0):
-                config = region(one, speed=speed).model_copy(update={"temperature": 1.0})
-                print(f"| {name}, seed {seed} | {speed:g} | {run(one, policy, config).told()} |", flush=True)
-
-
-def _trained_on_pairs(one: Setting, target: Path, seen: bool, seed: int) -> Policy:
-    """Trained to its end; what was stopped goes on."""
-    tables = {**OVERLAP, "policy": {**OVERLAP["policy"], "use_overlap": seen}}
-    tables["run"] = {**OVERLAP["run"], "folder": str(target), "seed": seed}
-    config = TrainConfig.model_validate(tables)
-    prompts, _ = fitting(one.model, one.task.examples("validation", 256), one.task.gen_length)
-    validate = validator(one.model, one.task, prompts, config.decode, config.algorithm.settings)
-    begun = (target / "config.json").exists()
-    return Trainer(config, one.model, one.task, validate, lambda metrics: None).run(resume=begun)
-
-
 MIXED = ("house", "lists", "nae-sat", "addition")  # as configs/train/all.toml has them
 
 
@@ -446,13 +390,6 @@ def claims(args: argparse.Namespace) -> None:
             print(f"| {claim} | {place}, {len(policies)} seeds | {reached}, {told(*gap)} | {verdict} |", flush=True)
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean over seeds in percent, with a 95% interval."""
-    found = 100 * torch.tensor(values, dtype=torch.float64)
-    half = t95(len(found) - 1) * found.std().item() / math.sqrt(len(found)) if len(found) > 1 else 0.0
-    return f"{found.mean():.1f} ± {half:.1f}" if half else f"{found.mean():.1f}"
-
-
 def main(about: str | None, *commands: Callable[[argparse.Namespace], None]) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -469,4 +406,4 @@ def main(about: str | None, *commands: Callable[[argparse.Namespace], None]) -> 
 
 
 if __name__ == "__main__":
-    main(__doc__, dllms, bounds, ceilings, state, twice, overlap, mixture, claims, elsewhere)
+    main(__doc__, dllms, bounds, ceilings, state, twice, mixture, claims, elsewhere)

@@ -15,15 +15,30 @@ import json
 import math
 import random
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.studies import (
+    OWN_BLOCKS,
+    PLACES,
+    PUZZLE_BLOCKS,
+    SEEDS,
+    SPEEDS,
+    STUDIES,
+    folder,
+    homes,
+    region,
+    unmask,
+    words_of,
+)
 
 from unmask.errors import UnmaskError
 from unmask.evaluation.calibrate import table_of
@@ -40,106 +55,6 @@ from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import bound, interpolate
 from unmask.rl.run import read_metrics
-from unmask.tasks.auto import load_task
-
-SEEDS = (0, 1, 2)
-SPEEDS = 8
-Flags = Mapping[str, Any]
-PLACES: dict[str, Flags] = {  # where a policy is tuned
-    "house": {"task": "house"},
-    "house-blocks": {"task": "house", "block-length": 8},
-    "ledger": {"task": "ledger"},
-    "house-small": {"task": "house", "model": "house-small"},
-    "twice": {"task": "house-long", "gen-length": 64},
-    "block-causal": {"task": "house", "model": "house-block-causal", "cache": "none"},  # copies then share passes
-    "both": {"config": "configs/tune/house-base-both.toml"},
-    # Of dLLMs that `unmask pretrain --config configs/pretrain/NAME.toml` makes.
-    "nae-sat": {"task": "nae-sat", "model": "runs/nae-sat"},
-    "lists": {"task": "lists", "model": "runs/lists"},
-    "addition": {"task": "addition", "model": "runs/addition"},
-    "sudoku": {"task": "sudoku", "model": "runs/sudoku"},
-}
-OWN_BLOCKS = {"block-causal": 16}  # of a dLLM; rules may take shorter ones within them
-# That rules try.
-PUZZLE_BLOCKS = {
-    "nae-sat": (4, 12, 36),
-    "lists": (2, 4, 8),
-    "addition": (3, 6, 12),
-    "sudoku": (6, 12, 36),
-}
-TOGETHER: Flags = {  # for tasks in which many positions must be revealed together, and in an order
-    "policy.actions": "dpls",
-    "policy.use-rank": "True",
-    "algorithm.leaps": 1,
-    "algorithm.bold": 1,
-    "clone.updates": 1000,
-    "clone.batch-size": 256,
-}
-NO_BOLD: Flags = {"algorithm.leaps": 0, "algorithm.bold": 0}
-STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs from the defaults of `unmask tune`
-    **{place: (place, {}) for place in PLACES},
-    **{place: (place, TOGETHER) for place in ("lists", "addition", "sudoku")},
-    "nae-sat": ("nae-sat", {**TOGETHER, "policy.actions": "bernoulli"}),
-    "nae-sat, dpls": ("nae-sat", TOGETHER),
-    "nae-sat, no ranks": ("nae-sat", {**TOGETHER, "policy.actions": "bernoulli", "policy.use-rank": "False"}),
-    "nae-sat, no leaps": ("nae-sat", {**TOGETHER, "policy.actions": "bernoulli", **NO_BOLD}),
-    "lists, bernoulli": ("lists", {**TOGETHER, "policy.actions": "bernoulli"}),
-    "lists, no ranks": ("lists", {**TOGETHER, "policy.use-rank": "False"}),
-    "lists, no leaps": ("lists", {**TOGETHER, **NO_BOLD}),
-    **{
-        f"{place}, blind": (
-            place,
-            {**(TOGETHER if place in PUZZLE_BLOCKS else {}), "policy.reads": "nothing", "policy.use-entropy": "False"},
-        )
-        for place in ("house", "nae-sat", "lists", "addition")
-    },
-    "house, together": ("house", TOGETHER),
-    "both, clone alone": ("both", {"iterations": 0}),
-    "house, no entropy": ("house", {"policy.use-entropy": "False"}),
-    "house, one rule cloned": ("house", {"clone-from": "confidence_threshold:threshold=0.9"}),
-    "house, batch scaling": ("house", {"algorithm.scale-advantages": "batch"}),
-    "house, the paper's reward": ("house", {"algorithm.alpha": "0.1,30"}),
-    "house, beta from 0.03": ("house", {"beta": "0.03,3.0"}),
-    "house, beta to 4": ("house", {"beta": "0.01,4.0"}),
-    "house, 400 updates of cloning": ("house", {"clone.updates": 400}),
-    "house, no verifier": ("house", {"labels": "agreement"}),
-    "ledger, no verifier": ("ledger", {"labels": "agreement"}),
-    "house, dpls": ("house", {"policy.actions": "dpls"}),
-    "house, one confidence": ("house", {"policy.top-k": 1}),
-    "house, no other speeds": ("house", {"algorithm.other-speeds": 0}),
-    "ledger, no entropy": ("ledger", {"policy.use-entropy": "False"}),
-    "ledger, one confidence": ("ledger", {"policy.top-k": 1}),
-    "ledger, no other speeds": ("ledger", {"algorithm.other-speeds": 0}),
-    "ledger, dpls": ("ledger", {"policy.actions": "dpls"}),
-}
-
-
-def region(place: str) -> int:
-    """Positions that are decoded."""
-    flags = PLACES[place]
-    return int(flags["gen-length"]) if "gen-length" in flags else load_task(flags["task"]).gen_length
-
-
-def homes(study: str) -> tuple[str, ...]:
-    """Where its policies are measured: a mixture's on each of its tasks."""
-    place = STUDIES[study][0]
-    return ("house", "ledger") if place == "both" else (place,)
-
-
-def folder(out: Path, study: str, seed: int) -> Path:
-    """Of one training."""
-    return out / study.replace(", ", "-").replace(" ", "-").replace("'", "") / f"seed-{seed}"
-
-
-def unmask(*words: Any) -> None:
-    """Run the command, its output into nothing but its errors."""
-    command = [sys.executable, "-m", "unmask.cli", *map(str, words)]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-
-
-def words_of(flags: Flags) -> list[str]:
-    """Flags as the command line has them."""
-    return [f"--{key}={value}" for key, value in flags.items()]
 
 
 def train(args: argparse.Namespace) -> None:

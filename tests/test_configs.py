@@ -119,7 +119,7 @@ def test_the_runs_of_the_benchmark_are_ones_that_train_takes(capsys, tmp_path):
 
 
 def test_the_flags_of_the_studies_of_tuning_are_ones_that_tune_takes(capsys):
-    from benchmarks.tuning import PLACES, STUDIES, words_of
+    from benchmarks.studies import PLACES, STUDIES, words_of
 
     together: dict = {}
     for place, flags in STUDIES.values():

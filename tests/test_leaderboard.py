@@ -73,7 +73,7 @@ def test_seeds_widen_an_interval():
 
 
 def test_the_page_names_rules_and_commands_that_there_are():
-    from benchmarks.tuning import PLACES, STUDIES
+    from benchmarks.studies import PLACES, STUDIES
 
     page = (ROOT / "docs" / "leaderboard.md").read_text(encoding="utf-8")
     families = re.findall(r"^## ([a-z-]+)$", page, re.MULTILINE)
