@@ -33,7 +33,7 @@ from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig
 from unmask.decoding.source import encode_example
 from unmask.decoding.state import Step
-from unmask.evaluation.bounds import best_of, ceiling, decode_in_order, total_correlation
+from unmask.evaluation.bounds import best_of, ceiling, correlation, decode_in_order
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.intervals import bootstrap
 from unmask.evaluation.summaries import outcomes
@@ -124,20 +124,15 @@ def run(one: Setting, policy: Policy, config: DecodeConfig, costs: bool = True, 
     cost = [math.nan] * len(one.examples)
     if costs:
         rows = zip(one.examples, out.revealed_at.tolist(), out.tokens.tolist(), strict=True)
-        cost = [correlation(one, example, order, tokens) for example, order, tokens in rows]
+        words = one.model.tokenizer.convert_ids_to_tokens
+        cost = [cost_of(one.task, example, order, words(tokens)) for example, order, tokens in rows]
     return Found(torch.tensor(right), out.nfe, torch.tensor(cost))
 
 
-def correlation(one: Setting, example: Example, order: Sequence[int], tokens: Sequence[int]) -> float:
-    """`total_correlation` of a roll-out."""
-    return _correlation(one.task, example, order, one.model.tokenizer.convert_ids_to_tokens(list(tokens)))
-
-
-def _correlation(task: Task, example: Example, order: Sequence[int], words: Sequence[str]) -> float:
-    answers = task.answers(example) if isinstance(task, Puzzle) else None
-    if answers is None or len(words) != task.gen_length:
-        return math.nan
-    return 0.0 if len(answers) == 1 else total_correlation(answers, order, words)  # of one answer nothing is open
+def cost_of(task: Task, example: Example, order: Sequence[int], words: Sequence[str]) -> float:
+    """`correlation`, NaN where there is none."""
+    found = correlation(task, example, order, words)
+    return math.nan if found is None else found
 
 
 def region(one: Setting, block_length: int | None = None, speed: float | None = None) -> DecodeConfig:
@@ -160,7 +155,7 @@ def bounds(args: argparse.Namespace) -> None:
         if None not in orders:
             known = decode_in_order(one.model, one.task, one.examples, [order or [] for order in orders])
             rolled = zip(one.examples, known.revealed_at.tolist(), known.texts, strict=True)
-            costs = [_correlation(one.task, example, order, text.split()) for example, order, text in rolled]
+            costs = [cost_of(one.task, example, order, text.split()) for example, order, text in rolled]
             print(f"| known order | {Found(known.correct, known.nfe, torch.tensor(costs)).told()} |")
         none = torch.full((len(one.examples),), math.nan)
         for name, order in (("left to right", range(one.task.gen_length)), ("right to left", _backwards(one.task))):

@@ -126,7 +126,7 @@ def bundle(args: argparse.Namespace) -> None:
 def read_best(run: Path) -> float:
     """The area under the curve that chose the checkpoint, on validation prompts."""
     lines = read_metrics(run / "metrics.jsonl")
-    return max(line["reward"] for line in lines if line["stage"] == "validation")
+    return max(line["reward"] for line in lines if line["stage"] in ("validation", "temperature"))
 
 
 BUNDLED = {

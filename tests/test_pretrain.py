@@ -10,6 +10,7 @@ from transformers import AutoModelForMaskedLM, AutoTokenizer
 from unmask import generate
 from unmask.cli.main import main
 from unmask.errors import Stopped, UnmaskError
+from unmask.journal import Journal
 from unmask.models.auto import load_model
 from unmask.policies.auto import load_policy
 from unmask.pretrain import (
@@ -308,6 +309,13 @@ def test_the_card_of_a_puzzles_dllm_says_what_the_puzzle_is(tmp_path, capsys):
     assert "how many positions may be revealed at once depends on the operation" in card
     assert "| lists:items=4 | region 4, in the task's own order |" in card
     assert "100% lists:items=4; easier at first, over 40% of the steps" in card
+    capsys.readouterr()
+    asked = ["--model", tmp_path / "lists", "--task", "lists:items=4", "--policies", "top_k_confidence:k=4"]
+    main([*map(str, ["eval", *asked, "--prompts", 6, "--bounds", "--output", tmp_path / "eval"])])
+    rows = Journal(tmp_path / "eval" / "rows.jsonl").rows()
+    assert sorted({round(row["correlation"], 2) for row in rows}) == [0.0, 0.86, 2.37], "at once: copied, marked, shuffled"
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "nats" in shown and "known" in shown and "best of 64" in shown
     model = load_model(tmp_path / "lists")
     with pytest.raises(UnmaskError, match="has words that the dLLM .* does not know"):
         model.encode(load_task("addition").examples("test", 1)[0].prompt)

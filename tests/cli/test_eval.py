@@ -86,6 +86,14 @@ def test_results_are_not_written_over(capsys, tmp_path, tiny_folder):
     assert "Nothing to resume" in err
 
 
+def test_bounds_are_of_puzzles(capsys, tmp_path, tiny_folder):
+    argv = ["eval", "--task", "house", "--model", tiny_folder, "--policies", "random_order", "--output", tmp_path / "e"]
+    code, _, err = run(capsys, *argv, "--bounds")
+    assert code == 2
+    assert "The task 'house' is no puzzle, and --bounds is for those: leave it out." in " ".join(err.split())
+    assert not (tmp_path / "e").exists()
+
+
 def test_a_file_without_a_verifier_is_refused(capsys, tmp_path, tiny_folder):
     (tmp_path / "mine.jsonl").write_text('{"prompt": "hall: red?", "answer": "porch"}\n')
     argv = ["eval", "--model", tiny_folder, "--task", tmp_path / "mine.jsonl", *POLICIES, "--output", tmp_path / "a"]

@@ -7,7 +7,7 @@ import torch
 
 from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
-from unmask.evaluation.bounds import best_of, ceiling, decode_in_order, total_correlation
+from unmask.evaluation.bounds import best_of, bounds_of, ceiling, correlation, decode_in_order, total_correlation
 from unmask.evaluation.entries import candidate, decoding
 from unmask.evaluation.evaluate import Setup, evaluate
 from unmask.tasks.auto import load_task
@@ -133,3 +133,26 @@ def test_the_best_of_many_knows_what_one_roll_out_does_not():
     assert found.correct.float().mean() < 1
     again = best_of(model, task, examples, 12)
     assert torch.equal(found.nfe, again.nfe)
+
+
+def test_bounds_of_an_exact_dllm():
+    task = load_task("lists:operation=copy,items=4")
+    known, rolled = bounds_of(ExactModel(task), task, task.examples("test", 5))
+    assert (known.name, known.accuracy.mean, known.nfe.mean) == ("known order", 1.0, 1.0)
+    assert (rolled.name, rolled.accuracy.mean) == ("best of 64 random roll-outs", 1.0)
+    assert 1.0 <= rolled.nfe.mean <= 4.0
+
+
+def test_what_has_no_order_has_no_known_order():
+    task = load_task("sudoku")
+    names = [bound.name for bound in bounds_of(ExactModel(task), task, task.examples("test", 1))]
+    assert names == ["best of 64 random roll-outs"]
+
+
+def test_the_correlation_of_a_roll_out_is_of_whole_puzzles_alone():
+    task = load_task("lists:operation=shuffle,items=4")
+    example = task.examples("test", 1)[0]
+    words = task.answers(example)[5]
+    assert correlation(task, example, [0, 0, 0, 0], words) == pytest.approx(4 * math.log(4) - math.log(24))
+    assert correlation(task, example, [0, 0, 0, -1], words) is None, "one is masked"
+    assert correlation(load_task("house"), load_task("house").examples("test", 1)[0], [0], ["a"]) is None

@@ -31,7 +31,7 @@ def test_rows_carry_their_configuration(setup):
     assert first["config"] == {"mine": 1}
     assert first["reveals"] == [2] * 4
     for row in rows:
-        assert row.keys() == set(ResultRow.__annotations__) - {"gold", "trajectory"}
+        assert row.keys() == set(ResultRow.__annotations__) - {"correlation", "gold", "trajectory"}
 
 
 def test_rows_that_are_done_are_left_out_and_the_others_draw_the_same(setup):

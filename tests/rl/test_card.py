@@ -15,9 +15,9 @@ LINES = [
 ]
 
 
-def carded(tmp_path, **tables):
+def carded(tmp_path, lines=LINES, **tables):
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    (tmp_path / "mine" / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     tables["run"] = {"folder": str(tmp_path / "mine"), **tables.get("run", {})}
     return card(TrainConfig.model_validate(tables), "house-base", "house", 32)
 
@@ -30,6 +30,12 @@ def test_the_card_says_where_from_how_long_and_how_good(tmp_path):
     assert "7 iterations of RLOO, 8 prompts x 8 roll-outs\neach, learning rate 5e-05" in text
     assert "of iteration 7:\n92.5% correct at 7.5 forward passes" in text, "of equal rewards the faster one is kept"
     assert "prompts, gen_length=32)" in text
+
+
+def test_the_card_says_the_temperature_that_was_better(tmp_path):
+    better = {"stage": "temperature", "iteration": 9, "temperature": 0.5, "reward": 0.8, "correct": 0.99, "nfe": 7.25}
+    text = carded(tmp_path, lines=[*LINES, better, {**better, "temperature": 0.25, "reward": 0.7}])
+    assert "of iteration 7, its logits divided by 0.5:\n99.0% correct at 7.2 forward passes" in text
 
 
 @pytest.mark.parametrize(

@@ -56,3 +56,56 @@ def test_adam_moments_come_back_by_name(tiny, tmp_path):
             assert torch.equal(run.optimiser.optimizer.state[a][moment], again.optimiser.optimizer.state[b][moment]), (
                 name
             )
+
+
+def by_first_bias(better, seen=None):
+    """A validation that prefers the output bias to be a given number."""
+
+    def validate(policy):
+        bias = policy.output_proj.bias.item()
+        if seen is not None:
+            seen.append(round(bias, 4))
+        return {"reward": -abs(bias - better), "correct": 0.5, "nfe": 1.0}
+
+    return validate
+
+
+def sharpened(tiny, run, better, seen=None, **settings):
+    asked = config(run, iterations=1, temperatures=(0.5, 0.25), lr=1e-9, **settings)
+    return Trainer(asked, tiny, Short(), by_first_bias(better, seen), lambda m: None)
+
+
+@pytest.mark.parametrize(("better", "chosen"), [(-2.0, 1.0), (-4.5, 0.5), (-9.0, 0.25)])
+def test_the_best_policy_is_kept_at_its_best_temperature(tiny, tmp_path, better, chosen):
+    run = sharpened(tiny, tmp_path / "run", better)
+    policy = run.run()
+    assert run.keeper.progress.temperature == chosen
+    assert policy.output_proj.bias.item() == pytest.approx(run.policy.output_proj.bias.item() / chosen)
+    torch.testing.assert_close(policy.output_proj.weight, run.policy.output_proj.weight / chosen)
+    tried = [line for line in told(tmp_path / "run") if line["stage"] == "temperature"]
+    assert [line["temperature"] for line in tried] == [0.5, 0.25]
+
+
+def test_a_resumed_run_does_not_choose_its_temperature_twice(tiny, tmp_path):
+    seen = []
+    sharpened(tiny, tmp_path / "run", -4.5).run()
+    again = sharpened(tiny, tmp_path / "run", -4.5, seen).run(resume=True)
+    assert seen == []
+    assert again.output_proj.bias.item() == pytest.approx(-4.0, abs=0.1)
+
+
+def test_stopped_before_its_checkpoint_it_chooses_again(tiny, tmp_path, monkeypatch):
+    run = sharpened(tiny, tmp_path / "run", -9.0)
+    saves = run.keeper.save
+
+    def save(optimiser, counts):
+        if run.keeper.progress.temperature is not None:
+            raise KeyboardInterrupt
+        saves(optimiser, counts)
+
+    monkeypatch.setattr(run.keeper, "save", save)
+    with pytest.raises(KeyboardInterrupt):
+        run.run()
+    del run
+    again = sharpened(tiny, tmp_path / "run", -9.0).run(resume=True)
+    assert again.output_proj.bias.item() == pytest.approx(-8.0, abs=0.1), "a quarter once, not a sixteenth"

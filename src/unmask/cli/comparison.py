@@ -16,6 +16,7 @@ from unmask.decoding.results import Cost
 from unmask.decoding.session import Totals
 from unmask.decoding.source import check_prompts, encode_example
 from unmask.errors import UnmaskError
+from unmask.evaluation.bounds import bounds_of
 from unmask.evaluation.comparison import Comparison, ComparisonResult
 from unmask.evaluation.entries import Candidate, decoding
 from unmask.evaluation.evaluate import Setup
@@ -26,6 +27,7 @@ from unmask.rl.processes import Processes
 from unmask.settings import Output
 from unmask.tasks.base import Example, Split, Task
 from unmask.tasks.config import TaskConfig
+from unmask.tasks.puzzle import Puzzle
 
 SPEEDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -80,6 +82,13 @@ class ComparisonConfig(ModelConfig, TaskConfig):
         Cost,
         Field(description="What tables and plots count: forward passes, or the positions they compute (with a cache)."),
     ] = "passes"
+    bounds: Annotated[
+        bool,
+        Field(
+            description="Of a puzzle: its known order, the best of 64 random roll-outs, and what revealing together must "
+            "cost, in nats of total correlation."
+        ),
+    ] = False
     trajectories: Annotated[int, Ge(0), Field(description="Prompts whose decoding is kept step by step.")] = 4
 
     @model_validator(mode="after")
@@ -124,6 +133,7 @@ FREE = {
     "device_map",
     "trajectories",
     "cost",
+    "bounds",
 }
 
 
@@ -138,6 +148,8 @@ def verifiable(config: ComparisonConfig) -> Task:
         raise UnmaskError(
             f"The task {task.name!r} has no verifier, and evaluation needs to know what is correct: pass --verifier."
         )
+    if config.bounds and not isinstance(task, Puzzle):
+        raise UnmaskError(f"The task {task.name!r} is no puzzle, and --bounds is for those: leave it out.")
     return task
 
 
@@ -187,7 +199,11 @@ def compare(
     run(comparison, candidates, "evaluating")
     replays = comparison.replays(candidates) if controls else []
     run(comparison, replays, "controls")
-    return comparison.finish([entry for entry, _ in [*candidates, *replays]])
+    found = comparison.finish([entry for entry, _ in [*candidates, *replays]])
+    if found is None or not config.bounds:
+        return found
+    assert isinstance(task, Puzzle)  # else it was refused
+    return replace(found, bounds=bounds_of(setup.model, task, setup.examples))
 
 
 def _split(config: ComparisonConfig) -> Split | None:
@@ -209,7 +225,9 @@ def _setup(config: ComparisonConfig, task: Task, processes: Processes, model: Ma
         model = config.load(processes.device if config.device_map is None else None)
         console.print(model.summary(), highlight=False, soft_wrap=True)
     decode = config.model_dump(include=set(SHARED))
-    return Setup(model, task, examples, _split(config) or "all", config.batch_size, config.trajectories, decode=decode)
+    named = _split(config) or "all"
+    options = {"decode": decode, "correlation": config.bounds}
+    return Setup(model, task, examples, named, config.batch_size, config.trajectories, **options)
 
 
 def run(

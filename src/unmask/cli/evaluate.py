@@ -55,7 +55,7 @@ def _show(found: ComparisonResult, cost: Cost) -> None:
     """Table, a table for each task of a mixture, plot."""
     results = costed(found.results, cost)
     summaries = [summarise(entry, rows, cost) for entry, rows in results]
-    console.print(table(summaries, found.title))
+    console.print(table(summaries, found.title, found.bounds))
     tasks = sorted({row["task"] for _, rows in results for row in rows})
     for name in tasks if len(tasks) > 1 else ():
         of_task = [(entry, [row for row in rows if row["task"] == name]) for entry, rows in results]

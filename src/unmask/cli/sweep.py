@@ -104,7 +104,8 @@ def sweep(
     summaries = [summarise(entry, rows, resolved.cost) for entry, rows in results]
     families = dict.fromkeys(s.entry.label for s in summaries)
     best = [s for family in families for s in frontier([s for s in summaries if s.entry.label == family])]
-    console.print(table(best, f"{found.title}: each rule's frontier over its whole grid ({len(summaries)} entries)"))
+    title = f"{found.title}: each rule's frontier over its whole grid ({len(summaries)} entries)"
+    console.print(table(best, title, found.bounds))
     if any(s.entry.kind == "policy" for s in summaries) and summaries[0].prompts > 1:
         console.print(differences(summaries, versus(results, summaries)))
     took = duration(time.perf_counter() - started)

@@ -259,8 +259,9 @@ def show(metrics: Metrics, tick: Ticker) -> None:
     elif metrics["stage"] in ("collapse", "note"):
         errors.print(metrics["message"], style="yellow", highlight=False)
     else:
+        kept = "temperature" in metrics
         console.print(
-            f"validation at {metrics['iteration']:>3}: reward {metrics['reward']:.3f}, "
-            f"correct {metrics['correct']:.1%}, NFE {metrics['nfe']:.1f}",
+            (f"best at temperature {metrics['temperature']:g}" if kept else f"validation at {metrics['iteration']:>3}")
+            + f": reward {metrics['reward']:.3f}, correct {metrics['correct']:.1%}, NFE {metrics['nfe']:.1f}",
             highlight=False,
         )

@@ -39,13 +39,14 @@ from unmask.rl.search import BEST, COLUMNS, EVERY, plain
 from unmask.rl.swept import swept
 from unmask.settings import laid_over, load_settings, read_toml
 from unmask.tasks.base import Task
+from unmask.tasks.puzzle import Puzzle
 
 SPEEDS = tuple(i / 7 for i in range(8))
 DEFAULTS: dict[str, dict[str, Any]] = {
     "policy": {"use_speed": True, "use_entropy": True, "top_k": 2},
     "clone": {"rule": "best:*", "updates": 200, "batch_size": 64},
     "algorithm": {"beta": (0.01, 3.0), "prompts": 40, "lr": 1.5e-4, "entropy_weight": 0.001, "other_speeds": 1},
-    "run": {"folder": "runs/tuned", "iterations": 200, "validate_every": 20},
+    "run": {"folder": "runs/tuned", "iterations": 200, "validate_every": 20, "temperatures": (0.5, 0.25)},
 }
 """Where tuning differs from `TrainConfig`, by measurement (LOG.md)."""
 
@@ -240,7 +241,12 @@ def _shared(config: TrainConfig) -> dict[str, Any]:
 
 def _comparison(config: TrainConfig, folder: Path, prompts: int) -> ComparisonConfig:
     return ComparisonConfig(
-        **_shared(config), output=str(folder / "comparison"), prompts=prompts, seeds=1, split="test"
+        **_shared(config),
+        output=str(folder / "comparison"),
+        prompts=prompts,
+        seeds=1,
+        split="test",
+        bounds=isinstance(config.task.load_task(), Puzzle),
     )
 
 

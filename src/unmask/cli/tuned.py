@@ -39,7 +39,7 @@ class Tuned:
 
 
 def verdict(made: Tuned) -> list[str]:
-    """What the curve says at each speed, against the best mixture of two rules at equal NFE."""
+    """What the curve says at each speed, against the best mixture of two rules at equal NFE; of puzzles the bounds."""
     rules = [outcomes(rows) for entry, rows in made.found.results if entry.kind == "rule"]
     told = []
     for (entry, rows), s in zip(made.found.results, made.summaries, strict=True):
@@ -59,7 +59,8 @@ def verdict(made: Tuned) -> list[str]:
             f"{reached}; {100 * gap.mean:+.1f} points against the best mixture of two rules (95% interval "
             f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}{inconclusive})."
         )
-    return told
+    bounds = [f"{b.name}: {100 * b.accuracy.mean:.1f}% at {b.nfe.mean:.2f} forward passes." for b in made.found.bounds]
+    return [*told, *bounds]
 
 
 def write_card(made: Tuned) -> None:

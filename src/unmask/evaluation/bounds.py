@@ -20,10 +20,14 @@ from unmask.decoding.results import in_order
 from unmask.decoding.session import Session
 from unmask.decoding.source import check_prompts, encode_example
 from unmask.errors import UnmaskError
+from unmask.evaluation.differences import Outcomes
+from unmask.evaluation.intervals import Interval
+from unmask.evaluation.summaries import summary
 from unmask.models.base import MaskedDiffusionModel
 from unmask.noise import row_keys
 from unmask.observation import Needs, Observation
 from unmask.tasks.base import Example, Task, verdicts
+from unmask.tasks.puzzle import Puzzle
 
 Answers = Sequence[Sequence[str]]
 
@@ -155,6 +159,52 @@ def best_of(
 
         found.append(roll_out(model, task, examples, choose, config, seed=i))
     return BestOf(torch.stack([one.correct for one in found]), torch.stack([one.nfe for one in found]))
+
+
+@dataclass(frozen=True)
+class Bound:
+    """A line beside what policies reach.
+
+    Attributes:
+        accuracy: share of prompts, in [0, 1].
+        nfe: forward passes of a prompt.
+    """
+
+    name: str
+    accuracy: Interval
+    nfe: Interval
+
+
+ROLL_OUTS, ROLLED = 64, 100  # of each prompt; prompts
+
+
+def bounds_of(model: MaskedDiffusionModel, task: Puzzle, examples: Sequence[Example]) -> list[Bound]:
+    """The task's known order, if it has one, and the best of `ROLL_OUTS` random roll-outs of the first prompts."""
+    found, orders = [], [order for order in map(task.order, examples) if order is not None]
+    if len(orders) == len(examples):
+        known = decode_in_order(model, task, examples, orders)
+        found.append(_bound("known order", known.correct, known.nfe))
+    first = examples[:ROLLED]
+    rolled = best_of(model, task, first, ROLL_OUTS)
+    solved = rolled.found.isfinite()
+    nfe = torch.where(solved, rolled.found, float(task.gen_length))
+    return [*found, _bound(f"best of {ROLL_OUTS} random roll-outs", solved, nfe)]
+
+
+def _bound(name: str, correct: Tensor, nfe: Tensor) -> Bound:
+    return Bound(name, *summary(Outcomes(correct[None].float(), nfe[None].float())))
+
+
+def correlation(task: Task, example: Example, order: Sequence[int], words: Sequence[str]) -> float | None:
+    """`total_correlation` of a roll-out of a puzzle; None where the answers cannot be listed, or positions are masked.
+
+    Args:
+        words: of each position of the region.
+    """
+    answers = task.answers(example) if isinstance(task, Puzzle) else None
+    if answers is None or len(words) != task.gen_length or min(order) < 0:
+        return None
+    return 0.0 if len(answers) == 1 else total_correlation(answers, order, words)  # of one answer nothing is open
 
 
 def ceiling(answers: Answers, order: Sequence[int]) -> float:

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from unmask.decoding.session import Totals
+from unmask.evaluation.bounds import Bound
 from unmask.evaluation.entries import LEARNED, Candidate, Entry
 from unmask.evaluation.evaluate import Setup, evaluate, never
 from unmask.evaluation.rows import ResultRow
@@ -40,11 +41,12 @@ class Alone:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """What a comparison made: entries with their rows, where, and of what."""
+    """What a comparison made: entries with their rows, where, and of what; of a puzzle its bounds, if asked for."""
 
     results: Results
     folder: Path
     title: str
+    bounds: Sequence[Bound] = ()
 
 
 class Comparison:

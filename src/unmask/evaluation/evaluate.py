@@ -14,6 +14,7 @@ from unmask.decoding.session import Totals
 from unmask.decoding.source import encode_example
 from unmask.decoding.state import Step
 from unmask.decoding.trajectory import Recorder
+from unmask.evaluation.bounds import correlation
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.rows import TRAJECTORY, ResultRow
 from unmask.models.base import MaskedDiffusionModel
@@ -39,6 +40,7 @@ class Setup:
         trajectories: of the first prompts under the first seed go into their rows.
         context: goes into every row.
         decode: decoding options of all entries, beside their own.
+        correlation: rows of puzzles tell what revealing together must cost.
     """
 
     model: MaskedDiffusionModel
@@ -49,6 +51,7 @@ class Setup:
     trajectories: int = 0
     context: Mapping[str, Any] = field(default_factory=dict)
     decode: Mapping[str, Any] = field(default_factory=dict)
+    correlation: bool = False
 
     @property
     def active_rows(self) -> int:
@@ -181,6 +184,10 @@ class _Collector:
             **self._shared,
             "task": example.task or self._setup.task.name,
         }
+        if self._setup.correlation:
+            words = self._setup.model.tokenizer.convert_ids_to_tokens(one.tokens)
+            cost = correlation(self._setup.task, example, one.revealed_at, words)
+            row |= {} if cost is None else {"correlation": cost}
         if self._recorder.has(one.index):
             trajectory = asdict(self._recorder.trajectory(self._setup.model, example.prompt, one))
             row |= {"gold": example.answer, "trajectory": {key: trajectory[key] for key in TRAJECTORY}}

@@ -32,6 +32,7 @@ class Summary:
         cost: what that is.
         positions: computed per prompt; None of older rows.
         partial: some passes did not compute all of their prompts.
+        correlation: of what was revealed together, nats per prompt; None where rows do not tell.
     """
 
     entry: Entry
@@ -42,6 +43,7 @@ class Summary:
     cost: Cost = "passes"
     positions: float | None = None
     partial: bool = False
+    correlation: float | None = None
 
 
 def summarise(entry: Entry, rows: Sequence[Mapping[str, Any]], cost: Cost = "passes") -> Summary:
@@ -55,7 +57,9 @@ def summarise(entry: Entry, rows: Sequence[Mapping[str, Any]], cost: Cost = "pas
     positions = sum(row["positions"] for row in rows) / len(rows) if counted else None
     seeds, prompts = found.correct.shape
     partial = any(row.get("full_passes", len(row.get("reveals", ()))) < len(row.get("reveals", ())) for row in rows)
-    return Summary(entry, *summary(found), prompts, seeds, cost, positions, partial)
+    costs = [row["correlation"] for row in rows if "correlation" in row]
+    known = sum(costs) / len(costs) if costs else None
+    return Summary(entry, *summary(found), prompts, seeds, cost, positions, partial, known)
 
 
 def costed(results: Results, cost: Cost) -> Results:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from unmask.evaluation.bounds import Bound
 from unmask.evaluation.entries import Entry, is_full
+from unmask.evaluation.intervals import Interval
 from unmask.evaluation.summaries import Summary
 from unmask.policies.registry import class_of, tuned_rules
 
@@ -36,8 +38,8 @@ def blocks(entry: Entry) -> str:
     return "full" if is_full(entry.decode) else str(entry.decode.block_length).partition(":")[0]
 
 
-def table(summaries: Sequence[Summary], title: str) -> Table:
-    """Accuracy and NFE of entries with their 95% intervals."""
+def table(summaries: Sequence[Summary], title: str, bounds: Sequence[Bound] = ()) -> Table:
+    """Accuracy and NFE of entries with their 95% intervals; bounds below them."""
     grid = Table(title=title, title_justify="left", header_style="bold")
     for name, justify in (("rule", "left"), ("blocks", "right"), ("setting", "left"), ("accuracy %", "right")):
         grid.add_column(name, justify="right" if justify == "right" else "left")
@@ -46,6 +48,9 @@ def table(summaries: Sequence[Summary], title: str) -> Table:
     kept = any(s.positions is not None and s.partial for s in summaries)
     if kept:
         grid.add_column("positions", justify="right")
+    told = any(s.correlation is not None for s in summaries)
+    if told:
+        grid.add_column("nats", justify="right")
     for s in summaries:
         learned = s.entry.kind == "policy"
         grid.add_row(
@@ -53,9 +58,19 @@ def table(summaries: Sequence[Summary], title: str) -> Table:
             blocks(s.entry),
             setting(s.entry),
             f"{100 * s.accuracy.mean:.1f}",
-            "" if math.isnan(s.accuracy.low) else f"{100 * s.accuracy.low:.1f} to {100 * s.accuracy.high:.1f}",
+            _interval(s.accuracy),
             f"{s.nfe.mean:.1f}",
             *([f"{s.positions or math.nan:,.0f}"] if kept else []),
+            *(["" if s.correlation is None else f"{s.correlation:.2f}"] if told else []),
             style="bold red" if learned else None,
         )
+    if bounds:
+        grid.add_section()
+    for one in bounds:
+        reached = (f"{100 * one.accuracy.mean:.1f}", _interval(one.accuracy), f"{one.nfe.mean:.1f}")
+        grid.add_row("bound", "full", one.name, *reached, style="dim")
     return grid
+
+
+def _interval(accuracy: Interval) -> str:
+    return "" if math.isnan(accuracy.low) else f"{100 * accuracy.low:.1f} to {100 * accuracy.high:.1f}"

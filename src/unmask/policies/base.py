@@ -226,6 +226,14 @@ class LearnedPolicy(StochasticPolicy, nn.Module):
             raise UnmaskError(f"The calibration is of {differs[0]}: run `unmask calibrate` on it.")
         return table.for_nfe(target_nfe) if target_nfe is not None else table.for_drop(max_drop or 0.0, confidence)
 
+    def scale_logits(self, factor: float) -> bool:
+        """Multiply from here on what `logits` gives, by changing weights: what is saved then draws more surely.
+
+        Returns:
+            False if this network cannot, and nothing has changed.
+        """
+        return False
+
     def config(self) -> dict[str, Any]:
         return dict(self.settings.model_dump())
 

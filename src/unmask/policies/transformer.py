@@ -195,6 +195,12 @@ class TransformerPolicy(LearnedPolicy):
             x = block(x, condition, observation.masked, in_view, drawn_to)
         return self.output_proj(self.final_norm(x))[..., 0]
 
+    def scale_logits(self, factor: float) -> bool:
+        with torch.no_grad():
+            self.output_proj.weight *= factor
+            self.output_proj.bias *= factor
+        return True
+
     def _read(self, observation: Observation) -> Float[Tensor, "b l w"]:
         """Confidences or hidden states, projected."""
         if self.settings.reads != "hidden_states":

@@ -29,8 +29,10 @@ def _cloned(config: TrainConfig, in_card: bool = False) -> str:
 
 def card(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
     """The model card of a trained policy."""
-    validations = [m for m in read_metrics(Path(config.run.folder) / "metrics.jsonl") if m["stage"] == "validation"]
+    lines = read_metrics(Path(config.run.folder) / "metrics.jsonl")
+    validations = [m for m in lines if m["stage"] in ("validation", "temperature")]
     reached = max(validations, key=lambda m: (m["reward"], -m["nfe"]))  # as the keeper chooses
+    chosen = max((m for m in validations if m["stage"] == "validation"), key=lambda m: (m["reward"], -m["nfe"]))
     settings, block_length = config.algorithm.settings, config.decode.block_length
     adaptive = isinstance(block_length, AdaptiveBlocks)
     block = (
@@ -44,7 +46,8 @@ def card(config: TrainConfig, model: str, task: str, gen_length: int) -> str:
     speed = ", speed=0.5" if config.policy.network.has_speed else ""
     start = f"`{config.policy.init}`" if config.policy.init else "fresh weights"
     start += f", fitted to {_cloned(config, in_card=True)}" if config.clones else ""
-    done = max(line["iteration"] for line in read_metrics(Path(config.run.folder) / "metrics.jsonl"))
+    done = max(line["iteration"] for line in lines)
+    surer = f", its logits divided by {reached['temperature']:g}" if reached["stage"] == "temperature" else ""
     learnt = (
         f"""{done} iterations of {_learning(config)}
 each, learning rate {settings.lr:g}, {_reward(settings)}."""
@@ -63,7 +66,7 @@ tags: [masked-diffusion, dllm, unmasking-policy]
 An unmasking policy (arXiv 2512.09106) for the dLLM `{model}` in {_where(config)}{_network(config)}.
 Trained on `{task}`{_in_turns(config)}, region {gen_length}, seed {config.run.seed}, starting from {start}.
 {learnt}
-Kept is the checkpoint that was best on validation prompts, of iteration {reached["iteration"]}:
+Kept is the checkpoint that was best on validation prompts, of iteration {chosen["iteration"]}{surer}:
 {100 * reached["correct"]:.1f}% correct at {reached["nfe"]:.1f} forward passes{over_all}.
 
 ```python

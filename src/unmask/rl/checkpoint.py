@@ -112,16 +112,53 @@ class Keeper:
         fallen = fallen_speeds(metrics, self.progress.best_at)
         if fallen:
             self.write("note", {"message": fallen})
-        reached = (metrics["reward"], -metrics["nfe"])
-        if self.progress.best is None or reached > (self.progress.best, -self.progress.best_nfe):
+        if self._better(metrics):
             self.progress.best, self.progress.best_nfe = metrics["reward"], metrics["nfe"]
-            if self._team.main:
-                self._policy.save(self.folder.path / "best")
-                write_origin(self.folder.path / "best", self.folder.path / "start")
+            self._keep(self._policy)
 
-    def best(self) -> Policy:
+    def _better(self, metrics: Metrics) -> bool:
+        best = self.progress.best
+        return best is None or (metrics["reward"], -metrics["nfe"]) > (best, -self.progress.best_nfe)
+
+    def _keep(self, policy: LearnedPolicy) -> None:
+        if self._team.main:
+            policy.save(self.folder.path / "best")
+            write_origin(self.folder.path / "best", self.folder.path / "start")
+
+    def best(self) -> LearnedPolicy:
         """The best policy on validation prompts."""
-        return load_policy(self.folder.path / "best")
+        found = load_policy(self.folder.path / "best")
+        assert isinstance(found, LearnedPolicy)
+        return found
+
+    def sharpen(self, temperatures: Sequence[float], validate: Callable[[Policy], Metrics], device: Any) -> bool:
+        """Divide the best policy's logits by the temperature that is best on validation prompts, if better than 1.
+
+        Learning needs draws that differ, use does not: what a policy has learnt it shows best when it draws more surely
+        (tau of arXiv 2512.09106, section 3).
+
+        Returns:
+            True if it has been decided now, and a checkpoint is to be saved.
+        """
+        if self.progress.temperature is not None or not temperatures:
+            return False
+        self._team.wait()
+        chosen, kept = 1.0, None
+        for temperature in temperatures:
+            policy = self.best()
+            policy.place(device)
+            if not policy.scale_logits(1 / temperature):
+                break
+            metrics = validate(policy)
+            self.write("temperature", {"temperature": temperature, **metrics})
+            if self._better(metrics):
+                self.progress.best, self.progress.best_nfe = metrics["reward"], metrics["nfe"]
+                chosen, kept = temperature, policy
+        self._team.wait()  # all have read the best one
+        self.progress.temperature = chosen
+        if kept is not None:
+            self._keep(kept)
+        return True
 
     def save(self, optimiser: Optimiser, counts: Mapping[str, int]) -> None:
         """Write a checkpoint.

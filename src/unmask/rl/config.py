@@ -174,6 +174,13 @@ class RunConfig(Settings):
     checkpoint_minutes: Annotated[
         float, Ge(0), Field(description="Minutes between checkpoints; each validation saves one, too.")
     ] = 1.0
+    temperatures: Annotated[
+        tuple[Annotated[float, Gt(0)], ...],
+        Field(
+            description="Divide the logits of the policy that is kept by the one of these that is best on validation "
+            "prompts, if it is better than 1. Below 1 it draws more surely."
+        ),
+    ] = ()
     patience: Annotated[
         int,
         Ge(0),

@@ -68,7 +68,7 @@ def plan(config: TrainConfig, gen_length: int, processes: int, hidden_size: int 
     most = config.decode.most_steps(gen_length)
     labelled = min(limits.train_examples, run.iterations * settings.prompts) + limits.validation_prompts
     labelled += config.clone.examples if config.clones else 0
-    validations = math.ceil(run.iterations / run.validate_every) + 1
+    validations = math.ceil(run.iterations / run.validate_every) + 1 + len(run.temperatures)
     validations *= settings.speeds if policy.needs.speed else 1
     return Plan(
         rows=settings.prompts * members,

@@ -3,7 +3,8 @@
     config.json         what was asked for, all defaults filled in
     versions.json       of this package and what it stands on
     completions.jsonl   some roll-outs of the iterations before validations: prompt, text, verdict, NFE
-    metrics.jsonl       a line per event: note, clone, each iteration under its algorithm's name, validation, collapse
+    metrics.jsonl       a line per event: note, clone, each iteration under its algorithm's name, validation, collapse,
+                        temperature
     start/              the policy that reinforcement learning starts from: by default a behaviour-cloned one
     best/               the best on validation prompts
     checkpoint-N/       where to go on; only the last is kept
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 from pydantic import ConfigDict, TypeAdapter, ValidationError, with_config
 from safetensors.torch import save_file
 from torch import nn
@@ -65,6 +66,7 @@ class Progress:
         passes_run: of these, what the dLLM really ran: equal rows share theirs.
         counts: of the collapse detector.
         best_at: of a policy with a speed, the highest validation reward at each speed.
+        temperature: that the best policy's logits were divided by at the end; None before.
     """
 
     iteration: Annotated[int, Ge(0)] = 0
@@ -74,6 +76,7 @@ class Progress:
     passes_run: int = 0
     counts: dict[str, int] = field(default_factory=dict)
     best_at: dict[str, float] = field(default_factory=dict)
+    temperature: Annotated[float, Gt(0)] | None = None
 
 
 class RunFolder:

@@ -177,6 +177,8 @@ class Trainer:
         if settings.kl_weight:
             self.optimiser.reference = self.keeper.start(self.model.device)
         self._iterations(stop)
+        if self.keeper.sharpen(self.config.run.temperatures, self.validate, self.model.device):
+            self.keeper.save(self.optimiser, self.detector.counts)
         best = self.keeper.best()
         best.place(self.model.device)
         return best
@@ -188,6 +190,7 @@ class Trainer:
         """What a resumed run does first."""
         if allow_changes:
             self.keeper.progress.best = None  # rewards of other settings do not compare
+            self.keeper.progress.temperature = None
             self.keeper.judge(self.validate(self.policy))
             return
         self.detector.counts |= self.keeper.progress.counts
