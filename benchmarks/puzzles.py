@@ -8,7 +8,6 @@ python benchmarks/puzzles.py ceilings                  drawn tokens against the 
 python benchmarks/puzzles.py state                     does a policy see the problem, or only its own pace?
 python benchmarks/puzzles.py twice                     policies where there are twice the items, or clauses
 python benchmarks/puzzles.py mixture                   one policy for house and all puzzles, three seeds
-python benchmarks/puzzles.py claims                    the paper's claims that can be judged on each puzzle
 python benchmarks/puzzles.py elsewhere                 the policies of each, and those of all, on house and every puzzle
 """
 
@@ -27,7 +26,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.studies import PLACES, SEEDS, folder, unmask
-from benchmarks.tuning import against, curves, nfe_of, results, spread, told
+from benchmarks.tuning import results, spread
 
 from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig
@@ -359,39 +358,13 @@ def elsewhere(args: argparse.Namespace) -> None:
                     print(f"| {source} | {place} | {speed:g} | {right} @ {nfe:.2f} |", flush=True)
 
 
-def claims(args: argparse.Namespace) -> None:
-    """Each policy against rules at its own NFE, on the same held-out prompts."""
-    print("| claim | place | found | verdict |\n|---|---|---|---|")
-    for place in args.places:
-        seeds = [seed for seed in args.seeds if (folder(args.out, place, seed) / "held-out" / place).exists()]
-        if not seeds or not (args.out / "rules" / place).exists():
-            continue
-        policies = curves(argparse.Namespace(out=args.out, seeds=seeds), place, place)
-        cells = [(entry, outcomes(rows)) for entry, rows in results(args.out / "rules" / place) if entry.kind == "rule"]
-        full = load_task(PLACES[place]["task"]).gen_length
-        groups = {
-            "above the threshold": [one for entry, one in cells if entry.label == "threshold"],
-            "above every rule in full diffusion": [
-                o for entry, o in cells if entry.decode.block_length in (None, full)
-            ],
-            "above every rule in any blocks": [one for _, one in cells],
-        }
-        nfe = nfe_of(policies)[0]
-        for claim, rivals in groups.items():
-            reached, gap = against(policies, [rivals] * len(policies), nfe, hull=True)
-            verdict = "holds" if gap[1] > 0 else "does not hold" if gap[2] < 0 else "inconclusive"
-            if math.isnan(gap[0]):
-                verdict = "holds: no rule is as fast"
-            print(f"| {claim} | {place}, {len(policies)} seeds | {reached}, {told(*gap)} | {verdict} |", flush=True)
-
-
 def main(about: str | None, *commands: Callable[[argparse.Namespace], None]) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = {one.__name__: one for one in commands}
     parser.add_argument("command", choices=list(known))
     parser.add_argument("--out", type=Path, default=Path("runs/tuning"))
-    parser.add_argument("--places", nargs="+", choices=PUZZLES, default=list(PUZZLES))
+    parser.add_argument("--places", nargs="+", choices=[*PUZZLES, "lists-small"], default=list(PUZZLES))
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--best-of", type=int, default=64)
@@ -401,4 +374,4 @@ def main(about: str | None, *commands: Callable[[argparse.Namespace], None]) -> 
 
 
 if __name__ == "__main__":
-    main(__doc__, dllms, bounds, ceilings, state, twice, mixture, claims, elsewhere)
+    main(__doc__, dllms, bounds, ceilings, state, twice, mixture, elsewhere)

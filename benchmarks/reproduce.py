@@ -22,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.claims import BLOCKS, FAILS, FULL, HOLDS, PARTLY, Claim, Evidence, claims
+from benchmarks.puzzle_claims import HEAD
 from benchmarks.training import ALPHAS, SEEDS, clone_of, command, folder, options, read_metrics, run, unmask
 
 STUDIES = ("alpha", "semi", "full", "ablations", "hacking", "elsewhere")
@@ -148,7 +149,8 @@ def main() -> None:
     if not args.show:
         run_all(args.output, args.jobs)
     found = claims(Evidence(args.output))
-    DOCS.write_text(page(found, args.output), encoding="utf-8")
+    _, head, puzzles = DOCS.read_text(encoding="utf-8").partition(f"\n{HEAD}")  # of benchmarks/puzzle_claims.py
+    DOCS.write_text(f"{page(found, args.output)}{head}{puzzles}", encoding="utf-8")
     figure = args.output / "reproduction" / "report.png"
     if figure.exists():
         shutil.copy(figure, DOCS.parent / "images" / "reproduction.png")

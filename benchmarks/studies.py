@@ -26,6 +26,7 @@ PLACES: dict[str, Flags] = {  # where a policy is tuned
     "lists": {"task": "lists", "model": "runs/lists"},
     "addition": {"task": "addition", "model": "runs/addition"},
     "sudoku": {"task": "sudoku", "model": "runs/sudoku"},
+    "lists-small": {"task": "lists", "model": "runs/lists-small"},
 }
 OWN_BLOCKS = {"block-causal": 16}  # of a dLLM; rules may take shorter ones within them
 # That rules try.
@@ -46,7 +47,7 @@ TOGETHER: Flags = {  # for tasks in which many positions must be revealed togeth
 NO_BOLD: Flags = {"algorithm.leaps": 0, "algorithm.bold": 0}
 STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs from the defaults of `unmask tune`
     **{place: (place, {}) for place in PLACES},
-    **{place: (place, TOGETHER) for place in ("lists", "addition", "sudoku")},
+    **{place: (place, TOGETHER) for place in ("lists", "addition", "sudoku", "lists-small")},
     "nae-sat": ("nae-sat", {**TOGETHER, "policy.actions": "bernoulli"}),
     "nae-sat, dpls": ("nae-sat", TOGETHER),
     "nae-sat, no ranks": ("nae-sat", {**TOGETHER, "policy.actions": "bernoulli", "policy.use-rank": "False"}),
@@ -57,7 +58,7 @@ STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs fro
     **{
         f"{place}, blind": (
             place,
-            {**(TOGETHER if place in PUZZLE_BLOCKS else {}), "policy.reads": "nothing", "policy.use-entropy": "False"},
+            {**(TOGETHER if place != "house" else {}), "policy.reads": "nothing", "policy.use-entropy": "False"},
         )
         for place in ("house", "nae-sat", "lists", "addition")
     },

@@ -313,9 +313,11 @@ def test_the_card_of_a_puzzles_dllm_says_what_the_puzzle_is(tmp_path, capsys):
     asked = ["--model", tmp_path / "lists", "--task", "lists:items=4", "--policies", "top_k_confidence:k=4"]
     main([*map(str, ["eval", *asked, "--prompts", 6, "--bounds", "--output", tmp_path / "eval"])])
     rows = Journal(tmp_path / "eval" / "rows.jsonl").rows()
-    assert sorted({round(row["correlation"], 2) for row in rows}) == [0.0, 0.86, 2.37], "at once: copied, marked, shuffled"
+    found = sorted({round(row["correlation"], 2) for row in rows})
+    assert found == [0.0, 0.86, 2.37], "all at once: copied, marked, shuffled"
     shown = " ".join(capsys.readouterr().out.split())
-    assert "nats" in shown and "known" in shown and "best of 64" in shown
+    for word in ("nats", "known", "best of 64"):
+        assert word in shown
     model = load_model(tmp_path / "lists")
     with pytest.raises(UnmaskError, match="has words that the dLLM .* does not know"):
         model.encode(load_task("addition").examples("test", 1)[0].prompt)

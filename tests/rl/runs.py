@@ -10,7 +10,16 @@ from unmask.rl.prompts import Prompt
 from unmask.rl.trainer import Trainer
 
 HOME = {
-    "run": ("folder", "seed", "iterations", "validate_every", "checkpoint_minutes", "patience", "temperatures", "trackers"),
+    "run": (
+        "folder",
+        "seed",
+        "iterations",
+        "validate_every",
+        "checkpoint_minutes",
+        "patience",
+        "temperatures",
+        "trackers",
+    ),
     "task": ("train_examples", "validation_prompts", "max_prompt_length", "long_prompts", "labels"),
     "decode": ("gen_length", "block_length", "batch_size", "max_steps", "temperature", "stop_at_eos"),
     "policy": ("type", "init", "reads", "actions", "blocks", "use_time", "top_k"),

@@ -5,6 +5,7 @@ import torch
 
 from tests.rl.runs import config, told, trainer
 from tests.rl.tasks import Short
+from unmask.rl.checkpoint import Keeper
 from unmask.rl.trainer import Trainer
 
 
@@ -95,17 +96,15 @@ def test_a_resumed_run_does_not_choose_its_temperature_twice(tiny, tmp_path):
 
 
 def test_stopped_before_its_checkpoint_it_chooses_again(tiny, tmp_path, monkeypatch):
-    run = sharpened(tiny, tmp_path / "run", -9.0)
-    saves = run.keeper.save
+    saves = Keeper.save
 
-    def save(optimiser, counts):
-        if run.keeper.progress.temperature is not None:
+    def save(keeper, optimiser, counts):
+        if keeper.progress.temperature is not None:
             raise KeyboardInterrupt
-        saves(optimiser, counts)
+        saves(keeper, optimiser, counts)
 
-    monkeypatch.setattr(run.keeper, "save", save)
-    with pytest.raises(KeyboardInterrupt):
-        run.run()
-    del run
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Keeper, "save", save)
+        sharpened(tiny, tmp_path / "run", -9.0).run()
     again = sharpened(tiny, tmp_path / "run", -9.0).run(resume=True)
     assert again.output_proj.bias.item() == pytest.approx(-8.0, abs=0.1), "a quarter once, not a sixteenth"

@@ -85,8 +85,8 @@ class ComparisonConfig(ModelConfig, TaskConfig):
     bounds: Annotated[
         bool,
         Field(
-            description="Of a puzzle: its known order, the best of 64 random roll-outs, and what revealing together must "
-            "cost, in nats of total correlation."
+            description="Of a puzzle: its known order, the best of 64 random roll-outs, and what revealing together "
+            "must cost, in nats of total correlation."
         ),
     ] = False
     trajectories: Annotated[int, Ge(0), Field(description="Prompts whose decoding is kept step by step.")] = 4
@@ -226,8 +226,8 @@ def _setup(config: ComparisonConfig, task: Task, processes: Processes, model: Ma
         console.print(model.summary(), highlight=False, soft_wrap=True)
     decode = config.model_dump(include=set(SHARED))
     named = _split(config) or "all"
-    options = {"decode": decode, "correlation": config.bounds}
-    return Setup(model, task, examples, named, config.batch_size, config.trajectories, **options)
+    kept = config.trajectories
+    return Setup(model, task, examples, named, config.batch_size, kept, decode=decode, correlation=config.bounds)
 
 
 def run(

@@ -197,8 +197,8 @@ class TransformerPolicy(LearnedPolicy):
 
     def scale_logits(self, factor: float) -> bool:
         with torch.no_grad():
-            self.output_proj.weight *= factor
-            self.output_proj.bias *= factor
+            for parameter in self.output_proj.parameters():
+                parameter.mul_(factor)
         return True
 
     def _read(self, observation: Observation) -> Float[Tensor, "b l w"]:
