@@ -39,26 +39,18 @@ floors: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# The paper's claims from scratch: hours; can be stopped and started again. Writes docs/reproduction.md.
+# Everything that is claimed, from scratch: about ten hours on two cores; can be stopped and started again. Writes
+# docs/reproduction.md and docs/leaderboard.md, and tables into runs/everything.
 reproduce: setup
-	$(BIN)/python benchmarks/reproduce.py
+	$(BIN)/python benchmarks/everything.py
 
-# One policy for every speed with three seeds, against every rule, and the tables of docs/tuning.md: an hour or more.
+# Of it: one policy for every speed with three seeds, against every rule.
 seeds: setup
-	$(BIN)/python benchmarks/tuning.py train --jobs 2
-	$(BIN)/python benchmarks/tuning.py rules
-	$(BIN)/python benchmarks/tuning.py show
+	$(BIN)/python benchmarks/everything.py --parts seeds
 
-# The dLLMs of the puzzles, policies for them with three seeds, rules, bounds, the mixture, and docs/leaderboard.md: about
-# three hours. Can be stopped and started again.
+# Of it: the dLLMs of the puzzles, policies for them with three seeds, rules, bounds, the mixture, claims.
 puzzles: setup
-	$(BIN)/python benchmarks/puzzles.py dllms --places lists nae-sat addition
-	$(BIN)/python benchmarks/tuning.py train --studies lists nae-sat addition --jobs 2
-	$(BIN)/python benchmarks/tuning.py rules --studies lists nae-sat addition
-	$(BIN)/python benchmarks/puzzles.py mixture
-	for table in bounds ceilings elsewhere; do $(BIN)/python benchmarks/puzzles.py $$table --places lists nae-sat addition; done
-	$(BIN)/python benchmarks/overlap.py
-	$(BIN)/python benchmarks/leaderboard.py
+	$(BIN)/python benchmarks/everything.py --parts puzzles
 
 clean:
 	rm -rf $(VENV) runs site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

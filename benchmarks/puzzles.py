@@ -30,6 +30,7 @@ from benchmarks.tuning import results, spread
 
 from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig
+from unmask.decoding.results import Generation
 from unmask.decoding.source import encode_example
 from unmask.decoding.state import Step
 from unmask.evaluation.bounds import best_of, ceiling, correlation, decode_in_order
@@ -41,6 +42,7 @@ from unmask.models.base import MaskedDiffusionModel
 from unmask.pareto import Point, frontier
 from unmask.policies.auto import load_policy
 from unmask.policies.base import Policy, StochasticPolicy
+from unmask.policies.fixed_schedule import FixedSchedule, average_pace
 from unmask.tasks.auto import load_task
 from unmask.tasks.base import Example, Task, verdicts
 from unmask.tasks.puzzle import Puzzle
@@ -241,8 +243,8 @@ def splits(n: int, passes: int) -> list[list[int]]:
 
 def state(args: argparse.Namespace) -> None:
     """How much a policy's actions tell of the problem, beside a policy that sees none, and a replay of the pace."""
-    print("| task | policy | speed | accuracy % @ NFE | information of action and problem, share of the most |")
-    print("|---|---|---|---|---|")
+    print("| task | policy | speed | accuracy % @ NFE | replay of its pace | information, share of the most |")
+    print("|---|---|---|---|---|---|")
     for place in args.places:
         one = setting(place, args.prompts)
         if one is None:
@@ -252,11 +254,24 @@ def state(args: argparse.Namespace) -> None:
                 policy = load_policy(path)
                 assert isinstance(policy, StochasticPolicy)
                 for speed in SPEEDS:
-                    found = run(one, policy, region(one, speed=speed), costs=False)
-                    share = information(one, policy, region(one, speed=speed))
-                    at = f"{100 * found.correct.double().mean():.1f} @ {found.nfe.double().mean():.2f}"
+                    config = region(one, speed=speed)
+                    found, paced = with_replay(one, policy, config)
                     name = "blind" if study != place else "sees"
-                    print(f"| {place} | {name}, seed {seed} | {speed:g} | {at} | {share:.2f} |", flush=True)
+                    cells = (f"{place} | {name}, seed {seed}", f"{speed:g}", found, paced)
+                    print(f"| {' | '.join(cells)} | {information(one, policy, config):.2f} |", flush=True)
+
+
+def with_replay(one: Setting, policy: Policy, config: DecodeConfig) -> tuple[str, str]:
+    """What a policy does, and what as many of the most confident positions per pass do as it reveals on average."""
+    out = decode(one.model, policy, one.prompts, config)
+    schedule = FixedSchedule(tuple(average_pace(out.revealed_at, out.nfe)))
+    paced = decode(one.model, schedule, one.prompts, region(one))
+
+    def at(out: Generation) -> str:
+        right = verdicts(one.task, one.examples, out.texts, out.complete.tolist())
+        return f"{100 * sum(right) / len(right):.1f} @ {out.nfe.double().mean():.2f}"
+
+    return at(out), at(paced)
 
 
 def information(one: Setting, policy: StochasticPolicy, config: DecodeConfig, draws: int = 64) -> float:

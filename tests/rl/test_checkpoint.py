@@ -103,8 +103,9 @@ def test_stopped_before_its_checkpoint_it_chooses_again(tiny, tmp_path, monkeypa
             raise KeyboardInterrupt
         saves(keeper, optimiser, counts)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Keeper, "save", save)
-        sharpened(tiny, tmp_path / "run", -9.0).run()
+        with pytest.raises(KeyboardInterrupt):
+            sharpened(tiny, tmp_path / "run", -9.0).run()
     again = sharpened(tiny, tmp_path / "run", -9.0).run(resume=True)
     assert again.output_proj.bias.item() == pytest.approx(-8.0, abs=0.1), "a quarter once, not a sixteenth"

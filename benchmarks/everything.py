@@ -1,0 +1,134 @@
+"""Everything that this project claims, from scratch, in parts; each goes on where it was stopped.
+
+python benchmarks/everything.py                      all of it: `make reproduce`
+python benchmarks/everything.py --parts puzzles      one part: `make puzzles`; `--parts seeds`: `make seeds`
+python benchmarks/everything.py --times              what each step has taken so far
+
+Tables are kept in runs/everything; a step that is done is not done again, unless `--again`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.puzzles import PUZZLES
+from benchmarks.studies import PUZZLE_BLOCKS
+
+from unmask.cli.console import duration
+from unmask.files import write_text
+
+KEPT = Path("runs/everything")
+EVERY_SPEED = ("house", "house-blocks", "ledger", "both", "block-causal")
+OF_PUZZLES = (
+    *PUZZLES,
+    "lists-small",
+    "lists, bernoulli",
+    "nae-sat, dpls",
+    *(f"{place}, blind" for place in ("lists", "nae-sat", "addition")),
+)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A command of this folder; what it prints is kept."""
+
+    name: str
+    script: str
+    words: Sequence[str]
+
+    @property
+    def command(self) -> list[str]:
+        """With the interpreter."""
+        return [sys.executable, f"benchmarks/{self.script}.py", *self.words]
+
+
+def parts(jobs: int) -> dict[str, list[Step]]:
+    """The steps in their order.
+
+    Args:
+        jobs: trainings at once.
+    """
+    at_once = ["--jobs", str(jobs)]
+    return {
+        "claims": [Step("claims", "reproduce", at_once)],
+        "seeds": [
+            Step("policies", "tuning", ["train", "--studies", *EVERY_SPEED, *at_once]),
+            Step("rules", "tuning", ["rules", "--studies", *EVERY_SPEED]),
+            Step("every-speed", "tuning", ["show", "--studies", *EVERY_SPEED]),
+            Step("promises", "tuning", ["promise", "--studies", "house", "house-blocks"]),
+        ],
+        "puzzles": [
+            Step("dllms", "puzzles", ["dllms", "--places", *PUZZLES, "lists-small", *at_once]),
+            Step("puzzle-policies", "tuning", ["train", "--studies", *OF_PUZZLES, *at_once]),
+            Step("puzzle-rules", "tuning", ["rules", "--studies", "house", "ledger", *PUZZLE_BLOCKS]),
+            Step("mixture", "puzzles", ["mixture", *at_once]),
+            Step("puzzle-tables", "tuning", ["show", "--studies", *PUZZLES]),
+            *(Step(name, "puzzles", [name]) for name in ("bounds", "ceilings", "elsewhere", "twice", "state")),
+            Step("overlap", "overlap", []),
+            Step("puzzle-claims", "puzzle_claims", []),
+            Step("leaderboard", "leaderboard", []),
+        ],
+    }
+
+
+def run(step: Step, again: bool) -> None:
+    """Do it, unless it is done; its time adds up over stops.
+
+    Raises:
+        SystemExit: it failed, or was stopped.
+    """
+    record = KEPT / f"{step.name}.json"
+    before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
+    if before.get("done") and not again:
+        return
+    KEPT.mkdir(parents=True, exist_ok=True)
+    print(f"{step.name}: {' '.join(step.command[1:])}", flush=True)
+    started, code = time.monotonic(), 1
+    try:
+        with (KEPT / f"{step.name}.txt").open("w", encoding="utf-8") as kept:
+            code = subprocess.run(step.command, stdout=kept, check=False).returncode
+    finally:
+        seconds = time.monotonic() - started + (0.0 if again else before.get("seconds", 0.0))
+        write_text(record, json.dumps({"seconds": seconds, "done": code == 0}) + "\n")
+    if code:
+        raise SystemExit(f"{step.name} failed; the same command goes on there. What it printed: {KEPT}/{step.name}.txt")
+    print(f"{step.name}: {duration(seconds)}", flush=True)
+
+
+def times(steps: Sequence[Step]) -> None:
+    """What each step has taken, and all together."""
+    total = 0.0
+    for step in steps:
+        record = KEPT / f"{step.name}.json"
+        found = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {"seconds": 0.0, "done": False}
+        total += found["seconds"]
+        print(f"{step.name:16} {duration(found['seconds']):>9}{'' if found['done'] else '  (not done)'}")
+    print(f"{'all':16} {duration(total):>9}")
+
+
+def main() -> None:
+    """Run the parts, then say how long they took."""
+    known = parts(1)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=list(known), default=list(known))
+    parser.add_argument("--jobs", type=int, default=2, help="Trainings at once.")
+    parser.add_argument("--again", action="store_true", help="Do again what is done.")
+    parser.add_argument("--times", action="store_true", help="Only say how long it has taken.")
+    args = parser.parse_args()
+    steps = [step for name in args.parts for step in parts(args.jobs)[name]]
+    for step in () if args.times else steps:
+        run(step, args.again)
+    times(steps)
+
+
+if __name__ == "__main__":
+    main()
