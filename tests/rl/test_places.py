@@ -119,9 +119,11 @@ def test_places_cannot_change_in_a_run(dllms, tmp_path):
 
 def test_a_dry_run_knows_the_places(capsys):
     main(["train", "--dry-run", "--also", "lists @ runs/lists"])
-    assert "In turns with lists on runs/lists, 8 positions: the numbers below are those of house alone" in " ".join(
-        capsys.readouterr().out.split()
-    )
+    told = " ".join(capsys.readouterr().out.split())
+    # 90 iterations in turns, 8 prompts x 8 roll-outs, 256 cloned prompts; 7 validations of 256 prompts.
+    assert f"8 positions: {(45 * 64 + 256) * 8:,} of the forward passes below, and {7 * 256 * 8:,} of the valid" in told
+    assert f"(rows): {(45 * 64 + 256) * (8 + 32):,} if every roll-out" in told
+    assert f"validations {7 * 256 * (8 + 32):,} at most" in told
     for wrong, message in (
         (["--also", "lists"], "Cannot read 'lists' in task.also: write TASK @ DLLM"),
         (["--algorithm.leaps", "1", "--block-length", "8"], "algorithm.leaps is for full diffusion"),

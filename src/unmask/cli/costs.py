@@ -14,7 +14,7 @@ from unmask.models.auto import DEFAULT_MODEL, dtype_of, size_of
 from unmask.models.stale_cache import STALE
 from unmask.rl.card import describe
 from unmask.rl.config import TrainConfig
-from unmask.rl.places import places_of
+from unmask.rl.places import first_of, places_of
 from unmask.rl.plan import plan
 
 
@@ -50,10 +50,14 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
     console.print_json(config.model_dump_json())
     say: Callable[[str], None] = lambda line: console.print(line, highlight=False, soft_wrap=True)  # noqa: E731
     say(describe(config, model, task_name, gen_length))
-    for there, other in also:
+    places = [(first_of(config), gen_length), *((there, other.gen_length) for there, other in also)]
+    turns = [plan(there.at_turn(i, len(places)), length, processes) for i, (there, length) in enumerate(places)]
+    most = sum(turn.most_passes for turn in turns)
+    validations = [plan(there, length, processes).validation_passes for there, length in places]
+    for (there, other), turn, each in zip(also, turns[1:], validations[1:], strict=True):
         say(
-            f"In turns with {other.name} on {there.model.model}, {other.gen_length} positions: the numbers below are "
-            f"those of {task_name} alone, as if all iterations were its."
+            f"In turns with {other.name} on {there.model.model}, {other.gen_length} positions: {turn.most_passes:,} of "
+            f"the forward passes below, and {each:,} of the validations."
         )
     algorithm = config.algorithm.make()
     experts, others = len(algorithm.experts), algorithm.other_speeds
@@ -68,8 +72,8 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
         f"{settings.update_batch_size} decoding steps at a time. Each prompt is used {p.epochs:.2f} times."
     )
     say(
-        f"dLLM forward passes (rows): {p.most_passes:,} if every roll-out spends its {p.most_steps} steps, "
-        f"{p.most_passes // 4:,} at a quarter of them; validations {p.validation_passes:,} at most. One pass of a row "
+        f"dLLM forward passes (rows): {most:,} if every roll-out spends its {p.most_steps} steps, "
+        f"{most // 4:,} at a quarter of them; validations {sum(validations):,} at most. One pass of a row "
         f"spans prompt + {gen_length} positions{', and runs twice for cfg_scale' if decode.cfg_scale else ''}."
     )
     if p.label_passes:

@@ -286,6 +286,11 @@ class TrainConfig(Settings):
             return self
         return self.model_copy(update={"decode": self.decode.model_copy(update={"block_length": own})})
 
+    def at_turn(self, i: int, turns: int) -> TrainConfig:
+        """With the iterations of one of several places that take turns."""
+        iterations = len(range(i, self.run.iterations, turns))
+        return self.model_copy(update={"run": self.run.model_copy(update={"iterations": iterations})})
+
     @property
     def clones(self) -> bool:
         """True if training starts by cloning a rule, or policies."""
