@@ -178,6 +178,7 @@ def check_begun(
     *,
     free: Collection[str] = (),
     way_out: str = "",
+    defaults: Mapping[str, Any] | None = None,
 ) -> None:
     """See that work goes on with the settings that it began with.
 
@@ -188,11 +189,13 @@ def check_begun(
         flag: of the command line, which names another place.
         free: settings that may differ.
         way_out: a third remedy, if there is one.
+        defaults: what settings were before there was such a setting, for work that an older version began.
 
     Raises:
         UnmaskError: naming every setting that differs.
     """
-    now = json.loads(json.dumps(dict(wanted)))
+    now, usual = (json.loads(json.dumps(dict(values))) for values in (wanted, defaults or {}))
+    before = {**{key: usual[key] for key in now if key in usual}, **before}
     keys = [key for key in {**now, **before} if key not in free]
     changed = [f"{key} = {before.get(key)!r}, not {now.get(key)!r}" for key in keys if before.get(key) != now.get(key)]
     if changed:

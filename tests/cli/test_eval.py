@@ -73,6 +73,13 @@ def test_results_are_not_written_over(capsys, tmp_path, tiny_folder):
     assert code == 2
     assert "holds results: pass --resume to add what is missing, or another --output." in err
     assert run(capsys, *argv, "--resume")[0] == 0
+    begun = json.loads((tmp_path / "a" / "config.json").read_text())
+    begun.pop("judge_unfinished")
+    (tmp_path / "a" / "config.json").write_text(json.dumps(begun))
+    assert run(capsys, *argv, "--resume")[0] == 0, "begun by a version without this setting"
+    code, _, err = run(capsys, *argv, "--resume", "--judge-unfinished")
+    assert code == 2
+    assert "was begun with judge_unfinished = False, not True" in err
     assert rows(tmp_path / "a") == before
     wider = [3 if value == 2 else value for value in argv]
     assert run(capsys, *wider, "--policies", "top_k_confidence:k=2", "--resume")[0] == 0

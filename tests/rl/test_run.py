@@ -34,6 +34,17 @@ def test_bad_resumes_are_refused(tiny, tmp_path):
     assert checkpoint(tmp_path / "run").name == "checkpoint-2"
 
 
+def test_a_run_of_an_older_version_goes_on_without_the_settings_it_did_not_have(tiny, tmp_path):
+    trainer(tiny, tmp_path / "run", iterations=2).run()
+    path = tmp_path / "run" / "config.json"
+    begun = json.loads(path.read_text())
+    del begun["run"]["temperatures"], begun["algorithm"]["leaps"], begun["policy"]["use_rank"]
+    path.write_text(json.dumps(begun))
+    trainer(tiny, tmp_path / "run", iterations=2).run(resume=True)
+    with pytest.raises(UnmaskError, match=r"was begun with algorithm.leaps = 0, not 1; run.temperatures = \[\], not"):
+        trainer(tiny, tmp_path / "run", iterations=2, leaps=1, temperatures=(0.5,)).run(resume=True)
+
+
 @pytest.mark.parametrize("name", ["optimizer.safetensors", "progress.json", "policy/model.safetensors"])
 def test_a_damaged_checkpoint_is_refused(tiny, tmp_path, name):
     trainer(tiny, tmp_path / "run", iterations=1).run()

@@ -195,7 +195,11 @@ def compare(
     check_prompts(setup.model, prompts, gen_length)  # refused before anything is written
     shared = config.model_dump(mode="json", include=set(ComparisonConfig.model_fields) - FREE)
     shared |= {"model": setup.model.name, "task": task.name, "gen_length": gen_length}
-    comparison = Comparison(setup, config.output, shared, seeds=config.seeds, resume=resume, processes=processes)
+    fields = ComparisonConfig.model_fields
+    usual = {name: fields[name].default for name in shared if name in fields and not fields[name].is_required()}
+    comparison = Comparison(
+        setup, config.output, shared, seeds=config.seeds, resume=resume, processes=processes, defaults=usual
+    )
     run(comparison, candidates, "evaluating")
     replays = comparison.replays(candidates) if controls else []
     run(comparison, replays, "controls")

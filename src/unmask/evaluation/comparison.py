@@ -57,6 +57,7 @@ class Comparison:
         shared: settings that all rows of the folder have in common.
         seeds: of policies that draw; others have one.
         resume: add what is missing to the rows that are there.
+        defaults: of `shared`, what settings were before there was such a setting.
 
     Raises:
         UnmaskError: as `RowStore`.
@@ -71,14 +72,16 @@ class Comparison:
         seeds: int = 3,
         resume: bool = False,
         processes: Processes | None = None,
+        defaults: Mapping[str, Any] | None = None,
     ) -> None:
         self.setup = replace(setup, context={**setup.context, "config": dict(shared)})
         self.folder = Path(folder)
         self._seeds = seeds
         self._processes = processes or Alone()
-        first = RowStore(folder, shared, resume=resume) if self._processes.rank == 0 else None
+        rank = self._processes.rank
+        first = RowStore(folder, shared, resume=resume, defaults=defaults) if rank == 0 else None
         self._processes.wait()
-        self._store = first or RowStore(folder, shared, resume=True, rank=self._processes.rank)
+        self._store = first or RowStore(folder, shared, resume=True, rank=rank, defaults=defaults)
         self._store.check_prompts([example.prompt for example in setup.examples])
 
     def seeds_of(self, entry: Entry) -> range:

@@ -39,6 +39,7 @@ class RowStore:
     Args:
         folder: where the rows are.
         shared: what all of them must have in common.
+        defaults: of these, what they were before there was such a setting.
         resume: add to those that are there.
         rank: of this process; each appends to a file of its own.
 
@@ -47,7 +48,15 @@ class RowStore:
             common; a row is broken; another process (of another launch) writes to the folder.
     """
 
-    def __init__(self, folder: str | Path, shared: Mapping[str, Any], *, resume: bool = False, rank: int = 0) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        shared: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        rank: int = 0,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = Path(folder)
         self._config = self.path / "config.json"
         self._part = Journal(self.path / f"rows.{rank}.jsonl")
@@ -58,7 +67,7 @@ class RowStore:
             raise UnmaskError(f"{folder} holds results: pass --resume to add what is missing, or another --output.")
         if resume:
             before = read_object(self._config, "give another --output, or put the file back")
-            check_begun(folder, before, shared, "--output")
+            check_begun(folder, before, shared, "--output", defaults=defaults)
             self._part.mend()
         elif rank == 0:
             write_text(self._config, json.dumps(shared, indent=2) + "\n")

@@ -331,7 +331,8 @@ class _Training:
             raise UnmaskError(f"No checkpoint at {path}: start without --resume.")
         wanted = json.loads(self.config.model_dump_json())
         before = read_object(path / "config.json", "delete the checkpoint and start again")
-        check_begun(path, before, wanted, "--output", free=("output", "save_every"))
+        usual = PretrainConfig().model_dump()
+        check_begun(path, before, wanted, "--output", free=("output", "save_every"), defaults=usual)
         try:
             weights = path / "model.safetensors"
             progress = read_checkpoint(path, self.network, self.optimizer, read_weights(weights), weights)

@@ -286,6 +286,11 @@ class TrainConfig(Settings):
             return self
         return self.model_copy(update={"decode": self.decode.model_copy(update={"block_length": own})})
 
+    def before_all_settings(self) -> TrainConfig:
+        """The defaults, of this network and algorithm: what a version without a setting did."""
+        policy, algorithm = {"type": self.policy.type}, {"name": self.algorithm.name}
+        return TrainConfig.model_validate({"policy": policy, "algorithm": algorithm})
+
     def at_turn(self, i: int, turns: int) -> TrainConfig:
         """With the iterations of one of several places that take turns."""
         iterations = len(range(i, self.run.iterations, turns))

@@ -172,7 +172,8 @@ class RunFolder:
         if not allow_changes:
             wanted, before = by_dots(json.loads(config.model_dump_json())), self._begun_with()
             way_out = "pass --allow-changes to go on with the new ones"
-            check_begun(self.path, before, wanted, "--run", free=FREE, way_out=way_out)
+            usual = by_dots(json.loads(config.before_all_settings().model_dump_json()))
+            check_begun(self.path, before, wanted, "--run", free=FREE, way_out=way_out, defaults=usual)
         folders = self._checkpoints()
         if not folders:
             return None
