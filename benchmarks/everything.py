@@ -4,7 +4,7 @@ python benchmarks/everything.py                      all of it: `make reproduce`
 python benchmarks/everything.py --parts puzzles      one part: `make puzzles`; `--parts seeds`: `make seeds`
 python benchmarks/everything.py --times              what each step has taken so far
 
-Tables are kept in runs/everything; a step that is done is not done again, unless `--again`.
+Tables are kept in runs/everything. A step that is done is not done again; to do it again, delete its .json there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from unmask.cli.console import duration
 from unmask.files import write_text
 
 KEPT = Path("runs/everything")
-EVERY_SPEED = ("house", "house-blocks", "ledger", "both", "block-causal")
+EVERY_SPEED = ("house", "house-blocks", "ledger", "block-causal")
 OF_PUZZLES = (
     *PUZZLES,
     "lists-small",
@@ -62,8 +62,9 @@ def parts(jobs: int) -> dict[str, list[Step]]:
         "claims": [Step("claims", "reproduce", at_once)],
         "seeds": [
             Step("policies", "tuning", ["train", "--studies", *EVERY_SPEED, *at_once]),
+            Step("both", "tuning", ["train", "--studies", "both", *at_once]),  # cloned from those
             Step("rules", "tuning", ["rules", "--studies", *EVERY_SPEED]),
-            Step("every-speed", "tuning", ["show", "--studies", *EVERY_SPEED]),
+            Step("every-speed", "tuning", ["show", "--studies", *EVERY_SPEED, "both"]),
             Step("promises", "tuning", ["promise", "--studies", "house", "house-blocks"]),
         ],
         "puzzles": [
@@ -80,7 +81,7 @@ def parts(jobs: int) -> dict[str, list[Step]]:
     }
 
 
-def run(step: Step, again: bool) -> None:
+def run(step: Step) -> None:
     """Do it, unless it is done; its time adds up over stops.
 
     Raises:
@@ -88,7 +89,7 @@ def run(step: Step, again: bool) -> None:
     """
     record = KEPT / f"{step.name}.json"
     before = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-    if before.get("done") and not again:
+    if before.get("done"):
         return
     KEPT.mkdir(parents=True, exist_ok=True)
     print(f"{step.name}: {' '.join(step.command[1:])}", flush=True)
@@ -97,7 +98,7 @@ def run(step: Step, again: bool) -> None:
         with (KEPT / f"{step.name}.txt").open("w", encoding="utf-8") as kept:
             code = subprocess.run(step.command, stdout=kept, check=False).returncode
     finally:
-        seconds = time.monotonic() - started + (0.0 if again else before.get("seconds", 0.0))
+        seconds = time.monotonic() - started + before.get("seconds", 0.0)
         write_text(record, json.dumps({"seconds": seconds, "done": code == 0}) + "\n")
     if code:
         raise SystemExit(f"{step.name} failed; the same command goes on there. What it printed: {KEPT}/{step.name}.txt")
@@ -121,12 +122,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", nargs="+", choices=list(known), default=list(known))
     parser.add_argument("--jobs", type=int, default=2, help="Trainings at once.")
-    parser.add_argument("--again", action="store_true", help="Do again what is done.")
     parser.add_argument("--times", action="store_true", help="Only say how long it has taken.")
     args = parser.parse_args()
     steps = [step for name in args.parts for step in parts(args.jobs)[name]]
     for step in () if args.times else steps:
-        run(step, args.again)
+        run(step)
     times(steps)
 
 

@@ -40,6 +40,7 @@ from benchmarks.studies import (
     words_of,
 )
 
+from unmask.cli.tune import tuning
 from unmask.errors import UnmaskError
 from unmask.evaluation.calibrate import table_of
 from unmask.evaluation.differences import Difference, Outcomes, paired_bootstrap, paired_curves
@@ -109,6 +110,9 @@ def bundle(args: argparse.Namespace) -> None:
         areas = [(read_best(folder(args.out, study, seed)), seed) for seed in seeds]
         _, median = sorted(areas)[len(areas) // 2]
         best, target = folder(args.out, study, median) / "best", ASSETS / "policies" / name
+        begun = json.loads((best.parent / "config.json").read_text(encoding="utf-8"))["run"]["temperatures"]
+        if tuple(begun) != tuning(f"configs/tune/{name}.toml", {}).run.temperatures:
+            raise SystemExit(f"{best.parent} has run.temperatures {begun}: let configs/tune/{name}.toml say so, too.")
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(best, target, ignore=shutil.ignore_patterns("origin.json"))
         card = (best / "README.md").read_text(encoding="utf-8").replace(f"# seed-{median}\n", f"# {name}\n", 1)

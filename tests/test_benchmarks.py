@@ -1,11 +1,14 @@
 """The benchmarks import, and the claims of docs/reproduction.md are judged as they say."""
 
+import json
 import sys
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
+
+from unmask.evaluation.differences import Outcomes
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,8 +24,6 @@ def test_it_imports(name):
 
 
 def outcomes(accuracy, nfe):
-    from unmask.evaluation.differences import Outcomes
-
     right = (torch.arange(200) < 200 * accuracy).float().expand(3, 200)
     return Outcomes(right, torch.full((3, 200), float(nfe)))
 
@@ -143,3 +144,63 @@ def test_what_a_blind_policy_does_tells_nothing_of_the_problem():
     assert isinstance(sure, StochasticPolicy)
     assert information(one, sure, region(one)) > 0.5
     assert information(one, blind, region(one)) < 0.15, "what is left is its own past: which positions it has drawn"
+
+
+def test_a_step_of_everything_goes_on_and_its_time_adds_up(tmp_path, monkeypatch, capsys):
+    everything = import_module("benchmarks.everything")
+    monkeypatch.setattr(everything, "KEPT", tmp_path / "kept")
+    script = tmp_path / "step.py"
+    script.write_text("import sys; print('a table'); sys.exit(int(sys.argv[1]))")
+
+    class Step(everything.Step):
+        command = property(lambda self: [sys.executable, str(script), *self.words])
+
+    with pytest.raises(SystemExit, match="table failed; the same command goes on there. What it printed: .*/table.txt"):
+        everything.run(Step("table", "step", ["3"]))
+    first = json.loads((tmp_path / "kept" / "table.json").read_text())
+    assert not first["done"]
+    everything.run(Step("table", "step", ["0"]))
+    second = json.loads((tmp_path / "kept" / "table.json").read_text())
+    assert second["done"]
+    assert second["seconds"] > first["seconds"] > 0
+    assert (tmp_path / "kept" / "table.txt").read_text() == "a table\n"
+    everything.run(Step("table", "step", ["3"]))  # done, so not run
+    everything.times([Step("table", "step", []), Step("other", "step", [])])
+    assert "other" in capsys.readouterr().out
+
+
+def test_every_step_names_studies_that_there_are():
+    everything, studies = import_module("benchmarks.everything"), import_module("benchmarks.studies")
+    for step in (step for steps in everything.parts(2).values() for step in steps if step.script == "tuning"):
+        words = list(step.words)
+        named = words[words.index("--studies") + 1 :]
+        named = named[: named.index("--jobs")] if "--jobs" in named else named
+        assert set(named) <= set(studies.STUDIES), step.name
+
+
+def judged(low, high):
+    from benchmarks.puzzle_claims import by_interval, not_below
+
+    from unmask.evaluation.intervals import Interval
+
+    return by_interval(low, high), not_below(Interval((low + high) / 2, low, high), 0.02)
+
+
+def test_claims_on_puzzles_are_judged_by_intervals():
+    assert judged(0.01, 0.02) == ("holds", "holds")
+    assert judged(-0.01, 0.02) == ("inconclusive", "holds")
+    assert judged(-0.03, 0.01) == ("inconclusive", "inconclusive")
+    assert judged(-0.05, -0.03) == ("does not hold", "does not hold")
+
+
+def test_a_policy_that_is_fast_and_useless_is_above_no_rule():
+    from benchmarks.puzzle_claims import _against
+
+    from unmask.evaluation.entries import candidate, decoding
+
+    entry, _ = candidate("random_order", decoding(8))
+    slow = [(entry, Outcomes(torch.ones(1, 200), torch.full((1, 200), 6.0)))]
+    policy = [[Outcomes(torch.zeros(1, 200), torch.full((1, 200), 2.0))]]
+    words, verdict = _against(policy, slow, 2.0)
+    assert verdict == "does not hold"
+    assert "no such rule is as fast (the fastest 100.0 @ 6.00)" in words

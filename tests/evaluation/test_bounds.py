@@ -139,14 +139,14 @@ def test_bounds_of_an_exact_dllm():
     task = load_task("lists:operation=copy,items=4")
     known, rolled = bounds_of(ExactModel(task), task, task.examples("test", 5))
     assert (known.name, known.accuracy.mean, known.nfe.mean) == ("known order", 1.0, 1.0)
-    assert (rolled.name, rolled.accuracy.mean) == ("best of 64 random roll-outs", 1.0)
+    assert (rolled.name, rolled.accuracy.mean) == ("best of 64 random roll-outs, first 5 prompts", 1.0)
     assert 1.0 <= rolled.nfe.mean <= 4.0
 
 
 def test_what_has_no_order_has_no_known_order():
     task = load_task("sudoku")
     names = [bound.name for bound in bounds_of(ExactModel(task), task, task.examples("test", 1))]
-    assert names == ["best of 64 random roll-outs"]
+    assert names == ["best of 64 random roll-outs, first 1 prompts"]
 
 
 def test_the_correlation_of_a_roll_out_is_of_whole_puzzles_alone():

@@ -5,6 +5,9 @@ import torch
 
 from tests.rl.runs import config, told, trainer
 from tests.rl.tasks import Short
+from unmask.errors import Stopped
+from unmask.policies.base import LearnedPolicy
+from unmask.policies.transformer import TransformerPolicy
 from unmask.rl.checkpoint import Keeper
 from unmask.rl.trainer import Trainer
 
@@ -109,3 +112,29 @@ def test_stopped_before_its_checkpoint_it_chooses_again(tiny, tmp_path, monkeypa
             sharpened(tiny, tmp_path / "run", -9.0).run()
     again = sharpened(tiny, tmp_path / "run", -9.0).run(resume=True)
     assert again.output_proj.bias.item() == pytest.approx(-8.0, abs=0.1), "a quarter once, not a sixteenth"
+
+
+def test_a_temperature_of_other_settings_is_forgotten(tiny, tmp_path):
+    sharpened(tiny, tmp_path / "run", -9.0).run()
+    plain = Trainer(config(tmp_path / "run", iterations=2, lr=1e-9), tiny, Short(), by_first_bias(-9.0), lambda m: None)
+    policy = plain.run(resume=True, allow_changes=True)
+    assert policy.output_proj.bias.item() == pytest.approx(-2.0, abs=0.1)
+    assert not [line for line in told(tmp_path / "run") if line["stage"] == "temperature"]
+
+
+def test_a_stop_before_the_temperature_is_heard(tiny, tmp_path):
+    run = sharpened(tiny, tmp_path / "run", -9.0)
+    with pytest.raises(Stopped, match="Stopped before the temperature was chosen; go on with --resume."):
+        run.run(stop=lambda: run.keeper.progress.iteration == 1)
+    assert sharpened(tiny, tmp_path / "run", -9.0).run(resume=True).output_proj.bias.item() == pytest.approx(
+        -8.0, abs=0.1
+    )
+
+
+def test_a_network_that_cannot_divide_its_logits_is_left_as_it_is(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(TransformerPolicy, "scale_logits", LearnedPolicy.scale_logits)
+    run = sharpened(tiny, tmp_path / "run", -9.0)
+    run.run()
+    assert run.keeper.progress.temperature == 1.0
+    notes = [line["message"] for line in told(tmp_path / "run") if line["stage"] == "note"]
+    assert notes == ["A transformer policy cannot divide its logits: run.temperatures is left."]

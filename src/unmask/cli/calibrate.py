@@ -48,6 +48,7 @@ class CalibrateConfig(ComparisonConfig):
     prompts: Annotated[int, Ge(2), Field(description="Prompts, n: the more, the more can be promised.")] = 400
     seeds: Annotated[Literal[1], Parameter(parse=False)] = 1
     trajectories: Annotated[Literal[0], Parameter(parse=False)] = 0
+    bounds: Annotated[Literal[False], Parameter(parse=False)] = False
     block_length: Annotated[str | None, Field(description="Block length (default: full diffusion).")] = None
     block_lengths: Annotated[tuple[int | str, ...], Parameter(parse=False)] = ()
     speeds: Annotated[tuple[float, ...], Parameter(parse=False)] = ()

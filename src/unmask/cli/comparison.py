@@ -16,7 +16,7 @@ from unmask.decoding.results import Cost
 from unmask.decoding.session import Totals
 from unmask.decoding.source import check_prompts, encode_example
 from unmask.errors import UnmaskError
-from unmask.evaluation.bounds import bounds_of
+from unmask.evaluation.bounds import ROLL_OUTS, ROLLED, Bound, bounds_of
 from unmask.evaluation.comparison import Comparison, ComparisonResult
 from unmask.evaluation.entries import Candidate, decoding
 from unmask.evaluation.evaluate import Setup
@@ -148,7 +148,19 @@ def verifiable(config: ComparisonConfig) -> Task:
         raise UnmaskError(
             f"The task {task.name!r} has no verifier, and evaluation needs to know what is correct: pass --verifier."
         )
-    if config.bounds and not isinstance(task, Puzzle):
+    puzzle(config, task)
+    return task
+
+
+def puzzle(config: ComparisonConfig, task: Task) -> Puzzle | None:
+    """The task, if its bounds are asked for.
+
+    Raises:
+        UnmaskError: they are, and it is no puzzle.
+    """
+    if not config.bounds:
+        return None
+    if not isinstance(task, Puzzle):
         raise UnmaskError(f"The task {task.name!r} is no puzzle, and --bounds is for those: leave it out.")
     return task
 
@@ -164,6 +176,9 @@ def plan(config: ComparisonConfig, candidates: Sequence[Candidate], task: Task) 
     for entry, _ in candidates:
         block_length = entry.columns()["block_length"]
         console.print(f"  {entry.label}  block_length {block_length}  {setting(entry)}", highlight=False)
+    if config.bounds:
+        most = most_passes_of_bounds(prompts, task.region(config.gen_length))
+        console.print(f"And what oracles reach: {most:,} forward passes at most.", highlight=False)
 
 
 def compare(
@@ -189,7 +204,7 @@ def compare(
         UnmaskError: the output folder holds results and `resume` is False, or results of something else.
         KeyboardInterrupt: stopped; rows so far are kept.
     """
-    processes = launched()
+    processes, bounded = launched(), puzzle(config, task)
     setup = _setup(config, task, processes, model)
     prompts = [encode_example(setup.model, example) for example in setup.examples]
     check_prompts(setup.model, prompts, gen_length)  # refused before anything is written
@@ -204,10 +219,24 @@ def compare(
     replays = comparison.replays(candidates) if controls else []
     run(comparison, replays, "controls")
     found = comparison.finish([entry for entry, _ in [*candidates, *replays]])
-    if found is None or not config.bounds:
+    if found is None or bounded is None:
         return found
-    assert isinstance(task, Puzzle)  # else it was refused
-    return replace(found, bounds=bounds_of(setup.model, task, setup.examples))
+    return replace(found, bounds=measure_bounds(setup.model, bounded, setup.examples, setup.active_rows))
+
+
+def measure_bounds(
+    model: MaskedDiffusionModel, task: Puzzle, examples: Sequence[Example], batch_size: int
+) -> list[Bound]:
+    """`bounds_of`, with a line before it: it has no progress."""
+    console.print(
+        f"Decoding the known order, and {ROLL_OUTS} random roll-outs of {min(ROLLED, len(examples))} prompts."
+    )
+    return bounds_of(model, task, examples, batch_size)
+
+
+def most_passes_of_bounds(prompts: int, gen_length: int) -> int:
+    """Forward passes of `measure_bounds` at most."""
+    return (prompts + ROLL_OUTS * min(ROLLED, prompts)) * gen_length
 
 
 def _split(config: ComparisonConfig) -> Split | None:

@@ -177,8 +177,10 @@ def train_policy(config: TrainConfig, *, resume: bool, allow_changes: bool = Fal
     if processes.main:
         text = card(config, model.name, task.name, gen_length)
         write_text(trainer.keeper.folder.path / "best" / "README.md", text)
+    progress = trainer.keeper.progress
+    surer = f", logits divided by {progress.temperature:g}" if progress.temperature not in (None, 1.0) else ""
     console.print(
-        f"The best policy is in {config.run.folder}/best (validation reward {trainer.keeper.progress.best:.3f}).",
+        f"The best policy is in {config.run.folder}/best (validation reward {progress.best:.3f}{surer}).",
         highlight=False,
     )
 
@@ -261,7 +263,11 @@ def show(metrics: Metrics, tick: Ticker) -> None:
     else:
         kept = "temperature" in metrics
         console.print(
-            (f"best at temperature {metrics['temperature']:g}" if kept else f"validation at {metrics['iteration']:>3}")
+            (
+                f"the best at temperature {metrics['temperature']:g}"
+                if kept
+                else f"validation at {metrics['iteration']:>3}"
+            )
             + f": reward {metrics['reward']:.3f}, correct {metrics['correct']:.1%}, NFE {metrics['nfe']:.1f}",
             highlight=False,
         )

@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from unmask.cli.calibrate import CalibrateConfig, measure, show
 from unmask.cli.common import ConfigFile, DryRun, Resume, draw
-from unmask.cli.comparison import ComparisonConfig, compare
+from unmask.cli.comparison import ComparisonConfig, compare, measure_bounds, most_passes_of_bounds
 from unmask.cli.console import console, errors
 from unmask.cli.costs import describe_costs
 from unmask.cli.flags import flags_of, given
@@ -78,6 +78,8 @@ def tune(
         slow = int(asked.task.labels == "agreement")
         # Beside the policy at each speed, a replay of its pace.
         passes = (calibration_prompts * (KNOBS + slow) + held_out_prompts * (2 * len(SPEEDS) + slow)) * gen_length
+        if isinstance(asked.task.load_task(), Puzzle) and not slow:
+            passes += most_passes_of_bounds(held_out_prompts, gen_length)
         console.print(
             f"Calibration and comparison: {passes:,} forward passes at most, and those of the best rules.",
             highlight=False,
@@ -195,6 +197,9 @@ def run_tuning(
     assert found is not None  # tuning has one process
     cost = config.algorithm.settings.cost
     found = replace(found, results=costed(found.results, cost))
+    if isinstance(task, Puzzle) and slow is None:
+        examples = task.examples("test", held_out_prompts)
+        found = replace(found, bounds=measure_bounds(model, task, examples, config.decode.batch_size))
     summaries = [summarise(entry, rows, cost) for entry, rows in found.results]
     seconds["compare"] = clock() - started
     if (folder / "tuned.json").exists():  # what was there was not made again
@@ -246,7 +251,6 @@ def _comparison(config: TrainConfig, folder: Path, prompts: int) -> ComparisonCo
         prompts=prompts,
         seeds=1,
         split="test",
-        bounds=isinstance(config.task.load_task(), Puzzle),
     )
 
 

@@ -21,7 +21,7 @@ from unmask.decoding.session import Session
 from unmask.decoding.source import check_prompts, encode_example
 from unmask.errors import UnmaskError
 from unmask.evaluation.differences import Outcomes
-from unmask.evaluation.intervals import Interval
+from unmask.evaluation.intervals import Interval, bootstrap
 from unmask.evaluation.summaries import summary
 from unmask.models.base import MaskedDiffusionModel
 from unmask.noise import row_keys
@@ -97,12 +97,14 @@ def roll_out(
     options = (config or DecodeConfig()).model_copy(update=own).resolve(model, task)
     prompts = [encode_example(model, example) for example in examples]
     check_prompts(model, prompts, options.gen_length)
-    session = Session(model, Needs(), options)
-    session.add(prompts, range(len(prompts)), row_keys(seed, torch.arange(len(prompts))))
+    session, keys = Session(model, Needs(), options), row_keys(seed, torch.arange(len(prompts)))
     ended = []
-    while len(session):
-        found = session.reveal(choose(session.observe(), session.rows).long())
-        ended += [] if found is None else [found]
+    for first in range(0, len(prompts), options.batch_size):
+        rows = range(first, min(first + options.batch_size, len(prompts)))
+        session.add([prompts[i] for i in rows], rows, keys[rows.start : rows.stop])
+        while len(session):
+            found = session.reveal(choose(session.observe(), session.rows).long())
+            ended += [] if found is None else [found]
     done = in_order(ended, total_seconds=0.0, **vars(session.totals))
     right = verdicts(task, examples, done.texts, done.complete.tolist())
     return RollOuts(torch.tensor(right), done.nfe.cpu(), done.revealed_at.cpu(), done.texts)
@@ -163,11 +165,11 @@ def best_of(
 
 @dataclass(frozen=True)
 class Bound:
-    """A line beside what policies reach.
+    """A line beside what policies reach, of a decoding that was told what to do, or which roll-out was right.
 
     Attributes:
         accuracy: share of prompts, in [0, 1].
-        nfe: forward passes of a prompt.
+        nfe: forward passes of a prompt; of random roll-outs those of prompts with one that was right.
     """
 
     name: str
@@ -178,21 +180,22 @@ class Bound:
 ROLL_OUTS, ROLLED = 64, 100  # of each prompt; prompts
 
 
-def bounds_of(model: MaskedDiffusionModel, task: Puzzle, examples: Sequence[Example]) -> list[Bound]:
-    """The task's known order, if it has one, and the best of `ROLL_OUTS` random roll-outs of the first prompts."""
+def bounds_of(
+    model: MaskedDiffusionModel, task: Puzzle, examples: Sequence[Example], batch_size: int = 256
+) -> list[Bound]:
+    """The task's known order, if it has one; of the first `ROLLED` prompts the best of `ROLL_OUTS` random roll-outs."""
+    config = DecodeConfig(batch_size=batch_size)
     found, orders = [], [order for order in map(task.order, examples) if order is not None]
     if len(orders) == len(examples):
-        known = decode_in_order(model, task, examples, orders)
-        found.append(_bound("known order", known.correct, known.nfe))
+        known = decode_in_order(model, task, examples, orders, config)
+        found.append(Bound("known order", *summary(Outcomes(known.correct[None].float(), known.nfe[None].float()))))
     first = examples[:ROLLED]
-    rolled = best_of(model, task, first, ROLL_OUTS)
+    rolled = best_of(model, task, first, ROLL_OUTS, config=config)
     solved = rolled.found.isfinite()
-    nfe = torch.where(solved, rolled.found, float(task.gen_length))
-    return [*found, _bound(f"best of {ROLL_OUTS} random roll-outs", solved, nfe)]
-
-
-def _bound(name: str, correct: Tensor, nfe: Tensor) -> Bound:
-    return Bound(name, *summary(Outcomes(correct[None].float(), nfe[None].float())))
+    accuracy, _ = summary(Outcomes(solved[None].float(), solved[None].float()))
+    taken = rolled.found[solved]
+    nfe = bootstrap(taken[None]) if len(taken) > 1 else Interval(taken.mean().item(), math.nan, math.nan)
+    return [*found, Bound(f"best of {ROLL_OUTS} random roll-outs, first {len(first)} prompts", accuracy, nfe)]
 
 
 def correlation(task: Task, example: Example, order: Sequence[int], words: Sequence[str]) -> float | None:
@@ -248,6 +251,8 @@ def total_correlation(answers: Answers, order: Sequence[int], tokens: Sequence[s
         left = codes[(codes[:, stands] == said[stands]).all(dim=1)]
         if not len(left):
             break
+        if len(at) == 1:
+            continue
         total += sum(_entropy(left[:, [position]]) for position in at) - _entropy(left[:, at])
     return total
 

@@ -186,8 +186,7 @@ class _Collector:
         }
         if self._setup.correlation:
             words = self._setup.model.tokenizer.convert_ids_to_tokens(one.tokens)
-            cost = correlation(self._setup.task, example, one.revealed_at, words)
-            row |= {} if cost is None else {"correlation": cost}
+            row["correlation"] = correlation(self._setup.task, example, one.revealed_at, words)
         if self._recorder.has(one.index):
             trajectory = asdict(self._recorder.trajectory(self._setup.model, example.prompt, one))
             row |= {"gold": example.answer, "trajectory": {key: trajectory[key] for key in TRAJECTORY}}

@@ -20,7 +20,8 @@ class Outcome(TypedDict):
         equivalents: passes over all of it that compute as many positions.
         tokens: revealed, up to the end of the text.
         reveals: positions revealed at each step.
-        correlation: of what was revealed together, in nats (`unmask.evaluation.bounds`); of puzzles, if asked for.
+        correlation: of what was revealed together, in nats (`unmask.evaluation.bounds`); of puzzles, if asked for;
+            None where positions are masked or answers cannot be listed.
         complete: nothing is masked that counts; without it an answer is wrong.
         ended: as in `unmask.Completion`.
     """
@@ -35,7 +36,7 @@ class Outcome(TypedDict):
     equivalents: NotRequired[float]
     tokens: int
     reveals: list[int]
-    correlation: NotRequired[float]
+    correlation: NotRequired[float | None]
     complete: bool
     ended: Ending
 

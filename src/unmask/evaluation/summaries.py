@@ -32,7 +32,7 @@ class Summary:
         cost: what that is.
         positions: computed per prompt; None of older rows.
         partial: some passes did not compute all of their prompts.
-        correlation: of what was revealed together, nats per prompt; None where rows do not tell.
+        correlation: of what was revealed together, nats per prompt; None where a row does not tell.
     """
 
     entry: Entry
@@ -57,7 +57,8 @@ def summarise(entry: Entry, rows: Sequence[Mapping[str, Any]], cost: Cost = "pas
     positions = sum(row["positions"] for row in rows) / len(rows) if counted else None
     seeds, prompts = found.correct.shape
     partial = any(row.get("full_passes", len(row.get("reveals", ()))) < len(row.get("reveals", ())) for row in rows)
-    costs = [row["correlation"] for row in rows if "correlation" in row]
+    told = all("correlation" in row for row in rows)
+    costs = [row["correlation"] for row in rows if row.get("correlation") is not None] if told else []
     known = sum(costs) / len(costs) if costs else None
     return Summary(entry, *summary(found), prompts, seeds, cost, positions, partial, known)
 

@@ -39,7 +39,7 @@ def blocks(entry: Entry) -> str:
 
 
 def table(summaries: Sequence[Summary], title: str, bounds: Sequence[Bound] = ()) -> Table:
-    """Accuracy and NFE of entries with their 95% intervals; bounds below them."""
+    """Accuracy and NFE of entries with their 95% intervals; below them what oracles reach."""
     grid = Table(title=title, title_justify="left", header_style="bold")
     for name, justify in (("rule", "left"), ("blocks", "right"), ("setting", "left"), ("accuracy %", "right")):
         grid.add_column(name, justify="right" if justify == "right" else "left")
@@ -68,7 +68,7 @@ def table(summaries: Sequence[Summary], title: str, bounds: Sequence[Bound] = ()
         grid.add_section()
     for one in bounds:
         reached = (f"{100 * one.accuracy.mean:.1f}", _interval(one.accuracy), f"{one.nfe.mean:.1f}")
-        grid.add_row("bound", "full", one.name, *reached, style="dim")
+        grid.add_row("oracle", "full", one.name, *reached, style="dim")
     return grid
 
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from unmask.errors import UnmaskError
+from unmask.errors import Stopped, UnmaskError
 from unmask.hub import write_origin
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy, Policy, StochasticPolicy
 from unmask.rl.collapse import fallen_speeds
 from unmask.rl.config import TrainConfig
 from unmask.rl.optimise import Optimiser
-from unmask.rl.processes import Processes
+from unmask.rl.processes import Processes, Stop, never
 from unmask.rl.run import Metrics, Progress, RunFolder
 
 
@@ -62,6 +62,8 @@ class Keeper:
 
         def write() -> None:
             self.folder.forget_after(-1 if progress is None else progress.iteration)
+            if progress is None or progress.temperature is None or allow_changes:
+                self.folder.forget_stage("temperature")  # it is chosen anew
             if progress is not None:
                 self.folder.restore_best()
             if allow_changes:
@@ -112,13 +114,9 @@ class Keeper:
         fallen = fallen_speeds(metrics, self.progress.best_at)
         if fallen:
             self.write("note", {"message": fallen})
-        if self._better(metrics):
+        if _better(metrics, self.progress.best, self.progress.best_nfe):
             self.progress.best, self.progress.best_nfe = metrics["reward"], metrics["nfe"]
             self._keep(self._policy)
-
-    def _better(self, metrics: Metrics) -> bool:
-        best = self.progress.best
-        return best is None or (metrics["reward"], -metrics["nfe"]) > (best, -self.progress.best_nfe)
 
     def _keep(self, policy: LearnedPolicy) -> None:
         if self._team.main:
@@ -131,7 +129,9 @@ class Keeper:
         assert isinstance(found, LearnedPolicy)
         return found
 
-    def sharpen(self, temperatures: Sequence[float], validate: Callable[[Policy], Metrics], device: Any) -> bool:
+    def sharpen(
+        self, temperatures: Sequence[float], validate: Callable[[Policy], Metrics], device: Any, stop: Stop = never
+    ) -> bool:
         """Divide the best policy's logits by the temperature that is best on validation prompts, if better than 1.
 
         Learning needs draws that differ, use does not: what a policy has learnt it shows best when it draws more surely
@@ -139,23 +139,30 @@ class Keeper:
 
         Returns:
             True if it has been decided now, and a checkpoint is to be saved.
+
+        Raises:
+            Stopped: `stop` said so; a resumed run decides.
         """
         if self.progress.temperature is not None or not temperatures:
             return False
         self._team.wait()
-        chosen, kept = 1.0, None
+        chosen, kept, reached = 1.0, None, (self.progress.best, self.progress.best_nfe)
         for temperature in temperatures:
+            if self._team.any(stop()):
+                raise Stopped("Stopped before the temperature was chosen; go on with --resume.")
             policy = self.best()
             policy.place(device)
             if not policy.scale_logits(1 / temperature):
+                kind = type(policy).type_name
+                self.write("note", {"message": f"A {kind} policy cannot divide its logits: run.temperatures is left."})
                 break
             metrics = validate(policy)
             self.write("temperature", {"temperature": temperature, **metrics})
-            if self._better(metrics):
-                self.progress.best, self.progress.best_nfe = metrics["reward"], metrics["nfe"]
-                chosen, kept = temperature, policy
+            if _better(metrics, *reached):
+                chosen, kept, reached = temperature, policy, (metrics["reward"], metrics["nfe"])
         self._team.wait()  # all have read the best one
         self.progress.temperature = chosen
+        self.progress.best, self.progress.best_nfe = reached
         if kept is not None:
             self._keep(kept)
         return True
@@ -170,3 +177,8 @@ class Keeper:
         if self._team.main:
             self.folder.save(self._policy, optimiser.module, optimiser.optimizer, self.progress)
         self._team.wait()
+
+
+def _better(metrics: Metrics, best: float | None, nfe: float) -> bool:
+    """Of equal rewards, the faster one."""
+    return best is None or (metrics["reward"], -metrics["nfe"]) > (best, -nfe)

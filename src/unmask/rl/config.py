@@ -176,9 +176,10 @@ class RunConfig(Settings):
     ] = 1.0
     temperatures: Annotated[
         tuple[Annotated[float, Gt(0)], ...],
+        BeforeValidator(lambda value: () if value in ("none", ("none",), ["none"]) else value),
         Field(
             description="Divide the logits of the policy that is kept by the one of these that is best on validation "
-            "prompts, if it is better than 1. Below 1 it draws more surely."
+            "prompts, if it is better than 1; below 1 it draws more surely. 'none': leave them."
         ),
     ] = ()
     patience: Annotated[

@@ -222,6 +222,13 @@ class RunFolder:
             samples = Journal(self.completions)
             samples.replace([row for row in samples.rows() if row.get("iteration", 0) <= iteration])
 
+    def forget_stage(self, stage: str) -> None:
+        """Drop the metrics of a stage, which will come again."""
+        lines = read_metrics(self.metrics)
+        kept = [line for line in lines if line["stage"] != stage]
+        if len(kept) < len(lines):
+            Journal(self.metrics).replace(kept)
+
     def _claim_it(self) -> None:
         if self._main and self._claim is None:
             self._claim = Claim(self.path, self.path / ".lock", "--run")

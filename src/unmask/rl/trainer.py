@@ -177,7 +177,7 @@ class Trainer:
         if settings.kl_weight:
             self.optimiser.reference = self.keeper.start(self.model.device)
         self._iterations(stop)
-        if self.keeper.sharpen(self.config.run.temperatures, self.validate, self.model.device):
+        if self.keeper.sharpen(self.config.run.temperatures, self.validate, self.model.device, stop):
             self.keeper.save(self.optimiser, self.detector.counts)
         best = self.keeper.best()
         best.place(self.model.device)
