@@ -1,9 +1,9 @@
 """Rules and policies by family, one line each: docs/leaderboard.md.
 
-python benchmarks/puzzles.py dllms                                         the dLLMs of the puzzles
-python benchmarks/tuning.py train --studies lists nae-sat addition         policies, three seeds each
-python benchmarks/tuning.py rules --studies house lists nae-sat addition   rules, their frontiers on held-out prompts
-python benchmarks/leaderboard.py                                           the page from what is there
+python benchmarks/puzzles.py dllms                           the dLLMs of the puzzles
+python benchmarks/tuning.py train --studies lists nae-sat    policies, three seeds each; the same for others
+python benchmarks/tuning.py rules --studies house lists      rules, their frontiers on held-out prompts
+python benchmarks/leaderboard.py                             the page; bundled policies are decoded here
 
 A family that has not been run is left out. `--prompts`, `--out` are those of benchmarks/tuning.py.
 """
@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.studies import PLACES, STUDIES, folder, region
-from benchmarks.tuning import results
+from benchmarks.tuning import decode, results
 
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.intervals import Interval, quantiles, resample, t95
@@ -29,6 +29,7 @@ from unmask.evaluation.rows import ResultRow
 from unmask.pareto import Point, aup, frontier, hypervolume
 
 DOCS = Path("docs/leaderboard.md")
+BUNDLED = {"house": "house-base-full", "ledger": "house-base-both"}  # decoded here where the rules are there
 FAMILIES = ("house", "ledger", "lists", "nae-sat", "addition", "sudoku")
 DRAWS = 1000
 Cells = Sequence[tuple[Entry, Sequence[ResultRow]]]
@@ -40,7 +41,7 @@ class Line:
 
     Attributes:
         best: its most accurate cell, accuracy and NFE.
-        study: that trains a policy; None of a rule.
+        study: that trains a policy; None of a rule, or of a bundled policy.
     """
 
     name: str
@@ -103,6 +104,8 @@ def lines(out: Path, place: str, seeds: Sequence[int]) -> list[Line]:
             path = folder(out, study, seed) / "held-out" / place
             if home == place and path.exists():
                 policies.setdefault(study, []).append([one for one in results(path) if one[0].kind == "policy"])
+    if place in BUNDLED and (bundled := _bundled(out, place)).exists():
+        policies[f"{place}, bundled"] = [[one for one in results(bundled) if one[0].kind == "policy"]]
     every = [*rules.values(), *(cells for each in policies.values() for cells in each)]
     top = max(sum(row["correct"] for row in rows) / len(rows) for cells in every for _, rows in cells)
     found = []
@@ -113,8 +116,13 @@ def lines(out: Path, place: str, seeds: Sequence[int]) -> list[Line]:
         scores = [score(cells, length, top) for cells in each]
         area, volume = (over_seeds([one[i] for one in scores]) for i in range(2))
         name = "policy of every speed" + ("" if study == place else study.removeprefix(place))
-        found.append(Line(f"**{name}**", len(each[0]), len(each), area, volume, _best(each[0]), study))
+        trained = None if study.endswith(", bundled") else study
+        found.append(Line(f"**{name}**", len(each[0]), len(each), area, volume, _best(each[0]), trained))
     return sorted(found, key=lambda line: -line.aup.mean)
+
+
+def _bundled(out: Path, place: str) -> Path:
+    return folder(out, f"{place}, bundled", 0) / "held-out" / place
 
 
 def _best(cells: Cells) -> Point:
@@ -153,6 +161,8 @@ speeds.
 - **AUP** (accuracy under parallelism, arXiv 2601.07568): tokens per forward pass, weighted by how near the accuracy is
   to the best of the family.
 - **Hypervolume**: the area under the frontier, from NFE 0 to the region's length.
+- **bundled**: the policy that comes with the package, `house-base-full` on `house` and `house-base-both` on `ledger`.
+  This command decodes the prompts with it.
 - Intervals are 95%, over prompts by bootstrap; of several training seeds, over seeds where that is wider.
 
 ## Add your own
@@ -176,6 +186,9 @@ def main() -> None:
     args = parser.parse_args()
     tables = []
     for place in args.families:
+        if place in BUNDLED and (args.out / "rules" / place).exists():
+            prompts = len(results(args.out / "rules" / place)[0][1])
+            decode(argparse.Namespace(prompts=prompts), Path(BUNDLED[place]), place, _bundled(args.out, place))
         found = lines(args.out, place, args.seeds)
         if found:
             prompts = len(results(args.out / "rules" / place)[0][1])

@@ -55,6 +55,7 @@ STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs fro
     "lists, bernoulli": ("lists", {**TOGETHER, "policy.actions": "bernoulli"}),
     "lists, no ranks": ("lists", {**TOGETHER, "policy.use-rank": "False"}),
     "lists, no leaps": ("lists", {**TOGETHER, **NO_BOLD}),
+    "sudoku, no leaps": ("sudoku", {**TOGETHER, **NO_BOLD}),
     **{
         f"{place}, blind": (
             place,
