@@ -39,8 +39,9 @@ floors: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Everything that is claimed, from scratch: about ten hours on two cores; can be stopped and started again. Writes
-# docs/reproduction.md and docs/leaderboard.md, and tables into runs/everything.
+# Everything that is claimed, from scratch: some ten hours on two cores, by the times of its parts; `benchmarks/everything.py
+# --times` says what it took. Can be stopped and started again. Writes docs/reproduction.md and docs/leaderboard.md, and
+# tables into runs/everything.
 reproduce: setup
 	$(BIN)/python benchmarks/everything.py
 

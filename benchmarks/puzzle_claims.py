@@ -261,7 +261,7 @@ def section(found: Sequence[Judged]) -> str:
     claims = sorted(dict.fromkeys(one.claim for one in found), key=_place)
     rows = [one for claim in claims for one in found if one.claim == claim]
     lines = "\n".join(f"| {one.claim} | {one.where} | {one.found} | {one.verdict} |" for one in rows)
-    count = ", ".join(f"{sum(one.verdict == v for one in rows)} {v}" for v in (HOLDS, PARTLY, UNSETTLED, FAILS))
+    count = ", ".join(f"{v} {sum(one.verdict == v for one in rows)}" for v in (HOLDS, PARTLY, UNSETTLED, FAILS))
     table = f"| claim | where | found | verdict |\n|---|---|---|---|\n{lines}"
     return f"{HEAD}\n\n{ABOUT}\n\nOf {len(rows)} verdicts: {count}.\n\n{table}\n\n{READING}\n"
 

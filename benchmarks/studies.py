@@ -47,7 +47,9 @@ TOGETHER: Flags = {  # for tasks in which many positions must be revealed togeth
 NO_BOLD: Flags = {"algorithm.leaps": 0, "algorithm.bold": 0}
 STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs from the defaults of `unmask tune`
     **{place: (place, {}) for place in PLACES},
-    **{place: (place, TOGETHER) for place in ("lists", "addition", "sudoku", "lists-small")},
+    **{place: (place, TOGETHER) for place in ("lists", "addition", "lists-small")},
+    "sudoku": ("sudoku", {**TOGETHER, **NO_BOLD}),  # a leap that was luck teaches to guess
+    "sudoku, leaps": ("sudoku", TOGETHER),
     "nae-sat": ("nae-sat", {**TOGETHER, "policy.actions": "bernoulli"}),
     "nae-sat, dpls": ("nae-sat", TOGETHER),
     "nae-sat, no ranks": ("nae-sat", {**TOGETHER, "policy.actions": "bernoulli", "policy.use-rank": "False"}),
@@ -55,7 +57,6 @@ STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs fro
     "lists, bernoulli": ("lists", {**TOGETHER, "policy.actions": "bernoulli"}),
     "lists, no ranks": ("lists", {**TOGETHER, "policy.use-rank": "False"}),
     "lists, no leaps": ("lists", {**TOGETHER, **NO_BOLD}),
-    "sudoku, no leaps": ("sudoku", {**TOGETHER, **NO_BOLD}),
     **{
         f"{place}, blind": (
             place,
