@@ -37,6 +37,9 @@ OF_PUZZLES = (
 )
 
 
+PROMPTS = {"bounds": 500, "ceilings": 400, "elsewhere": 300, "twice": 300, "state": 200}  # as docs/puzzles.md has them
+
+
 @dataclass(frozen=True)
 class Step:
     """A command of this folder; what it prints is kept."""
@@ -73,7 +76,7 @@ def parts(jobs: int) -> dict[str, list[Step]]:
             Step("puzzle-rules", "tuning", ["rules", "--studies", "house", "ledger", *PUZZLE_BLOCKS]),
             Step("mixture", "puzzles", ["mixture", *at_once]),
             Step("puzzle-tables", "tuning", ["show", "--studies", *PUZZLES]),
-            *(Step(name, "puzzles", [name]) for name in ("bounds", "ceilings", "elsewhere", "twice", "state")),
+            *(Step(name, "puzzles", [name, "--prompts", str(n)]) for name, n in PROMPTS.items()),
             Step("overlap", "overlap", []),
             Step("puzzle-claims", "puzzle_claims", []),
             Step("leaderboard", "leaderboard", []),

@@ -5,7 +5,7 @@ python benchmarks/tuning.py train --studies lists nae-sat    policies, three see
 python benchmarks/tuning.py rules --studies house lists      rules, their frontiers on held-out prompts
 python benchmarks/leaderboard.py                             the page; bundled policies are decoded here
 
-A family that has not been run is left out. `--prompts`, `--out` are those of benchmarks/tuning.py.
+A family that has not been run is left out. `--out` is that of benchmarks/tuning.py.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from unmask.errors import UnmaskError
 from unmask.evaluation.bounds import best_of, bounds_of, ceiling, correlation, decode_in_order, total_correlation
 from unmask.evaluation.entries import candidate, decoding
 from unmask.evaluation.evaluate import Setup, evaluate
+from unmask.evaluation.tables import table
 from unmask.tasks.auto import load_task
 from unmask.testing import ExactModel
 
@@ -156,3 +157,13 @@ def test_the_correlation_of_a_roll_out_is_of_whole_puzzles_alone():
     assert correlation(task, example, [0, 0, 0, 0], words) == pytest.approx(4 * math.log(4) - math.log(24))
     assert correlation(task, example, [0, 0, 0, -1], words) is None, "one is masked"
     assert correlation(load_task("house"), load_task("house").examples("test", 1)[0], [0], ["a"]) is None
+
+
+def test_where_no_roll_out_is_right_there_are_no_passes(monkeypatch):
+    task = load_task("lists:operation=copy,items=4")
+    monkeypatch.setattr(task, "is_correct", lambda prompt, answer: False)
+    known, rolled = bounds_of(ExactModel(task), task, task.examples("test", 2))
+    assert (known.accuracy.mean, rolled.accuracy.mean) == (0.0, 0.0)
+    assert math.isnan(rolled.nfe.mean)
+    shown = table([], "none", [known, rolled]).columns
+    assert list(shown[5].cells) == ["1.0", ""]

@@ -59,8 +59,10 @@ def verdict(made: Tuned) -> list[str]:
             f"{reached}; {100 * gap.mean:+.1f} points against the best mixture of two rules (95% interval "
             f"{100 * gap.low:+.1f} to {100 * gap.high:+.1f}{inconclusive})."
         )
-    bounds = [f"{b.name}: {100 * b.accuracy.mean:.1f}% at {b.nfe.mean:.2f} forward passes." for b in made.found.bounds]
-    return [*told, *bounds]
+    for bound in made.found.bounds:
+        at = "" if math.isnan(bound.nfe.mean) else f" at {bound.nfe.mean:.2f} forward passes"
+        told.append(f"{bound.name}: {100 * bound.accuracy.mean:.1f}%{at}.")
+    return told
 
 
 def write_card(made: Tuned) -> None:

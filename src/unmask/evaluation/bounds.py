@@ -169,7 +169,7 @@ class Bound:
 
     Attributes:
         accuracy: share of prompts, in [0, 1].
-        nfe: forward passes of a prompt; of random roll-outs those of prompts with one that was right.
+        nfe: forward passes of a prompt; of random roll-outs those of prompts with one that was right, NaN if none has.
     """
 
     name: str

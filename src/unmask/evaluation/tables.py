@@ -67,7 +67,8 @@ def table(summaries: Sequence[Summary], title: str, bounds: Sequence[Bound] = ()
     if bounds:
         grid.add_section()
     for one in bounds:
-        reached = (f"{100 * one.accuracy.mean:.1f}", _interval(one.accuracy), f"{one.nfe.mean:.1f}")
+        nfe = "" if math.isnan(one.nfe.mean) else f"{one.nfe.mean:.1f}"
+        reached = (f"{100 * one.accuracy.mean:.1f}", _interval(one.accuracy), nfe)
         grid.add_row("oracle", "full", one.name, *reached, style="dim")
     return grid
 

@@ -170,10 +170,9 @@ class RunFolder:
             raise UnmaskError(f"Nothing to resume in {self.path}: start without --resume.")
         self._claim_it()
         if not allow_changes:
-            wanted, before = by_dots(json.loads(config.model_dump_json())), self._begun_with()
+            wanted, before = by_dots(json.loads(config.model_dump_json())), self._begun_with(config)
             way_out = "pass --allow-changes to go on with the new ones"
-            usual = by_dots(json.loads(config.before_all_settings().model_dump_json()))
-            check_begun(self.path, before, wanted, "--run", free=FREE, way_out=way_out, defaults=usual)
+            check_begun(self.path, before, wanted, "--run", free=FREE, way_out=way_out)
         folders = self._checkpoints()
         if not folders:
             return None
@@ -237,18 +236,20 @@ class RunFolder:
         found = [folder for folder in self.path.glob("checkpoint-*") if folder.name.partition("-")[2].isdecimal()]
         return sorted(found, key=lambda folder: int(folder.name.partition("-")[2]))
 
-    def _begun_with(self) -> dict[str, Any]:
+    def _begun_with(self, wanted: TrainConfig) -> dict[str, Any]:
+        """The settings it was begun with; those that its version did not have were as the defaults are."""
         tables = read_object(self.path / "config.json", "put the file back, or start another --run")
         for name, table in tables.items():
             if not isinstance(table, dict):
                 raise UnmaskError(
                     f"{self.path / 'config.json'} is of no training run ({name} = {table!r}): start another --run."
                 )
-        return by_dots(tables)
+        usual, before = by_dots(json.loads(wanted.before_all_settings().model_dump_json())), by_dots(tables)
+        return {**usual, **before} if _alike(before, wanted) else before
 
     def _changed(self, wanted: TrainConfig) -> str:
         """Settings of what the weights are of that are not those the run was begun with."""
-        now, before = by_dots(json.loads(wanted.model_dump_json())), self._begun_with()
+        now, before = by_dots(json.loads(wanted.model_dump_json())), self._begun_with(wanted)
         keys = [key for key in now if key.startswith(POLICY) and key != "policy.init"] + [
             "algorithm.name",
             "algorithm.speeds",
@@ -257,6 +258,12 @@ class RunFolder:
         return "; ".join(
             f"{key} = {before.get(key)!r}, not {now[key]!r}" for key in keys if before.get(key) != now[key]
         )
+
+
+def _alike(before: Mapping[str, Any], wanted: TrainConfig) -> bool:
+    """The same network and algorithm, so that their defaults are known."""
+    kinds = {"policy.type": wanted.policy.type, "algorithm.name": wanted.algorithm.name}
+    return all(before.get(key) == kind for key, kind in kinds.items())
 
 
 def read_metrics(path: Path) -> list[Metrics]:
