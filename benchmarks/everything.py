@@ -33,7 +33,7 @@ OF_PUZZLES = (
     "lists-small",
     "lists, bernoulli",
     "nae-sat, dpls",
-    *(f"{place}, blind" for place in ("lists", "nae-sat", "addition")),
+    *(f"{place}, blind" for place in (*PUZZLES, "house")),
 )
 
 

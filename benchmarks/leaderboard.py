@@ -5,14 +5,14 @@ python benchmarks/tuning.py train --studies lists nae-sat    policies, three see
 python benchmarks/tuning.py rules --studies house lists      rules, their frontiers on held-out prompts
 python benchmarks/leaderboard.py                             the page; bundled policies are decoded here
 
-A family that has not been run is left out. `--out` is that of benchmarks/tuning.py.
+The table of a family that has not been run stays. `--out` is that of benchmarks/tuning.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.curves import results
 from benchmarks.studies import PLACES, STUDIES, folder, region
-from benchmarks.tuning import decode, results
+from benchmarks.tuning import decode
 
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.intervals import Interval, quantiles, resample, t95
@@ -176,6 +177,13 @@ speeds.
 """
 
 
+def merged(tables: Mapping[str, str], page: str) -> str:
+    """The page anew, with its tables of families that are not among these."""
+    old = {part.partition("\n")[0].strip(): f"## {part}" for part in page.split("\n## ")[1:]}
+    kept = {place: tables.get(place, old.get(place)) for place in FAMILIES}
+    return f"{ABOUT}\n{chr(10).join(f'{text.rstrip()}{chr(10)}' for text in kept.values() if text)}"
+
+
 def main() -> None:
     """Write the page, or print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -184,7 +192,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--print", action="store_true", help="Print the tables, and leave the page as it is.")
     args = parser.parse_args()
-    tables = []
+    tables = {}
     for place in args.families:
         if place in BUNDLED and (args.out / "rules" / place).exists():
             prompts = len(results(args.out / "rules" / place)[0][1])
@@ -192,10 +200,10 @@ def main() -> None:
         found = lines(args.out, place, args.seeds)
         if found:
             prompts = len(results(args.out / "rules" / place)[0][1])
-            tables.append(table(place, found, prompts))
-            print(tables[-1], flush=True)
+            tables[place] = table(place, found, prompts)
+            print(tables[place], flush=True)
     if not args.print:
-        DOCS.write_text(f"{ABOUT}\n{chr(10).join(tables)}", encoding="utf-8")
+        DOCS.write_text(merged(tables, DOCS.read_text(encoding="utf-8")), encoding="utf-8")
 
 
 if __name__ == "__main__":

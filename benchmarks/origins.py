@@ -21,24 +21,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.curves import against, area, curves, nfe_of, over_seeds, point, points_of, results, rivals, spread, told
 from benchmarks.studies import PLACES, SPEEDS, STUDIES, folder, homes
-from benchmarks.tuning import (
-    against,
-    area,
-    curves,
-    decode,
-    evaluated,
-    main,
-    nfe_of,
-    over_seeds,
-    point,
-    points_of,
-    results,
-    rivals,
-    spread,
-    told,
-    unmask,
-)
+from benchmarks.tuning import decode, evaluated, main, unmask
 
 from unmask.evaluation.differences import Difference, Outcomes, paired_difference
 from unmask.evaluation.summaries import outcomes

@@ -2,6 +2,8 @@
 
 python benchmarks/puzzle_claims.py            judges what benchmarks/tuning.py and puzzles.py have made; writes the page
 python benchmarks/puzzle_claims.py --print    only prints; `make puzzles` makes all of it
+
+Verdicts of the page whose runs are not there stay.
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.claims import FAILS, HOLDS, PARTLY, reward
-from benchmarks.puzzles import HOUSE, MIXED, PUZZLES, TWICE, Setting, made, region, run, setting
+from benchmarks.curves import against, curves, nfe_of, point, results
+from benchmarks.puzzles import MIXED, PUZZLES, TWICE, Setting, made, region, run, setting
 from benchmarks.studies import PUZZLE_BLOCKS, SEEDS, folder
-from benchmarks.tuning import against, curves, nfe_of, point, results
 
 from unmask.evaluation.bounds import decode_in_order
 from unmask.evaluation.differences import Outcomes, paired_difference
@@ -126,7 +128,7 @@ def usual_baseline(args: argparse.Namespace, place: str) -> Iterator[Judged]:
 
 def reached(args: argparse.Namespace, one: Setting, source: str, study: str | None = None) -> Outcomes | None:
     """What the policies of a place do elsewhere, at speed 0: training seeds by prompts."""
-    paths = list(made(args, source, study).values()) or ([Path(HOUSE)] if source == "house" and study is None else [])
+    paths = made(args, source, study).values()
     found = [run(one, load_policy(path), region(one, speed=0.0), costs=False) for path in paths]
     if not found:
         return None
@@ -211,7 +213,7 @@ def ablations(args: argparse.Namespace) -> Iterator[Judged]:
     pairs = [("12: Bernoulli ~ DPLS", "lists", "lists, bernoulli", "lists")]
     pairs += [("12: Bernoulli ~ DPLS", "nae-sat", "nae-sat", "nae-sat, dpls")]
     claim = "ours: a policy that sees confidences is worth more than one that sees the step and the mask"
-    pairs += [(claim, place, place, f"{place}, blind") for place in ("lists", "nae-sat", "addition")]
+    pairs += [(claim, place, place, f"{place}, blind") for place in ("house", *PUZZLES)]
     for claim, place, first, second in pairs:
         one = setting(place, args.prompts)
         if one is None:
@@ -266,6 +268,13 @@ def section(found: Sequence[Judged]) -> str:
     return f"{HEAD}\n\n{ABOUT}\n\nOf {len(rows)} verdicts: {count}.\n\n{table}\n\n{READING}\n"
 
 
+def merged(found: Sequence[Judged], page: str) -> list[Judged]:
+    """With the verdicts of the page whose runs are not there."""
+    lines = [line[2:-2].split(" | ") for line in page.partition(HEAD)[2].splitlines() if line.startswith("| ")]
+    old = [Judged(*cells) for cells in lines if cells[0] != "claim"]
+    return list({(one.claim, one.where.partition(", ")[0]): one for one in (*old, *found)}.values())
+
+
 def _place(claim: str) -> float:
     number = claim.partition(":")[0].partition(" ")[0].strip(",")
     return float(number) if number.isdecimal() else math.inf
@@ -284,12 +293,12 @@ def main() -> None:
     for one in judge(args):
         found.append(one)
         print(f"| {one.claim} | {one.where} | {one.found} | {one.verdict} |", flush=True)
-    usual = args.prompts == parser.get_default("prompts") and args.places == list(PUZZLES)
-    if args.print or not found or not usual:
+    if args.print or not found or args.prompts != parser.get_default("prompts"):
         print("The page is left as it is.", file=sys.stderr)
     else:
-        first = DOCS.read_text(encoding="utf-8").partition(f"\n{HEAD}")[0].rstrip()
-        DOCS.write_text(f"{first}\n\n{section(found)}", encoding="utf-8")
+        page = DOCS.read_text(encoding="utf-8")
+        first = page.partition(f"\n{HEAD}")[0].rstrip()
+        DOCS.write_text(f"{first}\n\n{section(merged(found, page))}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.curves import results, spread
 from benchmarks.studies import PLACES, SEEDS, folder, unmask
-from benchmarks.tuning import results, spread
 
 from unmask.decoding.decode import decode
 from unmask.decoding.options import DecodeConfig
@@ -99,9 +99,10 @@ def setting(place: str, prompts: int) -> Setting | None:
 
 
 def made(args: argparse.Namespace, place: str, study: str | None = None) -> dict[int, Path]:
-    """The run of each seed that is there."""
+    """The run of each seed that is there; of house, the bundled policy if there is none."""
     runs = {seed: folder(args.out, study or place, seed) for seed in args.seeds}
-    return {seed: run for seed, run in runs.items() if (run / "best" / "README.md").exists()}
+    found = {seed: run for seed, run in runs.items() if (run / "best" / "README.md").exists()}
+    return found or ({0: Path(HOUSE)} if (study or place) == "house" else {})
 
 
 def dllms(args: argparse.Namespace) -> None:
@@ -245,12 +246,12 @@ def state(args: argparse.Namespace) -> None:
     """How much a policy's actions tell of the problem, beside a policy that sees none, and a replay of the pace."""
     print("| task | policy | speed | accuracy % @ NFE | replay of its pace | information, share of the most |")
     print("|---|---|---|---|---|---|")
-    for place in args.places:
+    for place in ("house", *args.places):
         one = setting(place, args.prompts)
         if one is None:
             continue
         for study in (place, f"{place}, blind"):
-            for seed, path in made(args, place, study).items():
+            for seed, path in made(args, study).items():
                 policy = load_policy(path)
                 assert isinstance(policy, StochasticPolicy)
                 for speed in SPEEDS:
@@ -364,7 +365,7 @@ def elsewhere(args: argparse.Namespace) -> None:
         if one is None:
             continue
         for source in sources:
-            runs = made(args, source) or ({0: Path(HOUSE)} if source == "house" else {})
+            runs = made(args, source)
             for speed in SPEEDS:
                 found = [run(one, load_policy(path), region(one, speed=speed), costs=False) for path in runs.values()]
                 if found:

@@ -58,11 +58,12 @@ STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs fro
     "lists, no ranks": ("lists", {**TOGETHER, "policy.use-rank": "False"}),
     "lists, no leaps": ("lists", {**TOGETHER, **NO_BOLD}),
     **{
-        f"{place}, blind": (
-            place,
-            {**(TOGETHER if place != "house" else {}), "policy.reads": "nothing", "policy.use-entropy": "False"},
+        f"{place}, blind": (place, {**of, "policy.reads": "nothing", "policy.use-entropy": "False"})
+        for place, of in (
+            ("house", {}),
+            *((place, TOGETHER) for place in ("nae-sat", "lists", "addition")),
+            ("sudoku", {**TOGETHER, **NO_BOLD}),
         )
-        for place in ("house", "nae-sat", "lists", "addition")
     },
     "house, together": ("house", TOGETHER),
     "both, clone alone": ("both", {"iterations": 0}),

@@ -193,6 +193,17 @@ def test_claims_on_puzzles_are_judged_by_intervals():
     assert judged(-0.05, -0.03) == ("does not hold", "does not hold")
 
 
+def test_verdicts_whose_runs_are_not_there_stay():
+    from benchmarks.puzzle_claims import HEAD, Judged, merged, section
+
+    page = (ROOT / "docs" / "reproduction.md").read_text(encoding="utf-8")
+    kept = merged([], page)
+    assert section(kept) == page[page.index(HEAD) :]
+    anew = Judged(kept[0].claim, kept[0].where.replace("3 seeds", "1 seeds"), "new", "holds")
+    assert [one for one in merged([anew], page) if one not in kept] == [anew]
+    assert len(merged([anew], page)) == len(kept)
+
+
 def test_a_policy_that_is_fast_and_useless_is_above_no_rule():
     from benchmarks.puzzle_claims import _against
 

@@ -41,8 +41,8 @@ def slice_of_house(tmp_path_factory):
 
 
 def test_a_family_by_its_rows(slice_of_house):
+    from benchmarks.curves import results
     from benchmarks.leaderboard import lines, table
-    from benchmarks.tuning import results
 
     found = lines(slice_of_house, "house", [0])
     assert {line.name for line in found} == {"threshold", "top-k", "**policy of every speed**"}
@@ -58,6 +58,15 @@ def test_a_family_by_its_rows(slice_of_house):
     text = table("house", found, 12)
     assert "| top-k |" in text
     assert "python benchmarks/tuning.py rules --studies house" in text
+
+
+def test_tables_of_families_that_were_not_run_stay():
+    from benchmarks.leaderboard import ABOUT, merged
+
+    page = (ROOT / "docs" / "leaderboard.md").read_text(encoding="utf-8")
+    assert merged({}, page) == page
+    first = merged({"lists": "## lists\n\nnew\n"}, f"{ABOUT}\n## lists\n\nold\n\n## sudoku\n\nkept\n")
+    assert first == f"{ABOUT}\n## lists\n\nnew\n\n## sudoku\n\nkept\n"
 
 
 def test_seeds_widen_an_interval():
