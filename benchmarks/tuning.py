@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import save_file
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -65,11 +66,12 @@ from unmask.evaluation.entries import Entry
 from unmask.evaluation.figures import curve
 from unmask.evaluation.rows import ResultRow
 from unmask.evaluation.summaries import summarise
-from unmask.hub import ASSETS
+from unmask.hub import ASSETS, read_weights
 from unmask.pareto import frontier
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import bound
+from unmask.rl.config import TrainConfig
 from unmask.rl.run import read_metrics
 
 
@@ -126,20 +128,43 @@ def bundle(args: argparse.Namespace) -> None:
         _, median = sorted(areas)[len(areas) // 2]
         best, target = folder(args.out, study, median) / "best", ASSETS / "policies" / name
         begun = json.loads((best.parent / "config.json").read_text(encoding="utf-8"))["run"]["temperatures"]
-        if tuple(begun) != tuning(f"configs/tune/{name}.toml", {}).run.temperatures:
+        config = tuning(f"configs/tune/{name}.toml", {})
+        if tuple(begun) != config.run.temperatures:
             raise SystemExit(f"{best.parent} has run.temperatures {begun}: let configs/tune/{name}.toml say so, too.")
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(best, target, ignore=shutil.ignore_patterns("origin.json"))
         card = (best / "README.md").read_text(encoding="utf-8").replace(f"# seed-{median}\n", f"# {name}\n", 1)
         made = f"`unmask tune --config configs/tune/{name}.toml --seed {median}` makes it:\n"
         of = f"the median of {len(areas)} seeds by the area under the validation curve"
-        made += of if len(areas) > 1 else "one seed"
+        made += f"{of if len(areas) > 1 else 'one seed'}.\n{HALVED}"
         head, code, rest = card.partition("```python")
-        text = f"{head}{made}.\n\n{code}{rest}".replace("load_policy(...)", f'load_policy("{name}")')
+        text = f"{head}{made}\n\n{code}{rest}".replace("load_policy(...)", f'load_policy("{name}")')
         for home in homes(study):  # teachers, as its config names them
             text = text.replace(str(folder(args.out, home, median)), f"runs/tuned-{home}")
         (target / "README.md").write_text(text, encoding="utf-8")
+        halve(target, config, args.calibration_prompts, best.parent / "halved")
         print(f"{name}: seed {median} of {study}")
+
+
+HALVED = "The package keeps its weights in float16, of which it holds a calibration; the numbers below are from before."
+
+
+def halve(folder: Path, config: TrainConfig, prompts: int, rows: Path) -> None:
+    """Keep its weights in float16, half the size of the wheel, and calibrate what they have become."""
+    path, task, blocks = (
+        folder / "model.safetensors",
+        config.task,
+        config.decode.model_dump(mode="json")["block_length"],
+    )
+    save_file({name: value.half() for name, value in read_weights(path).items()}, path, metadata={"format": "pt"})
+    words = [
+        f"--task={task.task}",
+        *(f"--weights={weight}" for weight in task.weights),
+        f"--model={config.model.model}",
+    ]
+    words += [] if blocks is None else [f"--block-length={blocks}"]
+    seen = ["--skip", task.validation_prompts]  # which chose the checkpoint
+    unmask("calibrate", *words, *seen, "--policy", folder, "--prompts", prompts, "--output", rows)
 
 
 def read_best(run: Path) -> float:
@@ -220,9 +245,9 @@ def show(args: argparse.Namespace) -> None:
                 speed = f"{i / (SPEEDS - 1):.2f}" if i < SPEEDS else ""
                 difference = told(*gap, none="" if reached.startswith("not") else "no rule is as fast")
                 print(f"| {speed} | {reached} | {difference} | {alone} |", flush=True)
-            alone = [paired_bootstrap(one, cells, hull=True) for seed in seeds for one in seed]
-            alone = [one for one in alone if not math.isnan(one.mean)]
-            least, low = min(one.mean for one in alone), min(one.low for one in alone)
+            gaps = [paired_bootstrap(one, cells, hull=True) for seed in seeds for one in seed]
+            gaps = [one for one in gaps if not math.isnan(one.mean)]
+            least, low = min(one.mean for one in gaps), min(one.low for one in gaps)
             print(f"a seed alone at a speed: {100 * least:+.1f} at least; its intervals reach down to {100 * low:+.1f}")
             length = region(place)
             print(f"area under the curve over log NFE: {spread([area(one, length) for one in seeds])}", end="")

@@ -36,6 +36,16 @@ def test_what_fits_is_loaded():
     assert target.num_batches_tracked.item() == 7
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_weights_of_fewer_bits_are_widened_and_keep_the_digest_they_then_have(dtype):
+    target, weights = module()
+    weights["bias"] = torch.tensor([1.5, 0.1]).to(dtype)
+    load_strictly(target, weights, "w")
+    assert target.bias.dtype == torch.float32
+    assert torch.equal(target.bias, weights["bias"].float())
+    assert weights_digest(weights) == weights_digest(target.state_dict())
+
+
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
@@ -48,8 +58,8 @@ def test_what_fits_is_loaded():
         ),
         (
             "bias",
-            torch.zeros(2, dtype=torch.bfloat16),
-            "w: tensor 'bias' is bfloat16, not float32: convert it and save the file again.",
+            torch.zeros(2, dtype=torch.float64),
+            "w: tensor 'bias' is float64, not float32: convert it and save the file again.",
         ),
         (
             "num_batches_tracked",

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import CommitInfo, HfApi, snapshot_download
 from huggingface_hub.errors import (
     HfHubHTTPError,
@@ -103,10 +104,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 
 def weights_digest(weights: Mapping[str, Tensor] | None) -> str:
-    """Twelve hexadecimal digits that tell a policy's weights from others under the same name."""
+    """Twelve hexadecimal digits that tell a policy's weights from others under the same name.
+
+    Weights stored in half of the bits have the digest that they have once they are loaded.
+    """
     digest = hashlib.sha256()
     for name, value in sorted((weights or {}).items()):
-        digest.update(name.encode() + value.detach().cpu().contiguous().numpy().tobytes())
+        loaded = value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+        digest.update(name.encode() + loaded.detach().cpu().contiguous().numpy().tobytes())
     return digest.hexdigest()[:12]
 
 
@@ -136,6 +141,8 @@ def read_origin(folder: str | Path) -> Origin | None:
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     """Load weights into a module: every tensor must be there, of the same shape and dtype, and none left over.
 
+    Of fewer bits than the module has, as float16 for float32, is no other dtype: nothing is lost.
+
     Raises:
         UnmaskError: naming the first tensor that does not fit, or that is not finite.
     """
@@ -149,7 +156,7 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) 
                 f"{where}: tensor {name!r} has shape {tuple(given.shape)}, but config.json asks for "
                 f"{tuple(tensor.shape)}: take both files from one folder."
             )
-        if given.dtype != tensor.dtype:
+        if given.dtype != tensor.dtype and not (given.is_floating_point() and _holds(tensor.dtype, given.dtype)):
             was, wanted = (str(dtype).removeprefix("torch.") for dtype in (given.dtype, tensor.dtype))
             raise UnmaskError(f"{where}: tensor {name!r} is {was}, not {wanted}: convert it and save the file again.")
         if not is_finite(given):
@@ -158,6 +165,10 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) 
         if name not in expected:
             raise UnmaskError(f"{where} holds an unknown tensor {name!r}: it was saved from another architecture.")
     module.load_state_dict(dict(weights))
+
+
+def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
+    return wide.is_floating_point and torch.promote_types(wide, narrow) == wide
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -7,6 +7,7 @@ import random
 from dataclasses import replace
 
 from unmask.decoding.trajectory import Trajectory
+from unmask.evaluation.bounds import Bound
 from unmask.evaluation.differences import Difference
 from unmask.evaluation.findings import (
     CalibrationFinding,
@@ -70,6 +71,10 @@ def made_up(positions: int = 32, prompts: int = 2) -> Findings:
         gen_length=32,
         cells=cells,
         rules=rules,
+        bounds=[
+            Bound("known order", Interval(0.99, 0.97, 1.0), Interval(3.0, 2.9, 3.1)),
+            Bound("best of 64, none right", Interval(0.0, 0.0, 0.01), Interval(math.nan, math.nan, math.nan)),
+        ],
         versus=versus,
         calibrations=[
             CalibrationFinding(
@@ -96,7 +101,7 @@ def made_up(positions: int = 32, prompts: int = 2) -> Findings:
 
 
 def only_trajectories() -> Findings:
-    return replace(made_up(), cells=(), rules=(), versus=(), calibrations=(), training=(), transfer=())
+    return replace(made_up(), cells=(), rules=(), versus=(), bounds=(), calibrations=(), training=(), transfer=())
 
 
 def _cells(rng: random.Random) -> list[CellFinding]:

@@ -7,9 +7,20 @@ import torch
 
 from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
-from unmask.evaluation.bounds import best_of, bounds_of, ceiling, correlation, decode_in_order, total_correlation
+from unmask.evaluation.bounds import (
+    Bound,
+    best_of,
+    bounds_of,
+    ceiling,
+    correlation,
+    decode_in_order,
+    read_bounds,
+    total_correlation,
+    write_bounds,
+)
 from unmask.evaluation.entries import candidate, decoding
 from unmask.evaluation.evaluate import Setup, evaluate
+from unmask.evaluation.intervals import Interval
 from unmask.evaluation.tables import table
 from unmask.tasks.auto import load_task
 from unmask.testing import ExactModel
@@ -167,3 +178,17 @@ def test_where_no_roll_out_is_right_there_are_no_passes(monkeypatch):
     assert math.isnan(rolled.nfe.mean)
     shown = table([], "none", [known, rolled]).columns
     assert list(shown[5].cells) == ["1.0", ""]
+
+
+def test_bounds_are_kept_beside_rows(tmp_path):
+    assert read_bounds(tmp_path) == []
+    known = Bound("known order", Interval(1.0, 0.9, 1.0), Interval(2.5, 2.0, 3.0))
+    none = Bound("best of 64", Interval(0.0, 0.0, 0.1), Interval(math.nan, math.nan, math.nan))
+    write_bounds(tmp_path, [known, none])
+    first, second = read_bounds(tmp_path)
+    assert first == known
+    assert (second.name, second.accuracy) == (none.name, none.accuracy)
+    assert math.isnan(second.nfe.mean)
+    (tmp_path / "bounds.json").write_text('[{"name": "known order"}]', encoding="utf-8")
+    with pytest.raises(UnmaskError, match=r"bounds\.json is broken: delete it, and --resume makes it again"):
+        read_bounds(tmp_path)

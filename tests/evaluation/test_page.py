@@ -139,6 +139,25 @@ def test_hover_tells_the_cell_and_a_click_finds_it(desk):
     assert json.loads(config.text_content()) == cell.config
 
 
+def test_what_oracles_reach_stands_beside_the_cells(desk):
+    table = desk.locator("table[aria-labelledby=bounds-title], [aria-labelledby=bounds-title] table")
+    assert [" ".join(row.split()) for row in table.locator("tbody tr").all_inner_texts()] == [
+        "known order 99.0 (97.0 to 100.0) 3.0 (2.9 to 3.1)",
+        "best of 64, none right 0.0 (0.0 to 1.0) –",  # noqa: RUF001 (a dash, as in print)
+    ]
+    (known, _) = FINDINGS.bounds
+    x, y, hover = hover_over(desk, known)
+    assert hover == "known order99.0% @ 3.0"
+    before = desk.url
+    desk.mouse.click(x, y)
+    assert desk.url == before, "no cell of the table"
+    drawn = "document.getElementById('accuracy-plot').data.map(one => one.name)"
+    desk.get_by_label("blocks of 16").check()
+    assert "known order" not in desk.evaluate(drawn)
+    desk.get_by_label("all", exact=True).check()
+    assert "known order" in desk.evaluate(drawn)
+
+
 def test_blocks_are_chosen_and_frontiers_are_those_of_the_findings(desk):
     drawn = "kind => document.getElementById('accuracy-plot').data.filter(kind).flatMap(one => one.customdata ?? [])"
     desk.get_by_label("blocks of 16").check()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Ge, Le
@@ -16,7 +17,7 @@ from unmask.decoding.results import Cost
 from unmask.decoding.session import Totals
 from unmask.decoding.source import check_prompts, encode_example
 from unmask.errors import UnmaskError
-from unmask.evaluation.bounds import ROLL_OUTS, ROLLED, Bound, bounds_of
+from unmask.evaluation.bounds import BOUNDS, ROLL_OUTS, ROLLED, Bound, bounds_of, read_bounds, write_bounds
 from unmask.evaluation.comparison import Comparison, ComparisonResult
 from unmask.evaluation.entries import Candidate, decoding
 from unmask.evaluation.evaluate import Setup
@@ -210,6 +211,8 @@ def compare(
     check_prompts(setup.model, prompts, gen_length)  # refused before anything is written
     shared = config.model_dump(mode="json", include=set(ComparisonConfig.model_fields) - FREE)
     shared |= {"model": setup.model.name, "task": task.name, "gen_length": gen_length}
+    if not resume:
+        (Path(config.output) / BOUNDS).unlink(missing_ok=True)  # of rows that someone has deleted
     fields = ComparisonConfig.model_fields
     usual = {name: fields[name].default for name in shared if name in fields and not fields[name].is_required()}
     comparison = Comparison(
@@ -221,17 +224,32 @@ def compare(
     found = comparison.finish([entry for entry, _ in [*candidates, *replays]])
     if found is None or bounded is None:
         return found
-    return replace(found, bounds=measure_bounds(setup.model, bounded, setup.examples, setup.active_rows))
+    made = measure_bounds(found.folder, setup.model, bounded, setup.examples, setup.active_rows)
+    return replace(found, bounds=made)
 
 
 def measure_bounds(
-    model: MaskedDiffusionModel, task: Puzzle, examples: Sequence[Example], batch_size: int
+    folder: Path, model: MaskedDiffusionModel, task: Puzzle, examples: Sequence[Example], batch_size: int
 ) -> list[Bound]:
-    """`bounds_of`, with a line before it: it has no progress."""
-    console.print(
-        f"Decoding the known order, and {ROLL_OUTS} random roll-outs of {min(ROLLED, len(examples))} prompts."
-    )
-    return bounds_of(model, task, examples, batch_size)
+    """`bounds_of`, kept beside the rows, with progress and a clean stop.
+
+    Raises:
+        UnmaskError: bounds that are there are broken.
+        KeyboardInterrupt: stopped.
+    """
+    if found := read_bounds(folder):
+        return found
+    with ticking("bounds", ROLL_OUTS) as tick, Stop() as stop:
+
+        def on_progress(rolled: int) -> None:
+            tick(rolled, f"roll-outs of {min(ROLLED, len(examples))} prompts")
+            if stop():
+                errors.print(f"Stopped; rows are in {folder}: go on with --resume.", highlight=False, soft_wrap=True)
+                raise KeyboardInterrupt
+
+        found = bounds_of(model, task, examples, batch_size, on_progress)
+    write_bounds(folder, found)
+    return found
 
 
 def most_passes_of_bounds(prompts: int, gen_length: int) -> int:

@@ -15,6 +15,7 @@ from unmask.cli.common import draw
 from unmask.cli.console import console
 from unmask.decoding.results import Cost
 from unmask.errors import UnmaskError
+from unmask.evaluation.bounds import read_bounds
 from unmask.evaluation.calibrate import finding
 from unmask.evaluation.findings import Findings, TrainingCurve, TransferResult
 from unmask.evaluation.gather import findings, read_results
@@ -52,8 +53,10 @@ def report(
     shown = findings(results, summaries, title) if results else Findings(title or "unmask", {}, 0, (), ())
     if cost == "positions":
         shown = replace(shown, title=f"{shown.title}; NFE counts positions, as passes over the whole row")
+    bounds = {one.name: one for folder in evaluations for one in read_bounds(folder)}
     shown = replace(
         shown,
+        bounds=list(bounds.values()),
         training=[curve(name, folder) for name, folder in zip(short_names(training), training, strict=True)],
         calibrations=[
             finding(name, table)

@@ -199,7 +199,7 @@ def run_tuning(
     found = replace(found, results=costed(found.results, cost))
     if isinstance(task, Puzzle) and slow is None:
         examples = task.examples("test", held_out_prompts)
-        found = replace(found, bounds=measure_bounds(model, task, examples, config.decode.batch_size))
+        found = replace(found, bounds=measure_bounds(found.folder, model, task, examples, config.decode.batch_size))
     summaries = [summarise(entry, rows, cost) for entry, rows in found.results]
     seconds["compare"] = clock() - started
     if (folder / "tuned.json").exists():  # what was there was not made again

@@ -7,9 +7,11 @@ is exact.
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +25,7 @@ from unmask.errors import UnmaskError
 from unmask.evaluation.differences import Outcomes
 from unmask.evaluation.intervals import Interval, bootstrap
 from unmask.evaluation.summaries import summary
+from unmask.files import write_text
 from unmask.models.base import MaskedDiffusionModel
 from unmask.noise import row_keys
 from unmask.observation import Needs, Observation
@@ -139,10 +142,14 @@ def best_of(
     n: int = 64,
     seed: int = 0,
     config: DecodeConfig | None = None,
+    on_progress: Callable[[int], None] = lambda n: None,
 ) -> BestOf:
     """Decode each prompt n times, each time revealing every position of a pass with one probability, 0.1 to 0.9.
 
     No rule is so lucky: this bounds what a choice of positions, known after the fact, could reach.
+
+    Args:
+        on_progress: called with how often each prompt has been decoded.
 
     Raises:
         UnmaskError: no roll-outs; as `unmask.generate`.
@@ -160,6 +167,7 @@ def best_of(
             return (chosen & may).to(seen.masked.device)
 
         found.append(roll_out(model, task, examples, choose, config, seed=i))
+        on_progress(i + 1)
     return BestOf(torch.stack([one.correct for one in found]), torch.stack([one.nfe for one in found]))
 
 
@@ -178,24 +186,59 @@ class Bound:
 
 
 ROLL_OUTS, ROLLED = 64, 100  # of each prompt; prompts
+BOUNDS = "bounds.json"
 
 
 def bounds_of(
-    model: MaskedDiffusionModel, task: Puzzle, examples: Sequence[Example], batch_size: int = 256
+    model: MaskedDiffusionModel,
+    task: Puzzle,
+    examples: Sequence[Example],
+    batch_size: int = 256,
+    on_progress: Callable[[int], None] = lambda n: None,
 ) -> list[Bound]:
-    """The task's known order, if it has one; of the first `ROLLED` prompts the best of `ROLL_OUTS` random roll-outs."""
+    """The task's known order, if it has one; of the first `ROLLED` prompts the best of `ROLL_OUTS` random roll-outs.
+
+    Args:
+        on_progress: as of `best_of`.
+    """
     config = DecodeConfig(batch_size=batch_size)
     found, orders = [], [order for order in map(task.order, examples) if order is not None]
     if len(orders) == len(examples):
         known = decode_in_order(model, task, examples, orders, config)
         found.append(Bound("known order", *summary(Outcomes(known.correct[None].float(), known.nfe[None].float()))))
     first = examples[:ROLLED]
-    rolled = best_of(model, task, first, ROLL_OUTS, config=config)
+    rolled = best_of(model, task, first, ROLL_OUTS, config=config, on_progress=on_progress)
     solved = rolled.found.isfinite()
     accuracy, _ = summary(Outcomes(solved[None].float(), solved[None].float()))
     taken = rolled.found[solved]
     nfe = bootstrap(taken[None]) if len(taken) > 1 else Interval(taken.mean().item(), math.nan, math.nan)
     return [*found, Bound(f"best of {ROLL_OUTS} random roll-outs, first {len(first)} prompts", accuracy, nfe)]
+
+
+def write_bounds(folder: Path, found: Sequence[Bound]) -> None:
+    """Beside the rows of a comparison."""
+    write_text(folder / BOUNDS, json.dumps([asdict(one) for one in found], indent=1).replace("NaN", "null") + "\n")
+
+
+def read_bounds(folder: Path) -> list[Bound]:
+    """What `write_bounds` wrote; none if it did not.
+
+    Raises:
+        UnmaskError: the file is broken.
+    """
+    path = folder / BOUNDS
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return [Bound(one["name"], _interval(one["accuracy"]), _interval(one["nfe"])) for one in found]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UnmaskError(f"{path} is broken: delete it, and --resume makes it again with --bounds.") from None
+
+
+def _interval(ends: Mapping[str, float | None]) -> Interval:
+    mean, low, high = (math.nan if ends[name] is None else float(ends[name]) for name in ("mean", "low", "high"))  # type: ignore[arg-type]
+    return Interval(mean, low, high)
 
 
 def correlation(task: Task, example: Example, order: Sequence[int], words: Sequence[str]) -> float | None:

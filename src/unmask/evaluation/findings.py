@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from unmask.decoding.trajectory import Trajectory
+from unmask.evaluation.bounds import Bound
 from unmask.evaluation.differences import Difference
 from unmask.evaluation.intervals import Interval
 
@@ -153,6 +154,7 @@ class Findings:
 
     Attributes:
         facts: name -> value, such as dLLM, task, prompts, seeds, versions, hardware, command.
+        bounds: of a puzzle, what oracles reach in full diffusion.
         trajectories: grouped by the reader by `index`: the same prompt under several policies.
     """
 
@@ -161,6 +163,7 @@ class Findings:
     gen_length: int
     cells: Sequence[CellFinding]
     rules: Sequence[RuleFinding]
+    bounds: Sequence[Bound] = ()
     versus: Sequence[Versus] = ()
     calibrations: Sequence[CalibrationFinding] = ()
     training: Sequence[TrainingCurve] = ()

@@ -88,6 +88,7 @@ def _payload(findings: Findings) -> dict[str, Any]:
             }
             for cell in findings.cells
         ],
+        "bounds": [asdict(bound) for bound in findings.bounds],
         "training": [{"name": run.name, "series": run.series} for run in findings.training],
         "overview": _overview(findings.training),
         "shown": [

@@ -183,6 +183,14 @@ function ruleStyles() {
   }).toSorted((a, b) => a.learned - b.learned);
 }
 
+/** What an oracle reaches, in the ink of the page: it is no rule. */
+function boundTrace(one, place) {
+  return { type: 'scatter', mode: 'markers', x: [one.nfe.mean], y: [100 * one.accuracy.mean], name: label(one.name),
+    text: [`${escaped(one.name)}<br>${(100 * one.accuracy.mean).toFixed(1)}% @ ${one.nfe.mean.toFixed(1)}`],
+    hoverinfo: 'text', legendrank: 1500,
+    marker: { symbol: ['cross-thin', 'x-thin'][place % 2], size: 16, line: { color: colour('ink'), width: 2.5 } } };
+}
+
 function drawCells() {
   const kind = $('input[name=blocks]:checked')?.value ?? '';
   const shown = data.cells.filter((cell) => !kind || cell.blocks === kind);
@@ -198,6 +206,7 @@ function drawCells() {
     if (rest.length) traces.push(cellTrace(rest, style, { mode: 'markers', opacity: 0.3, showlegend: false }));
     if (best.length) traces.push(cellTrace(best, style, { mode: 'lines+markers' }));
   }
+  if (!kind || kind === 'full') traces.push(...data.bounds.filter((one) => one.nfe.mean !== null).map(boundTrace));
   const below = narrow.matches || printing ? 14 * styles.length : 0;
   Plotly.react('accuracy-plot', traces, layout(500 + below, {
     legend: legend(),
@@ -210,6 +219,7 @@ function drawCells() {
 }
 
 function openRow(event) {
+  if (event.points[0].customdata === undefined) return; // an oracle
   const row = $(`#cell-${event.points[0].customdata}`);
   $('details', row).open = true;
   window.location.hash = row.id;
