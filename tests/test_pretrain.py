@@ -21,6 +21,7 @@ from unmask.pretrain import (
     draw_mask,
     learning_rate,
     pretrain,
+    settled,
     stage_at,
 )
 from unmask.pretrain.objective import block_attention, draw_block_batch, draw_block_mask, draw_filled
@@ -125,6 +126,20 @@ def test_bad_recipes_are_refused(tmp_path):
         pretrain(small(tmp_path / "m"))
     with pytest.raises(UnmaskError, match="checkpoint was begun with lr = 0.001, not 0.1: resume with the"):
         pretrain(small(tmp_path / "m", lr=0.1), resume=True)
+
+
+def test_bfloat16_is_for_processors_that_have_it(tmp_path, monkeypatch):
+    config = small(tmp_path / "m", bf16=None)
+    for capability, expected in (("AVX2", False), ("AVX512", True)):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
+        assert settled(config).bf16 is expected
+        assert settled(small(tmp_path / "m", bf16=not expected)).bf16 is not expected, "what is said is done"
+    with pytest.raises(Stopped):
+        pretrain(config, stop=lambda: True)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert settled(config, resume=True).bf16 is True, "a run goes on as it was begun"
+    assert pretrain(config, resume=True) > 0
+    assert '"bf16":true' in (tmp_path / "m" / "pretrain.json").read_text().replace(" ", "")
 
 
 @pytest.mark.parametrize("name", ["optimizer.safetensors", "progress.json", "model.safetensors"])

@@ -21,7 +21,7 @@ from unmask.evaluation.summaries import Summary, best, summarise
 from unmask.evaluation.tables import setting, table
 from unmask.files import write_text
 from unmask.models.auto import load_model
-from unmask.pretrain import PretrainConfig, PretrainProgress, check_recipe
+from unmask.pretrain import PretrainConfig, PretrainProgress, check_recipe, settled
 from unmask.pretrain import pretrain as pretrain_dllm
 from unmask.settings import load_settings
 from unmask.tasks.auto import load_task
@@ -44,7 +44,7 @@ def pretrain(
     Example: unmask pretrain --config configs/pretrain/house-base.toml --output runs/house-base
     """
     overrides = settings.model_dump(exclude_unset=True) if settings else {}
-    resolved = load_settings(PretrainConfig, config, overrides)
+    resolved = settled(load_settings(PretrainConfig, config, overrides), resume=resume)
     console.print(
         f"Train a dLLM of {resolved.layers} layers, width {resolved.width}, on {', '.join(resolved.tasks)}: "
         f"{resolved.steps} steps of {resolved.batch_size} examples, to {resolved.output}.",

@@ -201,18 +201,22 @@ def bound(count: int, n: int, alpha: float, alternative: Literal["less", "greate
     return float(interval.high if alternative == "less" else interval.low)
 
 
+ROUNDING = 1e-9  # of a mean NFE
+
+
 def even_axis(curve: Sequence[tuple[float, float]]) -> tuple[tuple[float, float], ...]:
     """The axis of speeds on which NFE falls evenly in its logarithm, as pairs of speed and knob.
 
     Args:
-        curve: knob and NFE, by rising knob. Knobs that are no faster than a slower one have no place on the axis.
+        curve: knob and NFE, by rising knob. Knobs that are no faster than a slower one, but for a rounding, have no
+            place on the axis.
 
     Returns:
         Rising in both, from 0 to 1 in speed; empty where no knob is faster than the first.
     """
     kept = [curve[0]]
     for knob, nfe in curve[1:]:
-        if nfe < kept[-1][1]:
+        if nfe < kept[-1][1] * (1 - ROUNDING):
             kept.append((knob, nfe))
     if len(kept) == 1:
         return ()

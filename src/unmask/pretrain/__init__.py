@@ -2,7 +2,7 @@
 
 from unmask.pretrain.config import PretrainConfig
 from unmask.pretrain.objective import diffusion_loss, draw_batch, draw_mask, learning_rate, stage_at
-from unmask.pretrain.training import PretrainProgress, build_network, build_tokenizer, check_recipe, pretrain
+from unmask.pretrain.training import PretrainProgress, build_network, build_tokenizer, check_recipe, pretrain, settled
 
 __all__ = [
     "PretrainConfig",
@@ -15,5 +15,6 @@ __all__ = [
     "draw_mask",
     "learning_rate",
     "pretrain",
+    "settled",
     "stage_at",
 ]

@@ -154,8 +154,9 @@ def pretrain(
             that another process writes.
         Stopped: before the last step.
     """
+    config = settled(config, resume=resume)
     training = _Training(config)
-    output, checkpoint = Path(config.output), Path(f"{config.output}.checkpoint")
+    output, checkpoint = Path(config.output), _checkpoint(config)
     claim = Claim(output, output.with_name(f".{output.name}.lock"), "--output")
     if resume:
         first, spent = training.restore(checkpoint)
@@ -181,6 +182,24 @@ def pretrain(
     shutil.rmtree(checkpoint, ignore_errors=True)
     claim.release()
     return time.perf_counter() - start
+
+
+def settled(config: PretrainConfig, *, resume: bool = False) -> PretrainConfig:
+    """With `bf16` as the checkpoint has it, or else as suits this CPU.
+
+    Without AVX-512 bfloat16 is emulated: a step then takes 13 times as long as in float32.
+    """
+    if config.bf16 is not None:
+        return config
+    fast = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    begun = _checkpoint(config) / "config.json"
+    if resume and begun.exists():
+        fast = bool(read_object(begun, "delete the checkpoint and start again").get("bf16", fast))
+    return config.model_copy(update={"bf16": fast})
+
+
+def _checkpoint(config: PretrainConfig) -> Path:
+    return Path(f"{config.output}.checkpoint")
 
 
 def _tasks(config: PretrainConfig) -> list[ProceduralTask]:
@@ -301,7 +320,7 @@ class _Training:
         inputs = torch.cat([shown, clean], dim=1).to(device)
         place = torch.arange(length, device=device).repeat(2).expand(len(clean), -1)
         see = block_attention(length, self.config.block_length).to(device)[None, None].expand(len(clean), -1, -1, -1)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.config.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bool(self.config.bf16)):
             body = network.base_model(input_ids=inputs, attention_mask=see, position_ids=place, use_cache=False)
             logits: Tensor = network.get_output_embeddings()(body.last_hidden_state[:, :length])
         return logits
@@ -315,7 +334,7 @@ class _Training:
         inputs = torch.cat([tokens[:, :-length], torch.where(masked, self.tokenizer.mask_token_id, target)], dim=1)
         device = network.device
         attention = (inputs != self.tokenizer.pad_token_id).long().to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=bool(config.bf16)):
             logits = network(input_ids=inputs.to(device), attention_mask=attention).logits[:, -length:]
         return diffusion_loss(logits, target.to(device), masked.to(device), ratio.to(device))
 
