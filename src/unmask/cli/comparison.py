@@ -218,9 +218,13 @@ def compare(
     comparison = Comparison(
         setup, config.output, shared, seeds=config.seeds, resume=resume, processes=processes, defaults=usual
     )
-    run(comparison, candidates, "evaluating")
+    totals = Totals()
+    run(comparison, candidates, "evaluating", totals=totals)
     replays = comparison.replays(candidates) if controls else []
-    run(comparison, replays, "controls")
+    run(comparison, replays, "controls", totals=totals)
+    if totals.passes_run < totals.passes:
+        told = f"The dLLM ran {totals.passes_run:,} of {totals.passes:,} forward passes: entries share the others."
+        console.print(told, highlight=False, soft_wrap=True)
     found = comparison.finish([entry for entry, _ in [*candidates, *replays]])
     if found is None or bounded is None:
         return found

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from unmask.decoding.memo import Memo
 from unmask.decoding.options import DecodeConfig, check_budget, check_policy_fits, decode_config, speeds_of
 from unmask.decoding.results import Ended, Generation, in_order
 from unmask.decoding.session import Session, Totals
@@ -32,6 +33,7 @@ def decode(
     speeds: Sequence[float] | None = None,
     callback: StepCallback | None = None,
     also_observe: Needs | None = None,
+    memo: Memo | None = None,
     on_ended: Callable[[int, int], None] | None = None,
     **options: Any,
 ) -> Generation:
@@ -41,6 +43,7 @@ def decode(
         streams: as in `stream`.
         speeds: as in `stream`.
         also_observe: as in `stream`.
+        memo: as in `stream`.
         on_ended: called with the number of prompts that have ended and of all, when some have.
 
     Raises:
@@ -48,7 +51,7 @@ def decode(
     """
     start, totals, batches = time.perf_counter(), Totals(), list[Ended]()
     call: dict[str, Any] = {"seed": seed, "streams": streams, "speeds": speeds}
-    call |= {"callback": callback, "also_observe": also_observe}
+    call |= {"callback": callback, "also_observe": also_observe, "memo": memo}
     for batch in stream(model, policy, prompts, decode_config(config, options), totals=totals, **call):
         batches.append(batch)
         if on_ended is not None:
@@ -68,6 +71,7 @@ def stream(
     callback: StepCallback | None = None,
     also_observe: Needs | None = None,
     totals: Totals | None = None,
+    memo: Memo | None = None,
 ) -> Iterator[Ended]:
     """Check everything now; decode as the iterator is read, yielding prompts as they end.
 
@@ -77,6 +81,7 @@ def stream(
         speeds: of each prompt, for a policy (or a callback) that needs a speed; by default that of the config.
         also_observe: widens what is computed, for callbacks that record more than the policy needs.
         totals: counted into.
+        memo: what other decodings of these prompts have read, and this one adds to.
 
     Raises:
         UnmaskError: as `unmask.generate`.
@@ -92,7 +97,7 @@ def stream(
         raise UnmaskError(f"There are {len(streams)} streams for {len(prompts)} prompts: give one per prompt.")
     check_budget(policy, options)
     source = Source(prompts, seed, range(len(prompts)) if streams is None else streams, each)
-    session = Session(model, needs, options, share=source.repeats, callback=callback, totals=totals)
+    session = Session(model, needs, options, share=source.repeats, callback=callback, totals=totals, memo=memo)
     return _loop(session, policy, source)
 
 

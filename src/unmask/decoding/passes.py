@@ -11,6 +11,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from unmask.decoding.blocks import Blocks
+from unmask.decoding.memo import Memo
 from unmask.decoding.readout import PLAIN, Drawn, Sampling, read
 from unmask.decoding.state import DecodingState, Memories, Reading
 from unmask.models.base import MaskedDiffusionModel
@@ -61,6 +62,7 @@ def run(
     blocks: Blocks,
     share: bool = False,
     sampling: Sampling = PLAIN,
+    memo: Memo | None = None,
 ) -> Pass:
     """Ask the dLLM once what it would write, and how confident it is, at the positions the policy needs.
 
@@ -68,6 +70,7 @@ def run(
         share: rows that hold the same tokens share one pass, and a row that has not changed since its last one needs
             none: worth it where prompts are repeated and steps may reveal nothing, as in GRPO's roll-outs.
         sampling: how tokens are drawn, where the policy is to see that.
+        memo: of other decodings, for rows that share.
     """
     ahead = state.ahead
     scope = blocks.scope(ahead, state.block_end)
@@ -80,7 +83,7 @@ def run(
     if view is not None:
         wanted = wanted & view
     if share and not kept:
-        return _shared(model, state, wanted, needs, sampling)
+        return _shared(model, state, wanted, needs, sampling, memo if view is None else None)
     memory = state.memory.model
     if memory is None:
         return _plain(model, state, wanted, needs, sampling)
@@ -132,24 +135,37 @@ def _plain(
 
 
 def _shared(
-    model: MaskedDiffusionModel, state: DecodingState, wanted: Bool[Tensor, "b l"], needs: Needs, sampling: Sampling
+    model: MaskedDiffusionModel,
+    state: DecodingState,
+    wanted: Bool[Tensor, "b l"],
+    needs: Needs,
+    sampling: Sampling,
+    memo: Memo | None,
 ) -> Pass:
     """`_plain` of one row of each set of equal ones, and of none that has been read as it is."""
     last = state.memory.reading
     changed = state.changed if last is not None else torch.ones_like(state.changed)
-    where = torch.stack([state.block_end, state.given_up], dim=1)
-    look = torch.cat([state.tokens.masked_fill(~state.attention, -1), where], dim=1)
-    equal = deduplicate(look, changed)
+    tokens = state.tokens.masked_fill(~state.attention, -1)
+    equal = deduplicate(torch.cat([tokens, torch.stack([state.block_end, state.given_up], dim=1)], dim=1), changed)
     unread = changed[equal.rows].nonzero()[:, 0]
-    reading = last and last.take(equal.rows)
+    reading, rows_run = last and last.take(equal.rows), 0
     if len(unread):
-        rows = equal.rows[unread]
-        fresh = _plain(model, replace(state, memory=Memories()).take(rows), wanted[rows], needs, sampling).reading
+        rows, alone = equal.rows[unread], replace(state, memory=Memories())
+        if memo is None:
+            fresh, rows_run = _plain(model, alone.take(rows), wanted[rows], needs, sampling).reading, len(rows)
+        else:
+            wider = memo.needs
+            wide = torch.ones_like(state.masked) if wider.positions == "region" else state.masked
+
+            def read(some: Int[Tensor, " m"]) -> Reading:
+                return _plain(model, alone.take(rows[some]), wide[rows[some]], wider, sampling).reading
+
+            fresh, rows_run = memo.read(tokens[rows], wanted[rows], needs, read)
         reading = reading.put(unread, fresh) if reading else fresh
     assert reading is not None  # without a last reading every row has changed
     reading = reading.take(equal.of)
     computed = model.computed(state.attention, _asked(state, wanted), None)  # as if it were alone
-    return Pass(reading, computed, Memories(reading=reading), len(unread), equal=equal)
+    return Pass(reading, computed, Memories(reading=reading), rows_run, equal=equal)
 
 
 def _asked(state: DecodingState, wanted: Bool[Tensor, "b l"]) -> Bool[Tensor, "b t"]:

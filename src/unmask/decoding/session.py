@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
+from unmask.decoding.memo import Memo
 from unmask.decoding.options import Options
 from unmask.decoding.passes import Duplicates, Pass, deduplicate, run
 from unmask.decoding.results import Ended
@@ -82,6 +83,7 @@ class Session:
         share: rows with equal tokens share a forward pass, as in `unmask.decoding.passes.run`.
         callback: called with each `Step`.
         totals: counted into; a fresh one by default.
+        memo: of other decodings of these prompts, where it serves this one.
 
     Raises:
         UnmaskError: guidance for a dLLM or a policy that it does not go with.
@@ -96,6 +98,7 @@ class Session:
         share: bool = False,
         callback: StepCallback | None = None,
         totals: Totals | None = None,
+        memo: Memo | None = None,
     ) -> None:
         if options.cfg_scale > 0:
             if needs.hidden_states:
@@ -111,7 +114,8 @@ class Session:
         self.model, self.needs, self.options = model, needs, options
         self.totals = totals or Totals()
         # Drawn tokens part rows; a row that is revised may look like one that goes on.
-        self._share = share and not options.sampling.draws and options.post_steps is None
+        self._memo = memo if memo is not None and memo.serves(model, needs, options) else None
+        self._share = (share or self._memo is not None) and not options.sampling.draws and options.post_steps is None
         self._callback = callback
         self._state: DecodingState | None = None
         self._before: DecodingState | None = None  # the pass that was observed
@@ -238,7 +242,7 @@ class Session:
             return self._observation
         state, options, started = self._active, self.options, time.perf_counter()
         with self.enough_memory():
-            last = run(self.model, state, self.needs, options.blocks, self._share, options.sampling)
+            last = run(self.model, state, self.needs, options.blocks, self._share, options.sampling, self._memo)
         reading = last.reading
         ahead = state.ahead
         scope = options.blocks.scope(ahead, state.block_end) & state.open

@@ -15,7 +15,7 @@ from unmask.decoding.blocks import Blocks
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.kl_history import KLHistory
 from unmask.models.memory import Memory
-from unmask.observation import Observation
+from unmask.observation import Needs, Observation
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,19 @@ class Reading(Memory):
     def put(self, rows: Int[Tensor, " n"], fresh: Reading) -> Reading:
         """These rows replaced."""
         return self._each(lambda values, new: values.index_copy(0, rows, new), fresh)
+
+    def to(self, device: torch.device) -> Reading:
+        return self._each(lambda values, _: values.to(device))
+
+    def only(self, needs: Needs, where: Bool[Tensor, "b l"]) -> Reading:
+        """What a pass with these needs would have read, at these positions."""
+        shown = replace(
+            self,
+            confidence=self.confidence[..., : needs.top_k],
+            entropy=self.entropy if needs.entropy else None,
+            tokens=None if self.tokens is None or not needs.tokens else self.tokens[..., : needs.top_k],
+        )
+        return shown._each(lambda values, _: values.masked_fill(~where if values.ndim == 2 else ~where[..., None], 0))
 
     def over(self, last: Reading, read: Bool[Tensor, "b l"]) -> Reading:
         """This one where the pass has read, and elsewhere the last one, a pass older."""

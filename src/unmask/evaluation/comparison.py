@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import torch
 
+from unmask.decoding.memo import memo_of
 from unmask.decoding.session import Totals
 from unmask.evaluation.bounds import Bound
 from unmask.evaluation.entries import LEARNED, Candidate, Entry
@@ -110,6 +111,7 @@ class Comparison:
             stop: asked at every step; if it says so, KeyboardInterrupt is raised once rows so far are kept.
         """
         rank, size = self._processes.rank, self._processes.size
+        memo = memo_of(self.setup.model, [policy for _, policy in candidates]) if len(candidates) > 1 else None
         others = {(s, i) for s in range(self._seeds) for i in range(len(self.setup.examples)) if i % size != rank}
         for entry, policy in candidates:
 
@@ -126,6 +128,7 @@ class Comparison:
                 on_rows=keep,
                 totals=totals,
                 stop=stop,
+                memo=memo,
             )
         self._processes.wait()
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from unmask.decoding.decode import stream
+from unmask.decoding.memo import Memo
 from unmask.decoding.results import Completion, Ended
 from unmask.decoding.session import Totals
 from unmask.decoding.source import encode_example
@@ -71,6 +72,7 @@ def evaluate(
     on_rows: Callable[[list[ResultRow]], None] | None = None,
     totals: Totals | None = None,
     stop: Callable[[], bool] = never,
+    memo: Memo | None = None,
 ) -> list[ResultRow]:
     """Decode every example under every seed.
 
@@ -79,6 +81,7 @@ def evaluate(
         on_rows: called with rows soon after they are made, in the order in which they end.
         totals: counted into.
         stop: asked at every step; if it says so, rows so far are handed over and KeyboardInterrupt is raised.
+        memo: as of `unmask.decoding.decode.stream`.
 
     Returns:
         One row per prompt and seed, in order.
@@ -108,6 +111,7 @@ def evaluate(
                 streams=wanted,  # a prompt draws the same, whichever are left
                 callback=on_step,
                 totals=totals,
+                memo=memo,
             ):
                 collector.take(batch)
         finally:

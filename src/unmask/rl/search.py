@@ -15,6 +15,7 @@ import torch
 
 from unmask.decoding.blocks import AdaptiveBlocks
 from unmask.decoding.decode import decode
+from unmask.decoding.memo import Memo, memo_of
 from unmask.decoding.options import DecodeConfig
 from unmask.errors import Stopped
 from unmask.journal import Journal
@@ -123,10 +124,11 @@ class Search:
         if len(cells) == 1:
             return list(cells) * len(self.speeds), 0
         tried: dict[str, Outcome] = self._tried(prompts)
+        memo = memo_of(self.model, [load_policy(cell.policy) for cell in cells])
         alive, n, passes = list(cells), min(FIRST, len(prompts)), 0
         for turn in range(len(prompts)):
             for done, cell in enumerate(alive):
-                passes += self._try(cell, prompts[:n], tried)
+                passes += self._try(cell, prompts[:n], tried, memo)
                 self.report(f"trying on {n}", done + 1, len(alive))
                 if self.processes.any(self.stop()):
                     raise Stopped("Stopped while trying rules; what was tried is kept.")
@@ -155,7 +157,7 @@ class Search:
         correct, nfe = found.correct.float().mean().item(), found.nfe.float().mean().item()
         return replace(cell, reward=self._earned(found, speed), correct=correct, nfe=nfe)
 
-    def _try(self, cell: Demonstration, prompts: Sequence[Prompt], tried: dict[str, Outcome]) -> int:
+    def _try(self, cell: Demonstration, prompts: Sequence[Prompt], tried: dict[str, Outcome], memo: Memo) -> int:
         """Decode the prompts that the cell has not tried; the passes it took."""
         before = tried.get(cell.key)
         begun = 0 if before is None else len(before.texts)
@@ -167,7 +169,7 @@ class Search:
         config = self.config.of(self.task, self.model).model_copy(update={"block_length": cell.block_length})
         if mine:
             tokens = [prompts[i].tokens for i in mine]
-            out = decode(self.model, load_policy(cell.policy), tokens, config, streams=mine)
+            out = decode(self.model, load_policy(cell.policy), tokens, config, streams=mine, memo=memo)
             examples = [prompts[i].example for i in mine]
             outcome = judge(
                 self.task,
