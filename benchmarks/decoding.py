@@ -4,6 +4,7 @@ python benchmarks/decoding.py limit      bare forward passes / whole decode, on 
 python benchmarks/decoding.py rollouts   training roll-outs against a lock-step loop
 python benchmarks/decoding.py memory     peak memory at a vocabulary of 126,464 against the same loop
 python benchmarks/decoding.py same       tokens and NFE against the same loop, row by row, for every deterministic rule
+python benchmarks/decoding.py shared     passes that entries of a sweep, and speeds of a policy, have in common
 python benchmarks/decoding.py cost       how the cost grows with batch, length, block and policy
 """
 
@@ -25,11 +26,15 @@ from transformers.utils import logging
 
 import unmask
 from unmask.decoding.decode import decode
+from unmask.decoding.memo import memo_of
+from unmask.decoding.source import encode_example
 from unmask.decoding.state import Step
+from unmask.evaluation.entries import decoding, tuned
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.masked_lm import MaskedLM
 from unmask.observation import Observation
 from unmask.policies.base import LearnedPolicy, Policy
+from unmask.policies.registry import tuned_rules
 from unmask.policies.wrappers import Plain
 from unmask.rl.config import TrainConfig
 from unmask.rl.processes import Processes
@@ -301,6 +306,31 @@ def same(args: argparse.Namespace) -> None:
     sys.exit(1 if differing else 0)
 
 
+def shared(args: argparse.Namespace) -> None:
+    """A sweep of all rules on the bundled dLLM, and its policy at 17 speeds, each cell alone and with shared passes."""
+    model, task = unmask.load_model("house-base"), unmask.load_task("house")
+    prompts = [encode_example(model, example) for example in task.examples("validation", args.prompts)]
+    lengths = [decoding(task.gen_length, blocks) for blocks in (4, 8, 16, 32)]
+    rules = [one for length in lengths for one in tuned(length, list(tuned_rules()))]
+    policy = unmask.load_policy("house-base-full")
+    speeds = [lengths[-1].model_copy(update={"speed": i / 16}) for i in range(17)]
+    print("| cells | passes | run | share | seconds alone | shared | alone / shared | rows that differ |")
+    print("|---|---|---|---|---|---|---|---|")
+    for cells in ([(one, entry.decode) for entry, one in rules], [(policy, config) for config in speeds]):
+        seconds, outs = [], []
+        for memo in (None, memo_of(model, [one for one, _ in cells])):
+            started = time.perf_counter()
+            config = {"batch_size": 256}
+            outs.append([decode(model, one, prompts, how.model_copy(update=config), memo=memo) for one, how in cells])
+            seconds.append(time.perf_counter() - started)
+        passes, ran = sum(out.passes for out in outs[1]), sum(out.passes_run for out in outs[1])
+        pairs = zip(*outs, strict=True)
+        differ = sum(int((a.revealed_at != b.revealed_at).any(dim=1).sum()) for a, b in pairs)
+        print(f"| {len(cells)} | {passes:,} | {ran:,} | {100 * ran / passes:.0f}% ", end="")
+        print(f"| {seconds[0]:.0f} | {seconds[1]:.0f} | {seconds[0] / seconds[1]:.1f} ", end="")
+        print(f"| {differ} of {len(cells) * len(prompts):,} |", flush=True)
+
+
 def cost(args: argparse.Namespace) -> None:
     """Seconds a forward pass and shares, over batch, length, block and policy, on the 31M dLLM."""
     model = random_model("31m", args.device)
@@ -359,7 +389,7 @@ def main() -> None:
     logging.set_verbosity_error()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for command in (limit, rollouts, memory, peak, same, cost):
+    for command in (limit, rollouts, memory, peak, same, shared, cost):
         sub = commands.add_parser(command.__name__, help=command.__doc__)
         sub.set_defaults(command=command)
         sub.add_argument("--runs", type=int, default=5)
