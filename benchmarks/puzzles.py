@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -89,11 +90,17 @@ class Found:
         )
 
 
+@cache
+def lacking(place: str) -> None:
+    """Said once."""
+    print(f"{place}: {PLACES[place]['model']} is not there; `python benchmarks/puzzles.py dllms` makes it", flush=True)
+
+
 def setting(place: str, prompts: int) -> Setting | None:
     """None where its dLLM has not been made."""
     name, task = PLACES[place].get("model", "house-base"), load_task(PLACES[place]["task"])
     if "model" in PLACES[place] and not Path(name).exists():
-        print(f"{place}: {name} is not there; `python benchmarks/puzzles.py dllms` makes it")
+        lacking(place)
         return None
     return Setting(task, load_model(name), task.examples("test", prompts))
 
