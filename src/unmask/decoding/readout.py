@@ -162,7 +162,7 @@ def _read_piece(
     logits.index_fill_(1, banned, -torch.inf)
     k = min(needs.top_k, p.shape[-1])
     # By logits: beside a banned token that is nearly certain, all probabilities of the others may round to 0.
-    best, index = logits.max(dim=-1, keepdim=True) if k == 1 else logits.topk(k, dim=-1)
+    best, index = logits.max(dim=-1, keepdim=True) if k == 1 else _first_of_equal(*logits.topk(k, dim=-1))
     logits[:, banned] = kept
     shown = None if drawn is None else _read_drawn(logits, p, needs, banned, drawn, before)
 
@@ -174,6 +174,14 @@ def _read_piece(
         entropy = entropy if shown.entropy is None else shown.entropy
         return Readout(shown.confidence, shown.token, entropy, taken, shown.tokens)
     return Readout(confidence, index[:, 0], entropy, taken, tokens)
+
+
+def _first_of_equal(best: Float[Tensor, "n k"], index: Int[Tensor, "n k"]) -> tuple[Tensor, Tensor]:
+    """Of equally likely tokens, as half precision has them, the first leads: the same as `max` takes for k = 1."""
+    later = index.masked_fill(best != best[:, :1], torch.iinfo(index.dtype).max)
+    slot = later.argmin(dim=1, keepdim=True)
+    first = index.gather(1, slot)
+    return best, torch.cat([first, index.scatter(1, slot, index[:, :1])[:, 1:]], dim=1)
 
 
 def _read_drawn(
