@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from unmask.decoding.decode import decode
-from unmask.decoding.memo import Memo, memo_of
+from unmask.decoding.memo import OF_A_KEY, Memo, memo_of
 from unmask.decoding.options import DecodeConfig
 from unmask.models.auto import load_model
 from unmask.observation import Needs
@@ -75,7 +75,7 @@ def test_the_second_time_nothing_is_run():
 
 
 def test_the_oldest_readings_are_forgotten():
-    memo = Memo(MODEL, Needs(), limit=10 * 32 * (4 + 8))  # ten rows of a confidence and a token
+    memo = Memo(MODEL, Needs(), limit=10 * (OF_A_KEY + 32 * (4 + 8)))  # ten rows of a confidence and a token
     policy = load_policy("top_k_confidence:k=1")
     decode(MODEL, policy, PROMPTS[:1], DecodeConfig(gen_length=32), memo=memo)
     assert len(memo) == 10

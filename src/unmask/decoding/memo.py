@@ -18,6 +18,7 @@ from unmask.observation import Needs, Positions
 from unmask.policies.base import Policy
 
 LIMIT = 2**29  # bytes
+OF_A_KEY = 256  # about, with its places in a list and a table
 CPU = torch.device("cpu")
 
 
@@ -94,7 +95,7 @@ class Memo:
         """In the next slots; over the oldest once there is no more room."""
         if self._kept is None:
             values = [value for value in vars(fresh).values() if value is not None]
-            self._room = max(1, self._limit // sum(value[0].nbytes for value in values))
+            self._room = max(1, self._limit // (OF_A_KEY + sum(value[0].nbytes for value in values)))
             self._kept = fresh.take(torch.zeros(0, dtype=torch.long))
         keys = keys[-self._room :]
         fresh = fresh.take(torch.arange(len(fresh.predicted))[-self._room :])
