@@ -146,11 +146,11 @@ def bundle(args: argparse.Namespace) -> None:
         print(f"{name}: seed {median} of {study}")
 
 
-HALVED = "The package keeps its weights in float16, of which it holds a calibration; the numbers below are from before."
+HALVED = "The packaged weights are float16 and were calibrated again. The numbers below are of the float32 weights."
 
 
 def halve(folder: Path, config: TrainConfig, prompts: int, rows: Path) -> None:
-    """Keep its weights in float16, half the size of the wheel, and calibrate what they have become."""
+    """Keep its weights in float16, half the size, and calibrate what they have become."""
     path, task, blocks = (
         folder / "model.safetensors",
         config.task,
@@ -164,6 +164,7 @@ def halve(folder: Path, config: TrainConfig, prompts: int, rows: Path) -> None:
     ]
     words += [] if blocks is None else [f"--block-length={blocks}"]
     seen = ["--skip", task.validation_prompts]  # which chose the checkpoint
+    seen += ["--resume"] if (rows / "config.json").exists() else []
     unmask("calibrate", *words, *seen, "--policy", folder, "--prompts", prompts, "--output", rows)
 
 

@@ -141,7 +141,7 @@ def read_origin(folder: str | Path) -> Origin | None:
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) -> None:
     """Load weights into a module: every tensor must be there, of the same shape and dtype, and none left over.
 
-    Of fewer bits than the module has, as float16 for float32, is no other dtype: nothing is lost.
+    float16 and bfloat16 are widened to float32.
 
     Raises:
         UnmaskError: naming the first tensor that does not fit, or that is not finite.
@@ -156,7 +156,7 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) 
                 f"{where}: tensor {name!r} has shape {tuple(given.shape)}, but config.json asks for "
                 f"{tuple(tensor.shape)}: take both files from one folder."
             )
-        if given.dtype != tensor.dtype and not (given.is_floating_point() and _holds(tensor.dtype, given.dtype)):
+        if given.dtype != tensor.dtype and not _holds(tensor.dtype, given.dtype):
             was, wanted = (str(dtype).removeprefix("torch.") for dtype in (given.dtype, tensor.dtype))
             raise UnmaskError(f"{where}: tensor {name!r} is {was}, not {wanted}: convert it and save the file again.")
         if not is_finite(given):
@@ -168,7 +168,7 @@ def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], where: str) 
 
 
 def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
-    return wide.is_floating_point and torch.promote_types(wide, narrow) == wide
+    return wide == torch.float32 and narrow in (torch.float16, torch.bfloat16)
 
 
 def is_finite(tensor: Tensor) -> bool:

@@ -45,8 +45,7 @@ def test_of_equally_likely_tokens_the_first_is_predicted_whatever_else_is_needed
     one, two, five = (read(torch.clone, logits, Needs(top_k=k, tokens=True), BANNED, 50) for k in (1, 2, 5))
     assert one.token.tolist() == [20] * 50 + [7] * 100 + one.token.tolist()[150:]
     assert torch.equal(five.token, one.token)
-    assert torch.equal(two.token[:50], one.token[:50])
-    assert torch.equal(two.token[100:], one.token[100:])
+    assert torch.equal(two.token, one.token)
     assert [sorted(row) for row in two.tokens[:50].tolist()] == [[20, 40]] * 50
     assert [sorted(row[:3]) for row in five.tokens[50:100].tolist()] == [[7, 20, 40]] * 50
     assert torch.equal(five.confidence[:, :2], two.confidence)

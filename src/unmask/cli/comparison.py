@@ -211,19 +211,20 @@ def compare(
     check_prompts(setup.model, prompts, gen_length)  # refused before anything is written
     shared = config.model_dump(mode="json", include=set(ComparisonConfig.model_fields) - FREE)
     shared |= {"model": setup.model.name, "task": task.name, "gen_length": gen_length}
-    if not resume:
-        (Path(config.output) / BOUNDS).unlink(missing_ok=True)  # of rows that someone has deleted
+    begun = resume and any(Path(config.output).glob("rows*.jsonl"))
     fields = ComparisonConfig.model_fields
     usual = {name: fields[name].default for name in shared if name in fields and not fields[name].is_required()}
     comparison = Comparison(
         setup, config.output, shared, seeds=config.seeds, resume=resume, processes=processes, defaults=usual
     )
+    if processes.rank == 0 and not begun:
+        (Path(config.output) / BOUNDS).unlink(missing_ok=True)  # of rows that someone has deleted
     totals = Totals()
     run(comparison, candidates, "evaluating", totals=totals)
     replays = comparison.replays(candidates) if controls else []
     run(comparison, replays, "controls", totals=totals)
-    if totals.passes_run < totals.passes:
-        told = f"The dLLM ran {totals.passes_run:,} of {totals.passes:,} forward passes: entries share the others."
+    if processes.size == 1 and totals.passes_run < totals.passes:
+        told = f"The dLLM ran {totals.passes_run:,} of {totals.passes:,} forward passes: equal rows share the others."
         console.print(told, highlight=False, soft_wrap=True)
     found = comparison.finish([entry for entry, _ in [*candidates, *replays]])
     if found is None or bounded is None:

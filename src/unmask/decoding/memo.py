@@ -30,7 +30,7 @@ def memo_of(model: MaskedDiffusionModel, policies: Sequence[Policy]) -> Memo:
 class Memo:
     """Readings of a dLLM by the tokens that it read, for many decodings of the same prompts.
 
-    A pass depends on its tokens alone where a dLLM attends to all of them without a cache and the likeliest are taken.
+    A pass depends on its tokens alone if the dLLM attends in full, no cache is kept, and the likeliest token is taken.
     NFE is what it would be: a pass that is read from here counts.
 
     Args:

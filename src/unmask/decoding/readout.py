@@ -162,7 +162,7 @@ def _read_piece(
     logits.index_fill_(1, banned, -torch.inf)
     k = min(needs.top_k, p.shape[-1])
     # By logits: beside a banned token that is nearly certain, all probabilities of the others may round to 0.
-    best, index = logits.max(dim=-1, keepdim=True) if k == 1 else _first_of_equal(*logits.topk(k, dim=-1))
+    best, index = _likeliest(logits, k)
     logits[:, banned] = kept
     shown = None if drawn is None else _read_drawn(logits, p, needs, banned, drawn, before)
 
@@ -176,11 +176,13 @@ def _read_piece(
     return Readout(confidence, index[:, 0], entropy, taken, tokens)
 
 
-def _first_of_equal(best: Float[Tensor, "n k"], index: Int[Tensor, "n k"]) -> tuple[Tensor, Tensor]:
-    """Of equally likely tokens, as half precision has them, the first leads: the same as `max` takes for k = 1."""
-    later = index.masked_fill(best != best[:, :1], torch.iinfo(index.dtype).max)
-    slot = later.argmin(dim=1, keepdim=True)
-    first = index.gather(1, slot)
+def _likeliest(logits: Float[Tensor, "n v"], k: int) -> tuple[Tensor, Tensor]:
+    """The k largest logits and their tokens; of equal ones, as half precision has them, the first leads for every k."""
+    best, first = logits.max(dim=-1, keepdim=True)
+    if k == 1:
+        return best, first
+    best, index = logits.topk(k, dim=-1)
+    slot = (index == first).float().argmax(dim=1, keepdim=True)  # 0 where more are equal than k, and it is none of them
     return best, torch.cat([first, index.scatter(1, slot, index[:, :1])[:, 1:]], dim=1)
 
 

@@ -47,7 +47,7 @@ class Totals:
         model_seconds: in the dLLM. On an accelerator, queued work counts for whoever waits for it.
         policy_seconds: in the policy, counted in the same way.
         passes: forward passes: the NFE of all rows together; rows that share a pass count each.
-        passes_run: rows that the dLLM really ran; a pass that rows share counts once.
+        passes_run: rows that the dLLM really ran; a pass that rows share counts once, one read from a memo not at all.
     """
 
     model_seconds: float = 0.0

@@ -56,9 +56,9 @@ class PretrainConfig(Settings):
     lr: Annotated[float, Gt(0), Field(description="Peak learning rate (AdamW, linear warm-up, then to 0).")] = 1e-3
     warmup: Annotated[int, Ge(0), Field(description="Warm-up steps.")] = 200
     weight_decay: Annotated[float, Ge(0), Field(description="AdamW weight decay.")] = 0.01
-    bf16: Annotated[
-        bool | None, Field(description="Autocast to bfloat16 (default: where this CPU has instructions for it).")
-    ] = None
+    bf16: Annotated[bool | None, Field(description="Autocast to bfloat16 (default: where this CPU has AVX-512).")] = (
+        None
+    )
     stored: Annotated[
         Literal["float32", "bfloat16"], Field(description="Weights in the file; they are loaded as float32.")
     ] = "float32"
