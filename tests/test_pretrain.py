@@ -307,7 +307,7 @@ def test_a_task_may_be_spelt_with_a_space(tmp_path):
     assert pretrain(small(tmp_path / "m", **recipe)) > 0
 
 
-def test_the_card_of_a_puzzles_dllm_says_what_the_puzzle_is(tmp_path, capsys):
+def test_the_card_of_a_puzzles_dllm_says_what_the_puzzle_is(tmp_path, capsys, monkeypatch):
     recipe = [
         "layers = 1",
         "width = 16",
@@ -333,6 +333,14 @@ def test_the_card_of_a_puzzles_dllm_says_what_the_puzzle_is(tmp_path, capsys):
     shown = " ".join(capsys.readouterr().out.split())
     for word in ("nats", "known", "best of 64"):
         assert word in shown
+    again = [*map(str, ["eval", *asked, "--prompts", 6, "--bounds", "--output", tmp_path / "eval"])]
+    kept = (tmp_path / "eval" / "bounds.json").read_text()
+    with pytest.raises(SystemExit):
+        main(again)
+    assert (tmp_path / "eval" / "bounds.json").read_text() == kept, "what is refused deletes nothing"
+    monkeypatch.setattr("unmask.cli.comparison.bounds_of", None)
+    main([*again, "--resume"])
+    assert "known order" in " ".join(capsys.readouterr().out.split())
     model = load_model(tmp_path / "lists")
     with pytest.raises(UnmaskError, match="has words that the dLLM .* does not know"):
         model.encode(load_task("addition").examples("test", 1)[0].prompt)

@@ -83,7 +83,8 @@ def write_page(made: Tuned) -> None:
         from unmask.evaluation.page import render  # what it needs is an extra
 
         shown = findings(made.found.results, made.summaries)
-        write_text(path, render(replace(shown, calibrations=[finding(made.folder.name, made.calibration)])))
+        calibrations = [finding(made.folder.name, made.calibration)]
+        write_text(path, render(replace(shown, calibrations=calibrations, bounds=made.found.bounds)))
     except UnmaskError as e:
         console.print(f"No page: {e}", highlight=False)
         return
