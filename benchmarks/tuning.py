@@ -131,8 +131,9 @@ def bundle(args: argparse.Namespace) -> None:
         config = tuning(f"configs/tune/{name}.toml", {})
         if tuple(begun) != config.run.temperatures:
             raise SystemExit(f"{best.parent} has run.temperatures {begun}: let configs/tune/{name}.toml say so, too.")
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(best, target, ignore=shutil.ignore_patterns("origin.json"))
+        draft = best.parent / "bundled"
+        shutil.rmtree(draft, ignore_errors=True)
+        shutil.copytree(best, draft, ignore=shutil.ignore_patterns("origin.json"))
         card = (best / "README.md").read_text(encoding="utf-8").replace(f"# seed-{median}\n", f"# {name}\n", 1)
         made = f"`unmask tune --config configs/tune/{name}.toml --seed {median}` makes it:\n"
         of = f"the median of {len(areas)} seeds by the area under the validation curve"
@@ -141,8 +142,10 @@ def bundle(args: argparse.Namespace) -> None:
         text = f"{head}{made}\n\n{code}{rest}".replace("load_policy(...)", f'load_policy("{name}")')
         for home in homes(study):  # teachers, as its config names them
             text = text.replace(str(folder(args.out, home, median)), f"runs/tuned-{home}")
-        (target / "README.md").write_text(text, encoding="utf-8")
-        halve(target, config, args.calibration_prompts, best.parent / "halved")
+        (draft / "README.md").write_text(text, encoding="utf-8")
+        halve(draft, config, args.calibration_prompts, best.parent / "halved")
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(draft, target)  # whole, or as it was
         print(f"{name}: seed {median} of {study}")
 
 
@@ -151,17 +154,11 @@ HALVED = "The packaged weights are float16 and were calibrated again. The number
 
 def halve(folder: Path, config: TrainConfig, prompts: int, rows: Path) -> None:
     """Keep its weights in float16, half the size, and calibrate what they have become."""
-    path, task, blocks = (
-        folder / "model.safetensors",
-        config.task,
-        config.decode.model_dump(mode="json")["block_length"],
-    )
+    path, task = folder / "model.safetensors", config.task
+    blocks = config.decode.model_dump(mode="json")["block_length"]
     save_file({name: value.half() for name, value in read_weights(path).items()}, path, metadata={"format": "pt"})
-    words = [
-        f"--task={task.task}",
-        *(f"--weights={weight}" for weight in task.weights),
-        f"--model={config.model.model}",
-    ]
+    words = [f"--task={task.task}", f"--model={config.model.model}"]
+    words += [f"--weights={weight}" for weight in task.weights]
     words += [] if blocks is None else [f"--block-length={blocks}"]
     seen = ["--skip", task.validation_prompts]  # which chose the checkpoint
     seen += ["--resume"] if (rows / "config.json").exists() else []

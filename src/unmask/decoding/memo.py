@@ -64,12 +64,15 @@ class Memo:
         needs: Needs,
         run: Callable[[Int[Tensor, " m"]], Reading],
     ) -> tuple[Reading, int]:
-        """What a pass reads of each row, and how many rows were run for it.
+        """What a pass reads of each row.
 
         Args:
             look: tokens, -1 at the left padding.
             wanted: where it is read; elsewhere it is zero.
             run: reads these rows, by what the memo needs.
+
+        Returns:
+            The reading of the n rows, and how many of them were run.
         """
         host = look.cpu().numpy()
         begins = (host < 0).sum(axis=1)

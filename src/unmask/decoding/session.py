@@ -113,8 +113,8 @@ class Session:
             model = Guided(model, options.cfg_scale, options.gen_length)
         self.model, self.needs, self.options = model, needs, options
         self.totals = totals or Totals()
-        # Drawn tokens part rows; a row that is revised may look like one that goes on.
         self._memo = memo if memo is not None and memo.serves(model, needs, options) else None
+        # Drawn tokens part rows; a row that is revised may look like one that goes on.
         self._share = (share or self._memo is not None) and not options.sampling.draws and options.post_steps is None
         self._callback = callback
         self._state: DecodingState | None = None

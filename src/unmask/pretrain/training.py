@@ -187,7 +187,7 @@ def pretrain(
 def settled(config: PretrainConfig, *, resume: bool = False) -> PretrainConfig:
     """With `bf16` as the checkpoint has it, or else as suits this CPU.
 
-    Without AVX-512 bfloat16 is emulated: a step then takes 13 times as long as in float32.
+    Without AVX-512 bfloat16 is emulated, and a step takes many times as long as in float32.
     """
     if config.bf16 is not None:
         return config
