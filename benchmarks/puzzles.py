@@ -1,6 +1,6 @@
 """Puzzles: their dLLMs, their bounds, and what rules and policies choose. Policies are those of benchmarks/tuning.py.
 
-python benchmarks/puzzles.py dllms                     the dLLM of each puzzle, two at once, up to ten minutes each
+python benchmarks/puzzles.py dllms                     the dLLMs that are not bundled, two at once, 15 minutes at most
 python benchmarks/tuning.py train --studies lists      a policy of every speed, three seeds; the same for the others
 python benchmarks/tuning.py rules --studies lists      every cell of every rule; the best on the held-out prompts
 python benchmarks/puzzles.py bounds                    the known order, the best of 64, the best rules, the policies
@@ -38,7 +38,7 @@ from unmask.evaluation.bounds import best_of, ceiling, correlation, decode_in_or
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.intervals import bootstrap
 from unmask.evaluation.summaries import outcomes
-from unmask.models.auto import load_model
+from unmask.models.auto import load_model, path_of
 from unmask.models.base import MaskedDiffusionModel
 from unmask.pareto import Point, frontier
 from unmask.policies.auto import load_policy
@@ -99,7 +99,7 @@ def lacking(place: str) -> None:
 def setting(place: str, prompts: int) -> Setting | None:
     """None where its dLLM has not been made."""
     name, task = PLACES[place].get("model", "house-base"), load_task(PLACES[place]["task"])
-    if "model" in PLACES[place] and not Path(name).exists():
+    if "model" in PLACES[place] and not Path(path_of(name)).exists():
         lacking(place)
         return None
     return Setting(task, load_model(name), task.examples("test", prompts))
@@ -113,11 +113,11 @@ def made(args: argparse.Namespace, place: str, study: str | None = None) -> dict
 
 
 def dllms(args: argparse.Namespace) -> None:
-    """Those that are missing; can be stopped and started again."""
+    """Those that are neither bundled nor there; can be stopped and started again."""
 
     def make(place: str) -> None:
         name = PLACES[place]["model"]
-        if not (Path(name) / "README.md").exists():
+        if not (Path(path_of(name)) / "README.md").exists():
             again = ["--resume"] if Path(f"{name}.checkpoint").exists() else []
             unmask("pretrain", "--config", f"configs/pretrain/{place}.toml", "--output", name, "--threads", 1, *again)
         print(f"{place}: {name}", flush=True)

@@ -215,3 +215,26 @@ def test_a_policy_that_is_fast_and_useless_is_above_no_rule():
     words, verdict = _against(policy, slow, 2.0)
     assert verdict == "does not hold"
     assert "no such rule is as fast (the fastest 100.0 @ 6.00)" in words
+
+
+def test_a_policy_that_is_halved_is_calibrated_as_it_has_become(tmp_path):
+    """What ships is float16; its table is of those weights, and of prompts that chose no checkpoint."""
+    from benchmarks.tuning import halve
+
+    from unmask import load_policy
+    from unmask.cli.tune import tuning
+    from unmask.hub import bundled, read_weights
+
+    draft = tmp_path / "draft"
+    whole = load_policy("house-base-full")
+    whole.save(draft)
+    assert {one.dtype for one in read_weights(draft / "model.safetensors").values()} == {torch.float32}
+    config = tuning(ROOT / "configs" / "tune" / "house-base-full.toml", {"task": {"validation_prompts": 256}})
+    halve(draft, config, 20, tmp_path / "rows")
+    weights = read_weights(draft / "model.safetensors")
+    assert {one.dtype for one in weights.values()} == {torch.float16}
+    shipped = read_weights(bundled("policies")["house-base-full"] / "model.safetensors")
+    assert all(torch.equal(one, shipped[name]) for name, one in weights.items())
+    (table,) = load_policy(draft).calibrations
+    assert table.prompts == 20
+    assert table.weights == whole.calibrations[0].weights

@@ -324,6 +324,7 @@ def test_the_card_of_a_puzzles_dllm_says_what_the_puzzle_is(tmp_path, capsys, mo
     assert "how many positions may be revealed at once depends on the operation" in card
     assert "| lists:items=4 | region 4, in the task's own order |" in card
     assert "100% lists:items=4; easier at first, over 40% of the steps" in card
+    assert "- region length 4\n" in card
     capsys.readouterr()
     asked = ["--model", tmp_path / "lists", "--task", "lists:items=4", "--policies", "top_k_confidence:k=4"]
     main([*map(str, ["eval", *asked, "--prompts", 6, "--bounds", "--output", tmp_path / "eval"])])
@@ -338,7 +339,7 @@ def test_the_card_of_a_puzzles_dllm_says_what_the_puzzle_is(tmp_path, capsys, mo
     with pytest.raises(SystemExit):
         main(again)
     assert (tmp_path / "eval" / "bounds.json").read_text() == kept, "what is refused deletes nothing"
-    monkeypatch.setattr("unmask.cli.comparison.bounds_of", None)
+    monkeypatch.setattr("unmask.cli.bounds.bounds_of", None)
     main([*again, "--resume"])
     assert "known order" in " ".join(capsys.readouterr().out.split())
     model = load_model(tmp_path / "lists")

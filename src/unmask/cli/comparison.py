@@ -10,6 +10,7 @@ from typing import Annotated
 from annotated_types import Ge, Le
 from pydantic import Field, model_validator
 
+from unmask.cli.bounds import check_bounded, measure_bounds, most_passes_of_bounds
 from unmask.cli.common import launched
 from unmask.cli.console import Stop, console, errors, ticking
 from unmask.decoding.options import SHARED, CacheKind, DecodeConfig, check_text_behind_eos
@@ -17,7 +18,7 @@ from unmask.decoding.results import Cost
 from unmask.decoding.session import Totals
 from unmask.decoding.source import check_prompts, encode_example
 from unmask.errors import UnmaskError
-from unmask.evaluation.bounds import BOUNDS, ROLL_OUTS, ROLLED, Bound, bounds_of, read_bounds, write_bounds
+from unmask.evaluation.bounds import BOUNDS
 from unmask.evaluation.comparison import Comparison, ComparisonResult
 from unmask.evaluation.entries import Candidate, decoding
 from unmask.evaluation.evaluate import Setup
@@ -28,7 +29,6 @@ from unmask.rl.processes import Processes
 from unmask.settings import Output
 from unmask.tasks.base import Example, Split, Task
 from unmask.tasks.config import TaskConfig
-from unmask.tasks.puzzle import Puzzle
 
 SPEEDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -149,20 +149,7 @@ def verifiable(config: ComparisonConfig) -> Task:
         raise UnmaskError(
             f"The task {task.name!r} has no verifier, and evaluation needs to know what is correct: pass --verifier."
         )
-    puzzle(config, task)
-    return task
-
-
-def puzzle(config: ComparisonConfig, task: Task) -> Puzzle | None:
-    """The task, if its bounds are asked for.
-
-    Raises:
-        UnmaskError: they are, and it is no puzzle.
-    """
-    if not config.bounds:
-        return None
-    if not isinstance(task, Puzzle):
-        raise UnmaskError(f"The task {task.name!r} is no puzzle, and --bounds is for those: leave it out.")
+    check_bounded(config.bounds, task)
     return task
 
 
@@ -205,7 +192,7 @@ def compare(
         UnmaskError: the output folder holds results and `resume` is False, or results of something else.
         KeyboardInterrupt: stopped; rows so far are kept.
     """
-    processes, bounded = launched(), puzzle(config, task)
+    processes, bounded = launched(), check_bounded(config.bounds, task)
     setup = _setup(config, task, processes, model)
     prompts = [encode_example(setup.model, example) for example in setup.examples]
     check_prompts(setup.model, prompts, gen_length)  # refused before anything is written
@@ -231,35 +218,6 @@ def compare(
         return found
     made = measure_bounds(found.folder, setup.model, bounded, setup.examples, setup.active_rows)
     return replace(found, bounds=made)
-
-
-def measure_bounds(
-    folder: Path, model: MaskedDiffusionModel, task: Puzzle, examples: Sequence[Example], batch_size: int
-) -> list[Bound]:
-    """`bounds_of`, kept beside the rows, with progress and a clean stop.
-
-    Raises:
-        UnmaskError: bounds that are there are broken.
-        KeyboardInterrupt: stopped.
-    """
-    if found := read_bounds(folder):
-        return found
-    with ticking("bounds", ROLL_OUTS) as tick, Stop() as stop:
-
-        def on_progress(rolled: int) -> None:
-            tick(rolled, f"roll-outs of {min(ROLLED, len(examples))} prompts")
-            if stop():
-                errors.print(f"Stopped; rows are in {folder}: go on with --resume.", highlight=False, soft_wrap=True)
-                raise KeyboardInterrupt
-
-        found = bounds_of(model, task, examples, batch_size, on_progress)
-    write_bounds(folder, found)
-    return found
-
-
-def most_passes_of_bounds(prompts: int, gen_length: int) -> int:
-    """Forward passes of `measure_bounds` at most."""
-    return (prompts + ROLL_OUTS * min(ROLLED, prompts)) * gen_length
 
 
 def _split(config: ComparisonConfig) -> Split | None:

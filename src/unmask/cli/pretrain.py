@@ -12,6 +12,7 @@ from cyclopts import Parameter
 
 from unmask.cli.common import ConfigFile, DryRun, Resume
 from unmask.cli.console import Stop, console, duration, ticking
+from unmask.decoding.memo import memo_of
 from unmask.errors import Stopped, UnmaskError
 from unmask.evaluation.bounds import decode_in_order
 from unmask.evaluation.entries import candidate, decoding, tuned
@@ -96,9 +97,10 @@ def write_card(config: PretrainConfig, seconds: float, prompts: int) -> None:
         blockwise = [candidate(rule, decoding(length, blocks)) for length in lengths]
         full = tuned(decoding(lengths[0], config.block_length), CARD_RULES) if name == main_task else []
         done: list[Summary] = []
+        memo = memo_of(model, [policy for _, policy in [*blockwise, *full]])
         with ticking(f"evaluating on {name}", len(blockwise) + len(full)) as tick:
             for entry, policy in [*blockwise, *full]:
-                done.append(summarise(entry, evaluate(Setup(model, task, examples), entry, policy)))
+                done.append(summarise(entry, evaluate(Setup(model, task, examples), entry, policy, memo=memo)))
                 tick(len(done), entry.label)
         console.print(table(done, f"{model.name} on {name}, {prompts} test prompts"))
         if isinstance(task, Puzzle) and task.order(examples[0]) is not None:
@@ -127,12 +129,13 @@ GUESSES = (
 
 def _of_full_attention(config: PretrainConfig) -> tuple[str, str, str]:
     """What it is, its shape, its objective."""
+    share = f"{100 * config.double_share:.0f}% of the batches"
+    longer = f", and {2 * config.gen_length} in {share}" if config.double_share else ""
     return (
         "It is a stock RoBERTa (pre-norm) with a masked-LM head:\n`AutoModelForMaskedLM.from_pretrained` loads it.",
         f"feed-forward {4 * config.width}, learned positions",
         "- LLaDA's objective: l ~ U{1..L} positions masked, cross-entropy weighted L / l, EOS padding trained as ordinary "
-        f"tokens\n- region length {config.gen_length}, and {2 * config.gen_length} in {100 * config.double_share:.0f}% of "
-        "the batches",
+        f"tokens\n- region length {config.gen_length}{longer}",
     )
 
 

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from unmask.cli.bounds import measure_bounds, most_passes_of_bounds
 from unmask.cli.calibrate import CalibrateConfig, measure, show
 from unmask.cli.common import ConfigFile, DryRun, Resume, draw
-from unmask.cli.comparison import ComparisonConfig, compare, measure_bounds, most_passes_of_bounds
+from unmask.cli.comparison import ComparisonConfig, compare
 from unmask.cli.console import console, errors
 from unmask.cli.costs import describe_costs
 from unmask.cli.flags import flags_of, given

@@ -91,10 +91,9 @@ def load_model(
         UnmaskError: no such model, one of an unknown family, or weights that do not fit its config.
     """
     name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
-    shipped = bundled("models")
-    path = name if Path(name).exists() else str(shipped.get(name, name))
+    path = path_of(name)
     # Eager attention is the faster one at the bundled sizes.
-    attn_implementation = attn_implementation or ("eager" if name in shipped else None)
+    attn_implementation = attn_implementation or ("eager" if name in bundled("models") else None)
     options = {**options, "dtype": dtype_of(dtype), "device": device or default_device()}
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
@@ -170,11 +169,16 @@ def block_length_of(name_or_path: str | Path | None, causal_block: int | None = 
     """The blocks of a block-causal dLLM by its config alone; None of one that attends in full, or that is not here."""
     name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
     try:
-        published = config_of(name, str(bundled("models").get(name, name)), {})
+        published = config_of(name, path_of(name), {})
     except UnmaskError:
         return None  # told when it is loaded
     family = BLOCK_CAUSAL.get(kind_of(published))
     return None if family is None else blocks_of(name, published, family, causal_block)
+
+
+def path_of(name: str) -> str:
+    """Of a local folder, else of the bundled dLLM of this name; a Hub id is its own."""
+    return name if Path(name).exists() else str(bundled("models").get(name, name))
 
 
 def default_device() -> str:
@@ -214,7 +218,7 @@ class Size:
 def size_of(name_or_path: str | Path | None) -> Size | None:
     """What the config of a dLLM tells of its size; None where that cannot be read here."""
     name = DEFAULT_MODEL if name_or_path is None else str(name_or_path)
-    path = str(bundled("models").get(name, name))
+    path = path_of(name)
     try:
         published = config_of(name, path, {})
         model_type = kind_of(published)

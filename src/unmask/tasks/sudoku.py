@@ -104,7 +104,7 @@ class Sudoku(Puzzle):
         """A symmetric copy of a puzzle of the pool, at first with more cells given."""
         shown = rng.random() * (1 - stage.grown)
         while True:
-            grid, solution = (_moved(one, rng) for one, rng in zip(rng.choice(self._pool), _twins(rng), strict=True))
+            grid, solution = _moved(rng.choice(self._pool), random.Random(rng.getrandbits(64)))
             if _split_of(solution) == "pretrain":
                 easier = [
                     digit if given or rng.random() < shown else 0 for given, digit in zip(grid, solution, strict=True)
@@ -146,17 +146,13 @@ def _split_of(solution: Grid) -> str:
     return split_of(" ".join(str(names[digit]) for digit in solution))
 
 
-def _twins(rng: random.Random) -> tuple[random.Random, random.Random]:
-    """Two sources of the same numbers."""
-    seed = rng.getrandbits(64)
-    return random.Random(seed), random.Random(seed)
-
-
-def _moved(grid: Grid, rng: random.Random) -> Grid:
-    """The grid with digits renamed, and rows and columns exchanged as the rules allow."""
+def _moved(grids: tuple[Grid, Grid], rng: random.Random) -> tuple[Grid, Grid]:
+    """Both grids with their digits renamed alike, and rows and columns exchanged as the rules allow."""
     digits = [0, *rng.sample(range(1, SIZE + 1), SIZE)]
     rows, columns = _shuffled(rng, ROWS), _shuffled(rng, COLUMNS)
-    return [digits[grid[row * SIZE + column]] for row in rows for column in columns]
+    cells = [row * SIZE + column for row in rows for column in columns]
+    one, other = ([digits[grid[cell]] for cell in cells] for grid in grids)
+    return one, other
 
 
 def _shuffled(rng: random.Random, width: int) -> list[int]:
