@@ -35,9 +35,9 @@ from unmask.decoding.results import Generation
 from unmask.decoding.source import encode_example
 from unmask.decoding.state import Step
 from unmask.evaluation.bounds import best_of, ceiling, correlation, decode_in_order
+from unmask.evaluation.differences import Outcomes
 from unmask.evaluation.entries import Entry
-from unmask.evaluation.intervals import bootstrap
-from unmask.evaluation.summaries import outcomes
+from unmask.evaluation.summaries import outcomes, summary
 from unmask.models.auto import load_model, path_of
 from unmask.models.base import MaskedDiffusionModel
 from unmask.pareto import Point, frontier
@@ -73,7 +73,8 @@ class Found:
     """How one way of decoding did on each prompt.
 
     Attributes:
-        cost: total correlation of what was revealed together, in nats; NaN where it cannot be computed.
+        cost: total correlation of what was revealed together, in nats; NaN of wrong answers, and where it cannot be
+            computed.
     """
 
     correct: torch.Tensor
@@ -82,12 +83,15 @@ class Found:
 
     def told(self) -> str:
         """As columns of a table."""
-        right = bootstrap(self.correct[None].double())
         known = self.cost[~self.cost.isnan()].double()
-        nfe = self.nfe.double().mean()
-        return (
-            f"{100 * right.mean:.1f} ({100 * right.low:.1f} to {100 * right.high:.1f}) | {nfe:.2f} | {known.mean():.2f}"
-        )
+        cost = f"{known.mean():.2f}" if len(known) else ""
+        return f"{self.right} | {self.nfe.double().mean():.2f} | {cost}"
+
+    @property
+    def right(self) -> str:
+        """Accuracy with its interval, in percent."""
+        right, _ = summary(Outcomes(self.correct[None].double(), self.nfe[None].double()))
+        return f"{100 * right.mean:.1f} ({100 * right.low:.1f} to {100 * right.high:.1f})"
 
 
 @cache
@@ -118,7 +122,7 @@ def dllms(args: argparse.Namespace) -> None:
     def make(place: str) -> None:
         name = PLACES[place]["model"]
         if not (Path(path_of(name)) / "README.md").exists():
-            again = ["--resume"] if Path(f"{name}.checkpoint").exists() else []
+            again = ["--resume"] if Path(f"{name}.checkpoint").exists() or Path(name).exists() else []
             unmask("pretrain", "--config", f"configs/pretrain/{place}.toml", "--output", name, "--threads", 1, *again)
         print(f"{place}: {name}", flush=True)
 
@@ -157,7 +161,9 @@ def bounds(args: argparse.Namespace) -> None:
         one = setting(place, args.prompts)
         if one is None:
             continue
-        print(f"\n{place}: {args.prompts} test prompts; correlation: of what was revealed together, nats per prompt")
+        print(
+            f"\n{place}: {args.prompts} test prompts; correlation: of what was revealed together, nats per right answer"
+        )
         print("| decoding | accuracy %, 95% interval | NFE | correlation |\n|---|---|---|---|")
         assert isinstance(one.task, Puzzle)  # of `places`
         orders = [one.task.order(example) for example in one.examples]
@@ -173,7 +179,8 @@ def bounds(args: argparse.Namespace) -> None:
         many = best_of(one.model, one.task, one.examples[:100], args.best_of)
         found = many.found[many.found.isfinite()]
         share = 100 * many.found.isfinite().float().mean()
-        print(f"| best of {args.best_of} random roll-outs, 100 prompts | {share:.1f} | {found.mean():.2f} | |")
+        first = min(100, args.prompts)
+        print(f"| best of {args.best_of} random roll-outs, {first} prompts | {share:.1f} | {found.mean():.2f} | |")
         mean = f"{100 * many.correct.float().mean():.1f} | {many.nfe.float().mean():.2f}"
         print(f"| random roll-outs, on average | {mean} | |")
         for name, blocks in best_rules(args, place):
@@ -224,23 +231,59 @@ def ceilings(args: argparse.Namespace) -> None:
         there = Setting(task, one.model, task.examples("test", args.prompts))
         answers = task.answers(there.examples[0])
         assert answers is not None
-        best = {passes: max(ceiling(answers, order) for order in splits(n, passes)) for passes in range(1, n + 1)}
-        print(f"\n{operation}: the best way to reveal {n} positions in so many passes, exactly, in percent")
-        print(", ".join(f"{passes}: {100 * share:.1f}" for passes, share in best.items()))
-        print("| decoding at temperature 1 | accuracy % | NFE | ceiling % at its passes |\n|---|---|---|---|")
-        names = [("top_k_confidence:k=1", None), ("top_k_confidence:k=2", None), ("top_k_confidence:k=4", None)]
-        names += [("confidence_threshold:threshold=0.5", None), ("confidence_threshold:threshold=0", None)]
-        names += [("factor:factor=1", None)]
+        print(f"\n{operation}: the most that can be reached with {n} positions, exactly, in percent")
+        print("| passes | any order fixed beforehand | any choice, at this mean |\n|---|---|---|")
+        for passes in range(1, n + 1):
+            fixed = max(ceiling(answers, order) for order in splits(n, passes))
+            print(f"| {passes} | {100 * fixed:.1f} | {100 * most(operation, n, passes):.1f} |")
+        print("| decoding at temperature 1 | accuracy % | NFE | most of any choice at its NFE, % |\n|---|---|---|---|")
+        names = [(f"top_k_confidence:k={k}", None) for k in (1, 2, 4)]
+        names += [(f"confidence_threshold:threshold={t}", None) for t in (0, 0.5, 0.9, 0.99)]
+        names += [(f"factor:factor={f}", None) for f in (0.5, 1)]
         policies = [(str(path), speed) for path in made(args, "lists").values() for speed in SPEEDS]
         for name, speed in [*names, *policies]:
             config = region(there, speed=speed).model_copy(update={"temperature": 1.0})
             found = run(there, load_policy(name), config, costs=False)
-            allowed = sum(best[int(passes)] for passes in found.nfe) / len(found.nfe)
-            right = bootstrap(found.correct[None].double())
+            nfe = found.nfe.double().mean().item()
+            allowed = most(operation, n, nfe)
+            right, _ = summary(Outcomes(found.correct[None].double(), found.nfe[None].double()))
             above = " (ABOVE)" if right.low > allowed else ""
-            told = f"{100 * right.mean:.1f} ({100 * right.low:.1f} to {100 * right.high:.1f}){above}"
             at = "" if speed is None else f", speed {speed:g}"
-            print(f"| `{name}`{at} | {told} | {found.nfe.double().mean():.2f} | {100 * allowed:.1f} |", flush=True)
+            print(f"| `{name}`{at} | {found.right}{above} | {nfe:.2f} | {100 * allowed:.1f} |", flush=True)
+
+
+def most(operation: str, n: int, passes: float) -> float:
+    """The most of `shuffle` and `mark` that any choice reaches at this mean number of passes, tokens drawn as they are.
+
+    Whatever it sees: a choice may stop for its draws, one prompt taking more passes than another. What is left after k
+    of m positions have been drawn together depends on how many are left and, of `mark`, on whether the mark is there.
+    For each price of a pass the best choice is found exactly, and no choice is above the least of these lines.
+
+    Args:
+        n: positions.
+        passes: forward passes, on average over prompts.
+    """
+    prices = [0.0, *(10 ** (i / 50) for i in range(-200, 1))]
+    return min(1.0, *(_worth(operation, n, price) + price * passes for price in prices))
+
+
+def _worth(operation: str, n: int, price: float) -> float:
+    """The most accuracy less what its passes cost; whatever has gone wrong is ended by one pass."""
+    best = [0.0] * (n + 1)  # of so many masked positions, nothing being wrong or, of `mark`, marked
+    for m in range(1, n + 1):
+        worth = []
+        for k in range(1, m + 1):
+            if operation == "shuffle":
+                goes_on, marked = math.perm(m, k) / m**k, 0.0
+            else:
+                goes_on, marked = (1 - 1 / m) ** k, k / m * (1 - 1 / m) ** (k - 1)
+            if k == m:
+                worth.append((marked if operation == "mark" else goes_on) - price)
+            else:
+                wrong = 1 - goes_on - marked
+                worth.append(goes_on * best[m - k] + marked * (1 - price) - wrong * price - price)
+        best[m] = max(worth)
+    return best[n]
 
 
 def splits(n: int, passes: int) -> list[list[int]]:

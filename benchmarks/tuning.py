@@ -16,6 +16,7 @@ import math
 import random
 import shutil
 import sys
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
@@ -58,6 +59,7 @@ from benchmarks.studies import (
     words_of,
 )
 
+from unmask.cli.console import duration
 from unmask.cli.tune import tuning
 from unmask.errors import UnmaskError
 from unmask.evaluation.calibrate import table_of
@@ -79,7 +81,7 @@ def train(args: argparse.Namespace) -> None:
     """Tune each study with each seed; what the search for rules has tried is shared by the seeds."""
 
     def one(job: tuple[str, int]) -> None:
-        study, seed = job
+        (study, seed), started = job, time.monotonic()
         place, flags = STUDIES[study]
         run = folder(args.out, study, seed)
         known = folder(args.out, place, args.seeds[0]) / "search.jsonl"
@@ -93,7 +95,7 @@ def train(args: argparse.Namespace) -> None:
             unmask("tune", *words, "--run", run, "--seed", seed, *prompts, *again)
         for home in homes(study):
             decode(args, run, home, run / "held-out" / home)
-        print(f"{study}, seed {seed}: done", flush=True)
+        print(f"{study}, seed {seed}: {duration(time.monotonic() - started)}", flush=True)
 
     jobs = [(study, seed) for seed in args.seeds for study in args.studies]
     with ThreadPoolExecutor(args.jobs) as pool:

@@ -120,6 +120,21 @@ def test_the_ways_to_split_positions_into_passes():
     assert len(splits(8, 4)) == 35  # 7 over 3
 
 
+def test_no_choice_is_above_the_most():
+    """Three positions to mark: two together are right in 8 of 9 cases; one by one takes 2, 3 or 3 passes."""
+    from benchmarks.puzzles import most
+
+    assert most("mark", 2, 1) == pytest.approx(1 / 2, abs=1e-3)
+    assert most("mark", 3, 1) == pytest.approx(4 / 9, abs=1e-3)
+    assert most("mark", 3, 2) == pytest.approx(8 / 9, abs=1e-3)
+    assert most("mark", 3, 8 / 3) == pytest.approx(1, abs=1e-3)
+    assert most("mark", 3, 2.5) < 0.99
+    assert most("shuffle", 3, 1) == pytest.approx(6 / 27, abs=1e-3)
+    assert most("shuffle", 3, 2) == pytest.approx(2 / 3, abs=1e-3), "two of three, then one: 6 of 9"
+    assert most("shuffle", 3, 3) == pytest.approx(1)
+    assert most("shuffle", 8, 4) > 0.273, "one may give up where two are alike, and spend the passes elsewhere"
+
+
 def test_what_a_blind_policy_does_tells_nothing_of_the_problem():
     """It is drawn, so that prompts differ; but its probabilities at a step and a mask are the same for all of them."""
     from benchmarks.puzzles import Setting, information, region

@@ -16,6 +16,7 @@ from unmask.policies.auto import load_policy
 from unmask.pretrain import (
     PretrainConfig,
     build_tokenizer,
+    check_recipe,
     diffusion_loss,
     draw_batch,
     draw_mask,
@@ -329,10 +330,9 @@ def test_the_card_of_a_puzzles_dllm_says_what_the_puzzle_is(tmp_path, capsys, mo
     asked = ["--model", tmp_path / "lists", "--task", "lists:items=4", "--policies", "top_k_confidence:k=4"]
     main([*map(str, ["eval", *asked, "--prompts", 6, "--bounds", "--output", tmp_path / "eval"])])
     rows = Journal(tmp_path / "eval" / "rows.jsonl").rows()
-    found = sorted({round(row["correlation"], 2) for row in rows})
-    assert found == [0.0, 0.86, 2.37], "all at once: copied, marked, shuffled"
+    assert {row["correlation"] for row in rows} == {None}, "nothing is right"
     shown = " ".join(capsys.readouterr().out.split())
-    for word in ("nats", "known", "best of 64"):
+    for word in ("known", "best of 64"):
         assert word in shown
     again = [*map(str, ["eval", *asked, "--prompts", 6, "--bounds", "--output", tmp_path / "eval"])]
     kept = (tmp_path / "eval" / "bounds.json").read_text()
@@ -349,3 +349,49 @@ def test_the_card_of_a_puzzles_dllm_says_what_the_puzzle_is(tmp_path, capsys, mo
         generate(
             model, load_policy("random_order"), load_task("lists:items=20").examples("test", 1)[0].prompt, gen_length=20
         )
+
+
+def test_a_training_that_has_ended_lacks_nothing_but_its_card(tmp_path, capsys):
+    """Stopped while the card is measured: --resume makes the card, and trains nothing."""
+    recipe = [f"--output={tmp_path / 'm'}", "--layers=1", "--width=16", "--heads=2", "--steps=2", "--test-prompts=4"]
+    recipe += ["--tasks.ledger=1"]
+    main(["pretrain", *recipe])
+    card = tmp_path / "m" / "README.md"
+    text, weights = card.read_text(), (tmp_path / "m" / "model.safetensors").read_bytes()
+    assert re.search("command: `unmask pretrain .*--tasks.ledger=1.0", text)
+    assert "--output" not in text
+    card.unlink()
+    main(["pretrain", *recipe, "--resume"])
+    assert card.read_text() == text
+    assert (tmp_path / "m" / "model.safetensors").read_bytes() == weights
+    with pytest.raises(SystemExit) as refused:
+        main(["pretrain", *recipe, "--resume", "--lr=0.5"])
+    assert refused.value.code == 2
+    assert "was begun with lr = 0.001, not 0.5" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("output", [".", "/", "..", "a/.."])
+def test_a_dllm_has_a_folder_of_its_own(tmp_path, output, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnmaskError, match="has no name of its own: give that of a new folder"):
+        PretrainConfig(output=output)
+    assert PretrainConfig(output="runs/b/").output == PretrainConfig(output="runs/./b").output == "runs/b"
+
+
+def test_puzzles_that_do_not_fit_are_refused_before_the_training():
+    with pytest.raises(UnmaskError, match="Prompts of 'sudoku' have 36 words: raise max_prompt, which is 17"):
+        check_recipe(PretrainConfig(tasks={"lists": 0.99, "sudoku": 0.01}, max_prompt=17))
+    with pytest.raises(UnmaskError, match=r"takes 36 \+ 36 positions, and max_prompt \+ 2 \* gen_length are 68"):
+        check_recipe(PretrainConfig(tasks={"sudoku": 1}, max_prompt=36, gen_length=16))
+
+
+@pytest.mark.parametrize(
+    "progress", ['{"step": 5000, "seconds": 1}', '{"step": -5, "seconds": 1}', '{"step": 1, "seconds": 1e400}']
+)
+def test_progress_that_cannot_be_is_refused(tmp_path, progress):
+    stops = iter([True])
+    with pytest.raises(Stopped):
+        pretrain(small(tmp_path / "m"), stop=lambda: next(stops))
+    (tmp_path / "m.checkpoint" / "progress.json").write_text(progress)
+    with pytest.raises(UnmaskError, match=r"The checkpoint .*m.checkpoint is damaged .*: delete it and start again."):
+        pretrain(small(tmp_path / "m"), resume=True)

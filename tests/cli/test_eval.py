@@ -216,3 +216,26 @@ def test_settings_of_released_code_are_refused_or_told_apart(capsys, tmp_path):
     code, _, err = run(capsys, "report", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "page.html")
     assert code == 2
     assert "judge_unfinished" in err or "max_block_steps" in err
+
+
+def test_right_answers_say_what_revealing_together_cost(capsys, tmp_path):
+    """All of 8 but one at once: of `mark` that tells of 7 positions which is marked, 7 h(1/8) - ln 8 nats."""
+    argv = ["eval", "--model", "lists", "--task", "lists", "--policies", "top_k_confidence:k=7", "--prompts", 20]
+    out = tmp_path / "a"
+    assert run(capsys, *argv, "--output", out)[0] == 0
+    assert not any("correlation" in row for row in parsed(out))
+    code, shown, told = run(capsys, *argv, "--output", out, "--resume", "--bounds")
+    assert code == 0
+    assert "Rows made without --bounds have no nats" in " ".join((shown + told).split())
+    code, shown, _ = run(capsys, *argv, "--output", tmp_path / "b", "--bounds")
+    assert code == 0
+    assert "nats" in shown
+    found = {(row["correct"], round(row["correlation"] or 0, 3)) for row in parsed(tmp_path / "b")}
+    assert found == {(True, 0.0), (True, 0.558), (False, 0.0)}
+    assert all((row["correlation"] is None) is not row["correct"] for row in parsed(tmp_path / "b"))
+    bounds = tmp_path / "b" / "bounds.json"
+    for broken in ("[" * 100_000, bounds.read_text().replace('"mean": 1.0', '"mean": -7', 1), "[]", "{}"):
+        bounds.write_text(broken)
+        code, _, told = run(capsys, *argv, "--output", tmp_path / "b", "--bounds", "--resume")
+        assert code == 2
+        assert "bounds.json is broken: delete it, and --resume makes it again with --bounds" in " ".join(told.split())

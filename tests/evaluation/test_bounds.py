@@ -1,6 +1,7 @@
 """Bounds against numbers by hand, and evaluation against them: nothing decodes an exact dLLM above its ceiling."""
 
 import math
+from itertools import permutations
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from unmask.evaluation.entries import candidate, decoding
 from unmask.evaluation.evaluate import Setup, evaluate
 from unmask.evaluation.intervals import Interval
 from unmask.evaluation.tables import table
+from unmask.models.auto import load_model
 from unmask.tasks.auto import load_task
 from unmask.testing import ExactModel
 
@@ -167,6 +169,7 @@ def test_the_correlation_of_a_roll_out_is_of_whole_puzzles_alone():
     words = task.answers(example)[5]
     assert correlation(task, example, [0, 0, 0, 0], words) == pytest.approx(4 * math.log(4) - math.log(24))
     assert correlation(task, example, [0, 0, 0, -1], words) is None, "one is masked"
+    assert correlation(task, example, [0, 0, 0, 0], [words[0]] * 4) is None, "what went wrong has skipped its cost"
     assert correlation(load_task("house"), load_task("house").examples("test", 1)[0], [0], ["a"]) is None
 
 
@@ -192,3 +195,31 @@ def test_bounds_are_kept_beside_rows(tmp_path):
     (tmp_path / "bounds.json").write_text('[{"name": "known order"}]', encoding="utf-8")
     with pytest.raises(UnmaskError, match=r"bounds\.json is broken: delete it, and --resume makes it again"):
         read_bounds(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("order", "ways"),
+    [([0, 0, 1, 1], 4), ([0, 1, 1, 1], 4), ([0, 0, 0, 0], 4), ([0, 1, 2, 3], 4), ([0, 0, 1, 2, 2], 5)],
+)
+def test_the_mean_total_correlation_bounds_the_ceiling_from_below(order, ways):
+    """Jensen: of all answers of an order; equal where each answer costs the same, as of shuffled items."""
+    names = "abcdefgh"[:ways]
+    shuffled = list(permutations(names))
+    mean = sum(total_correlation(shuffled, order, one) for one in shuffled) / len(shuffled)
+    assert math.exp(-mean) == pytest.approx(ceiling(shuffled, order))
+    marked = [tuple("*" if i == at else name for i, name in enumerate(names)) for at in range(ways)]
+    mean = sum(total_correlation(marked, order, one) for one in marked) / len(marked)
+    assert math.exp(-mean) <= ceiling(marked, order) + 1e-12
+
+
+def test_bounds_of_nothing_are_refused():
+    with pytest.raises(UnmaskError, match="as many words as the order has positions, 3"):
+        total_correlation(["ab", "ba"], [0, 0, 0], "aba")
+    with pytest.raises(UnmaskError, match="as many words as the order has positions, 2"):
+        total_correlation(["ab", "b"], [0, 0], "ab")
+    with pytest.raises(UnmaskError, match="at least one answer"):
+        total_correlation([], [0], "a")
+    model, task = load_model("lists"), load_task("lists")
+    for call in (lambda: decode_in_order(model, task, [], []), lambda: bounds_of(model, task, [])):
+        with pytest.raises(UnmaskError, match="No examples were given"):
+            call()

@@ -10,6 +10,7 @@ from transformers import BertConfig, BertForPreTraining
 
 from tests.models.test_masked_lm import SHAPE
 from unmask.errors import UnmaskError
+from unmask.hub import bundled
 from unmask.models.auto import load_model
 from unmask.pretrain import build_tokenizer
 from unmask.tasks.auto import load_task
@@ -92,3 +93,16 @@ def test_a_config_with_odd_values_is_refused_in_a_sentence(tmp_path, tiny_folder
     path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     with pytest.raises(UnmaskError):
         load_model(tmp_path / "odd")
+
+
+def test_results_in_a_folder_of_a_bundled_name_do_not_hide_the_dllm(tmp_path, monkeypatch):
+    """`unmask eval --output lists` makes one; a dLLM in such a folder is taken first."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists" / "config.json").write_text("{}")
+    shipped = load_model("lists")
+    assert shipped.vocab_size > 40
+    shutil.copytree(bundled("models")["nae-sat"], tmp_path / "lists", dirs_exist_ok=True)
+    assert load_model("lists").vocab_size < 20
+    with pytest.raises(UnmaskError, match="or a bundled dLLM .*house-small, lists, nae-sat"):
+        load_model("list")

@@ -216,6 +216,9 @@ def compare(
     found = comparison.finish([entry for entry, _ in [*candidates, *replays]])
     if found is None or bounded is None:
         return found
+    if not all("correlation" in row for _, rows in found.results for row in rows):
+        told = "Rows made without --bounds have no nats: leave out --resume, and give another --output, for those."
+        errors.print(told, style="yellow", highlight=False, soft_wrap=True)
     made = measure_bounds(found.folder, setup.model, bounded, setup.examples, setup.active_rows)
     return replace(found, bounds=made)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import shlex
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from cyclopts import Parameter
@@ -15,10 +17,11 @@ from unmask.cli.console import Stop, console, duration, ticking
 from unmask.decoding.memo import memo_of
 from unmask.errors import Stopped, UnmaskError
 from unmask.evaluation.bounds import decode_in_order
+from unmask.evaluation.differences import Outcomes
 from unmask.evaluation.entries import candidate, decoding, tuned
 from unmask.evaluation.evaluate import Setup, evaluate
-from unmask.evaluation.intervals import Interval, bootstrap
-from unmask.evaluation.summaries import Summary, best, summarise
+from unmask.evaluation.intervals import Interval
+from unmask.evaluation.summaries import Summary, best, summarise, summary
 from unmask.evaluation.tables import setting, table
 from unmask.files import write_text
 from unmask.models.auto import load_model
@@ -40,7 +43,8 @@ def pretrain(
 ) -> None:
     """Train a small masked diffusion language model from scratch on procedural tasks.
 
-    Writes a standard Hugging Face folder with a model card. Ctrl-C saves and stops; --resume goes on.
+    Writes a standard Hugging Face folder with a model card. Ctrl-C saves and stops; --resume goes on, also where only
+    the card is missing.
 
     Example: unmask pretrain --config configs/pretrain/house-base.toml --output runs/house-base
     """
@@ -76,15 +80,42 @@ def pretrain(
         except Stopped as e:
             console.print(str(e), highlight=False)
             return
-    write_card(resolved, seconds, test_prompts)
+    if not (Path(resolved.output) / "README.md").exists():
+        try:
+            with Stop() as stop:
+                write_card(resolved, seconds, test_prompts, _command(config, overrides), stop)
+        except KeyboardInterrupt:
+            console.print(f"{resolved.output} is ready but for its card: make that with --resume.", highlight=False)
+            raise
     console.print(f"{resolved.output} is ready after {duration(seconds)} of training; its README.md has the numbers.")
+
+
+def _command(config: str | Path | None, overrides: Mapping[str, Any]) -> str:
+    """That makes the same dLLM, wherever it is written to."""
+    words = ["unmask", "pretrain", *([] if config is None else ["--config", str(config)])]
+    for name, value in overrides.items():
+        flag = f"--{name.replace('_', '-')}"
+        if isinstance(value, Mapping):
+            words += [f"{flag}.{key}={one}" for key, one in value.items()]
+        elif name not in ("output", "save_every"):
+            words += [f"{flag}={one}" for one in (value if isinstance(value, tuple) else (value,))]
+    return shlex.join(words)
 
 
 CARD_RULES = ("confidence_threshold", "top_k_confidence", "random_order")
 
 
-def write_card(config: PretrainConfig, seconds: float, prompts: int) -> None:
-    """Measure the dLLM on held-out prompts and write its model card."""
+def write_card(
+    config: PretrainConfig, seconds: float, prompts: int, command: str, stop: Callable[[], bool] = lambda: False
+) -> None:
+    """Measure the dLLM on held-out prompts and write its model card.
+
+    Args:
+        command: that has made the dLLM.
+
+    Raises:
+        KeyboardInterrupt: stopped, and no card is written.
+    """
     model = load_model(config.output)
     results: list[str] = []
     main_task = max(config.tasks, key=lambda name: config.tasks[name])
@@ -97,16 +128,17 @@ def write_card(config: PretrainConfig, seconds: float, prompts: int) -> None:
         blockwise = [candidate(rule, decoding(length, blocks)) for length in lengths]
         full = tuned(decoding(lengths[0], config.block_length), CARD_RULES) if name == main_task else []
         done: list[Summary] = []
+        setup = Setup(model, task, examples)
         memo = memo_of(model, [policy for _, policy in [*blockwise, *full]])
         with ticking(f"evaluating on {name}", len(blockwise) + len(full)) as tick:
             for entry, policy in [*blockwise, *full]:
-                done.append(summarise(entry, evaluate(Setup(model, task, examples), entry, policy, memo=memo)))
+                done.append(summarise(entry, evaluate(setup, entry, policy, memo=memo, stop=stop)))
                 tick(len(done), entry.label)
         console.print(table(done, f"{model.name} on {name}, {prompts} test prompts"))
         if isinstance(task, Puzzle) and task.order(examples[0]) is not None:
             known = decode_in_order(model, task, examples, [task.order(one) or [] for one in examples])
-            right, nfe = bootstrap(known.correct[None].float()), known.nfe.float().mean().item()
-            results.append(_row(name, f"region {lengths[0]}, in the task's own order", right, nfe))
+            right, nfe = summary(Outcomes(known.correct[None].float(), known.nfe[None].float()))
+            results.append(_row(name, f"region {lengths[0]}, in the task's own order", right, nfe.mean))
         for length, found in zip(lengths, done, strict=False):
             how = f"region {length}, blocks of {blocks}, threshold 0.9"
             results.append(_row(name, how, found.accuracy, found.nfe.mean))
@@ -117,7 +149,7 @@ def write_card(config: PretrainConfig, seconds: float, prompts: int) -> None:
             results.append(_row(name, how, top.accuracy, top.nfe.mean))
     assert model.network is not None
     parameters = sum(p.numel() for p in model.network.parameters())
-    write_text(Path(config.output) / "README.md", card(config, seconds, prompts, parameters, results))
+    write_text(Path(config.output) / "README.md", card(config, seconds, prompts, parameters, results, command))
 
 
 GUESSES = (
@@ -184,7 +216,9 @@ def _purpose(config: PretrainConfig, guesses: str) -> tuple[str, str, str]:
     )
 
 
-def card(config: PretrainConfig, seconds: float, prompts: int, parameters: int, results: list[str]) -> str:
+def card(
+    config: PretrainConfig, seconds: float, prompts: int, parameters: int, results: list[str], command: str
+) -> str:
     """The model card."""
     name = Path(config.output).name
     table_rows = "\n".join(results)
@@ -219,7 +253,7 @@ to study decoding on a laptop. {about}
 {objective}
 - AdamW, lr {config.lr:g} with {config.warmup} warm-up steps, then linear to 0; batch {config.batch_size}; {config.steps} \
 steps; {"bf16 autocast" if config.bf16 else "float32"}; seed {config.seed}{stored}
-- {duration(seconds)} on CPU; command: `unmask pretrain --config configs/pretrain/{name}.toml`
+- {duration(seconds)} on CPU; command: `{command}`
 
 ## Numbers
 

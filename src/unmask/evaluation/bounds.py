@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from jaxtyping import Bool, Float, Int
+from pydantic import Field, FiniteFloat, TypeAdapter
 from torch import Tensor
 
 from unmask.decoding.options import DecodeConfig
@@ -29,6 +32,7 @@ from unmask.files import write_text
 from unmask.models.base import MaskedDiffusionModel
 from unmask.noise import row_keys
 from unmask.observation import Needs, Observation
+from unmask.settings import Settings
 from unmask.tasks.base import Example, Task, verdicts
 from unmask.tasks.puzzle import Puzzle
 
@@ -71,8 +75,10 @@ def decode_in_order(
         config: the token temperature and more; the region is the task's, and one block.
 
     Raises:
-        UnmaskError: orders that do not fit; as `unmask.generate`.
+        UnmaskError: no examples, orders that do not fit; as `unmask.generate`.
     """
+    if not examples:
+        raise UnmaskError("No examples were given: pass at least one.")
     if len(order) != len(examples) or any(len(one) != task.gen_length for one in order):
         raise UnmaskError(
             f"Give an order for each of {len(examples)} prompts, a pass for each of {task.gen_length} positions."
@@ -200,7 +206,12 @@ def bounds_of(
 
     Args:
         on_progress: as of `best_of`.
+
+    Raises:
+        UnmaskError: no examples; as `unmask.generate`.
     """
+    if not examples:
+        raise UnmaskError("No examples were given: pass at least one.")
     config = DecodeConfig(batch_size=batch_size)
     found, orders = [], [order for order in map(task.order, examples) if order is not None]
     if len(orders) == len(examples):
@@ -228,27 +239,52 @@ def read_bounds(folder: Path) -> list[Bound]:
     """
     path = folder / BOUNDS
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return [Bound(one["name"], _interval(one["accuracy"]), _interval(one["nfe"])) for one in found]
+        kept = _KEPT.validate_json(path.read_bytes())
+        return [Bound(one.name, one.accuracy.interval, one.nfe.interval) for one in kept]
     except FileNotFoundError:
         return []
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError):
         raise UnmaskError(f"{path} is broken: delete it, and --resume makes it again with --bounds.") from None
 
 
-def _interval(ends: Mapping[str, float | None]) -> Interval:
-    mean, low, high = (math.nan if ends[name] is None else float(ends[name]) for name in ("mean", "low", "high"))  # type: ignore[arg-type]
-    return Interval(mean, low, high)
+class _Ends(Settings):
+    """An interval in a file; null stands for NaN."""
+
+    mean: Annotated[FiniteFloat, Ge(0)] | None
+    low: FiniteFloat | None
+    high: FiniteFloat | None
+
+    @property
+    def interval(self) -> Interval:
+        """As it was."""
+        return Interval(*(math.nan if end is None else end for end in (self.mean, self.low, self.high)))
+
+
+class _Share(_Ends):
+    mean: Annotated[FiniteFloat, Ge(0), Le(1)] | None
+
+
+class _Kept(Settings):
+    """A `Bound` in a file."""
+
+    name: str
+    accuracy: _Share
+    nfe: _Ends
+
+
+_KEPT = TypeAdapter(Annotated[list[_Kept], Field(min_length=1)])
 
 
 def correlation(task: Task, example: Example, order: Sequence[int], words: Sequence[str]) -> float | None:
-    """`total_correlation` of a roll-out of a puzzle; None where the answers cannot be listed, or positions are masked.
+    """`total_correlation` of a roll-out of a puzzle that was right; None of another, or where answers cannot be listed.
+
+    A roll-out that has gone wrong has skipped what would have come: it would look cheap.
 
     Args:
         words: of each position of the region.
     """
     answers = task.answers(example) if isinstance(task, Puzzle) else None
-    if answers is None or len(words) != task.gen_length or min(order) < 0:
+    if answers is None or min(order) < 0 or tuple(words) not in answers:
         return None
     return 0.0 if len(answers) == 1 else total_correlation(answers, order, words)  # of one answer nothing is open
 
@@ -265,9 +301,7 @@ def ceiling(answers: Answers, order: Sequence[int]) -> float:
     Raises:
         UnmaskError: no answers, or of another length than the order.
     """
-    codes = _codes(answers)
-    if codes.ndim < 2 or codes.shape[1] != len(order):
-        raise UnmaskError(f"Give answers of as many words as the order has positions, {len(order)}.")
+    codes = _codes(answers, order)
     log_p = torch.zeros(len(codes), dtype=torch.float64)
     for stands, at in _passes(order):
         before = _groups(codes[:, stands])
@@ -281,14 +315,20 @@ def ceiling(answers: Answers, order: Sequence[int]) -> float:
 def total_correlation(answers: Answers, order: Sequence[int], tokens: Sequence[str]) -> float:
     """What the positions revealed together know of each other, in nats, summed over the passes of a roll-out.
 
-    The probability that draws of the passes agree with some answer is at least exp of minus this.
+    Its mean over the answers is what an order costs: draws in that order end in an answer with a probability of at
+    least exp of minus this mean (`ceiling` is the probability; by Jensen's inequality).
 
     Args:
         answers: all that are correct, equally likely.
         order: the pass in which each position was revealed.
         tokens: what was revealed. From the first pass that no answer agrees with, nothing is left to know.
+
+    Raises:
+        UnmaskError: no answers, or answers or tokens of another length than the order.
     """
-    codes, total = _codes([*answers, tuple(tokens)]), 0.0
+    if not answers:
+        raise UnmaskError("Give at least one answer: of none nothing is known.")
+    codes, total = _codes([*answers, tuple(tokens)], order), 0.0
     said, codes = codes[-1], codes[:-1]
     for stands, at in _passes(order):
         left = codes[(codes[:, stands] == said[stands]).all(dim=1)]
@@ -300,7 +340,9 @@ def total_correlation(answers: Answers, order: Sequence[int], tokens: Sequence[s
     return total
 
 
-def _codes(answers: Answers) -> Int[Tensor, "n l"]:
+def _codes(answers: Answers, order: Sequence[int]) -> Int[Tensor, "n l"]:
+    if not answers or any(len(answer) != len(order) for answer in answers):
+        raise UnmaskError(f"Give answers of as many words as the order has positions, {len(order)}.")
     known: dict[str, int] = {}
     return torch.tensor([[known.setdefault(word, len(known)) for word in answer] for answer in answers])
 

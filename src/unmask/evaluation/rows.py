@@ -21,7 +21,7 @@ class Outcome(TypedDict):
         tokens: revealed, up to the end of the text.
         reveals: positions revealed at each step.
         correlation: of what was revealed together, in nats (`unmask.evaluation.bounds`); of puzzles, if asked for;
-            None where positions are masked or answers cannot be listed.
+            None of a wrong answer, and where answers cannot be listed.
         complete: nothing is masked that counts; without it an answer is wrong.
         ended: as in `unmask.Completion`.
     """

@@ -32,7 +32,7 @@ class Summary:
         cost: what that is.
         positions: computed per prompt; None of older rows.
         partial: some passes did not compute all of their prompts.
-        correlation: of what was revealed together, nats per prompt; None where a row does not tell.
+        correlation: of what was revealed together, nats per right answer; None where a row does not tell.
     """
 
     entry: Entry

@@ -177,8 +177,12 @@ def block_length_of(name_or_path: str | Path | None, causal_block: int | None = 
 
 
 def path_of(name: str) -> str:
-    """Of a local folder, else of the bundled dLLM of this name; a Hub id is its own."""
-    return name if Path(name).exists() else str(bundled("models").get(name, name))
+    """Of a local folder, else of the bundled dLLM of this name; a Hub id is its own.
+
+    Results that someone keeps in a folder of a bundled dLLM's name do not hide it: they are no weights.
+    """
+    shipped = bundled("models").get(name)
+    return name if shipped is None or any(Path(name).glob("*.safetensors")) else str(shipped)
 
 
 def default_device() -> str:

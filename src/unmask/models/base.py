@@ -190,7 +190,7 @@ class MaskedDiffusionModel(ABC):
         if unknown is not None and unknown in ids and unknown not in self.eos_ids.tolist():
             raise UnmaskError(
                 f"The prompt {shortened(text)!r} has words that the dLLM {self.name!r} does not know: "
-                "use the words of its model card."
+                "use the words of its model card, or another dLLM."
             )
         return list(ids)
 

@@ -19,7 +19,7 @@ from transformers.utils import logging as transformers_logging
 from transformers.utils.hub import cached_file
 
 from unmask.errors import UnmaskError, is_out_of_memory
-from unmask.hub import is_finite
+from unmask.hub import bundled, is_finite
 
 Loader = Callable[..., Any]  # a from_pretrained
 # What from_pretrained raises for what a user can mend.
@@ -180,7 +180,7 @@ def refused(name: str) -> Iterator[None]:
         reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise UnmaskError(
             f"Cannot load the dLLM {name!r} ({reason.rstrip('.')}): give a folder with config.json, model.safetensors "
-            "and a tokenizer, a Hub id, or a bundled dLLM (house-base)."
+            f"and a tokenizer, a Hub id, or a bundled dLLM ({', '.join(bundled('models'))})."
         ) from None
     finally:
         transformers_logging.set_verbosity(verbosity)

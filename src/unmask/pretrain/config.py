@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from os.path import normpath
+from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt, Le
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from unmask.settings import Output, Settings
+
+
+def _named(output: str) -> str:
+    """Without a slash or dot at its end: the checkpoint lies beside it."""
+    path = normpath(output)
+    if Path(path).name in ("", ".."):
+        raise ValueError(f"the output {output!r} has no name of its own: give that of a new folder")
+    return path
 
 
 class PretrainConfig(Settings):
     """Recipe of a small dLLM: a RoBERTa with full attention (pre-norm), or a block-causal Qwen3."""
 
-    output: Annotated[Output, Field(description="Folder that the dLLM is written to.")] = "runs/dllm"
+    output: Annotated[Output, AfterValidator(_named), Field(description="New folder that the dLLM is written to.")] = (
+        "runs/dllm"
+    )
     layers: Annotated[int, Ge(1), Field(description="Transformer layers.")] = 3
     width: Annotated[int, Ge(8), Field(description="Hidden size; the feed-forward is four times as wide.")] = 128
     heads: Annotated[int, Ge(1), Field(description="Attention heads.")] = 4

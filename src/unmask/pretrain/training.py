@@ -12,9 +12,10 @@ import json
 import math
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -52,6 +53,7 @@ from unmask.tasks.puzzle import Puzzle
 from unmask.tasks.worked import check_styles
 
 SPECIAL = ("[PAD]", "[EOS]", "[MASK]", "[UNK]")
+RECIPE = "pretrain.json"
 LONGEST = 4096  # positions of a block-causal dLLM: rotary ones cost nothing
 SHARED_WORDS = ("go", "the", "answer", "is", ",", ".", ":", "?")
 
@@ -143,7 +145,7 @@ def pretrain(
     """Train a dLLM and write it to `config.output` as a standard Hugging Face folder.
 
     Args:
-        resume: go on from the checkpoint beside the output folder.
+        resume: go on from the checkpoint beside the output folder; a training that has ended is left as it is.
         stop: asked after each step; True saves a checkpoint and ends with `Stopped`.
 
     Returns:
@@ -155,6 +157,8 @@ def pretrain(
         Stopped: before the last step.
     """
     config = settled(config, resume=resume)
+    if resume and (ended := _ended(config)) is not None:
+        return ended
     training = _Training(config)
     output, checkpoint = Path(config.output), _checkpoint(config)
     claim = Claim(output, output.with_name(f".{output.name}.lock"), "--output")
@@ -178,10 +182,11 @@ def pretrain(
             training.save(checkpoint, step + 1, seconds)
         if stopping and step + 1 < config.steps:
             raise Stopped(f"Stopped after step {step + 1} of {config.steps}; go on with --resume.")
-    training.write(output)
+    seconds = time.perf_counter() - start
+    training.write(output, seconds)
     shutil.rmtree(checkpoint, ignore_errors=True)
     claim.release()
-    return time.perf_counter() - start
+    return seconds
 
 
 def settled(config: PretrainConfig, *, resume: bool = False) -> PretrainConfig:
@@ -192,10 +197,39 @@ def settled(config: PretrainConfig, *, resume: bool = False) -> PretrainConfig:
     if config.bf16 is not None:
         return config
     fast = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    begun = _checkpoint(config) / "config.json"
-    if resume and begun.exists():
+    saved = (_checkpoint(config) / "config.json", Path(config.output) / RECIPE)
+    begun = next((path for path in saved if path.exists()), None)
+    if resume and begun is not None:
         fast = bool(read_object(begun, "delete the checkpoint and start again").get("bf16", fast))
     return config.model_copy(update={"bf16": fast})
+
+
+def _ended(config: PretrainConfig) -> float | None:
+    """The seconds of a training that has ended; None of one that has not.
+
+    Raises:
+        UnmaskError: it had another recipe.
+    """
+    recipe = Path(config.output) / RECIPE
+    if _checkpoint(config).exists() or not recipe.exists():
+        return None
+    before = read_object(recipe, "give another --output")
+    seconds = before.pop("seconds", 0.0)
+    wanted, usual = json.loads(config.model_dump_json()), PretrainConfig().model_dump()
+    check_begun(config.output, before, wanted, "--output", free=("output", "save_every"), defaults=usual)
+    return float(seconds)
+
+
+def _progress(found: Mapping[str, Any], steps: int) -> tuple[int, float]:
+    """Steps done and seconds spent.
+
+    Raises:
+        ValueError: they cannot be.
+    """
+    step, seconds = found["step"], float(found["seconds"])
+    if type(step) is not int or not 0 <= step <= steps or not 0 <= seconds < math.inf:
+        raise ValueError(f"step {step} of {steps} after {seconds} seconds")
+    return step, seconds
 
 
 def _checkpoint(config: PretrainConfig) -> Path:
@@ -225,7 +259,14 @@ def check_recipe(config: PretrainConfig) -> None:
         UnmaskError: a task that draws no texts, does not fit the positions, or has positions that cannot be aligned.
     """
     check_styles(config.styles)
-    _main_puzzle(config, _tasks(config))
+    tasks = _tasks(config)
+    _main_puzzle(config, tasks)
+    for task in tasks:
+        if isinstance(task, Puzzle) and task.prompt_length > config.max_prompt:
+            raise UnmaskError(
+                f"Prompts of {task.name!r} have {task.prompt_length} words: raise max_prompt, which is "
+                f"{config.max_prompt}."
+            )
 
 
 def _main_puzzle(config: PretrainConfig, tasks: Sequence[ProceduralTask]) -> Puzzle | None:
@@ -256,7 +297,7 @@ class _Training:
     """What is trained, and on what."""
 
     def __init__(self, config: PretrainConfig) -> None:
-        check_styles(config.styles)
+        check_recipe(config)
         self.config, self.tasks = config, _tasks(config)
         self.tokenizer = build_tokenizer(self.tasks)
         self.network = build_network(config, self.tokenizer).train()
@@ -355,12 +396,12 @@ class _Training:
         try:
             weights = path / "model.safetensors"
             progress = read_checkpoint(path, self.network, self.optimizer, read_weights(weights), weights)
-            return int(progress["step"]), float(progress["seconds"])
+            return _progress(progress, self.config.steps)
         except (ValueError, KeyError, TypeError, OverflowError) as e:
             raise UnmaskError(f"The checkpoint {path} is damaged ({e}): delete it and start again.") from None
 
-    def write(self, output: Path) -> None:
-        """The dLLM as a standard folder."""
+    def write(self, output: Path, seconds: float) -> None:
+        """The dLLM as a standard folder, with its recipe and the time that it took."""
         with written_whole(output) as folder:
             self.network.eval().save_pretrained(folder)
             self.tokenizer.save_pretrained(folder)
@@ -376,4 +417,5 @@ class _Training:
                 own |= {"mask_token_id": self.tokenizer.mask_token_id}
                 known = read_object(folder / "config.json", "write the dLLM again")
                 write_text(folder / "config.json", json.dumps({**known, **own}, indent=2) + "\n")
-            write_text(folder / "pretrain.json", self.config.model_dump_json(indent=2) + "\n")
+            recipe = {**self.config.model_dump(mode="json"), "seconds": seconds}
+            write_text(folder / RECIPE, json.dumps(recipe, indent=2) + "\n")

@@ -51,7 +51,9 @@ class ListOptions(Settings):
         if self.operation == "pairs" and self.items % 2:
             raise ValueError(f"{self.items} items are no pairs: give an even number")
         if self.items > self.letters - (self.operation == "replace"):
-            raise ValueError(f"{self.letters} letters are too few for {self.items} different items: give fewer items")
+            raise ValueError(
+                f"{self.letters} letters are too few for {self.items} different items: give fewer items or more letters"
+            )
         return self
 
 

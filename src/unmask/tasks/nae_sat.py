@@ -35,7 +35,7 @@ class NaeSatOptions(Settings):
         given: probability that the prompt gives a latent.
     """
 
-    latents: Annotated[int, Ge(3)] = 12
+    latents: Annotated[int, Ge(3), Le(100)] = 12
     clauses: Annotated[int, Ge(1)] = 24
     given: Annotated[float, Ge(0), Le(1)] = 0.5
 

@@ -70,5 +70,5 @@ class ProceduralTask(Task):
             misses += 1
             if example is None or misses > MISSES:
                 few = f"about {len(found)} {split} prompts: ask for fewer than {n}" if found else f"no {split} prompts"
-                raise UnmaskError(f"Task {self.name!r} has {few}{'' if found else ': take a larger puzzle'}.")
+                raise UnmaskError(f"Task {self.name!r} has {few}{'' if found else ': choose another difficulty'}.")
         return list(found.values())

@@ -19,7 +19,8 @@ class Puzzle(ProceduralTask):
     Attributes:
         kind: its name without settings.
         Options: its difficulty.
-        options: as given.
+        options: as given. The name has those that are not the default, in one order: other words for the same
+            difficulty are the same task.
         prompt_length: words of a prompt.
     """
 
@@ -34,7 +35,7 @@ class Puzzle(ProceduralTask):
             UnmaskError: an unknown setting, or one without a problem.
         """
         self.options = build(self.Options, options, where=self.kind, known=set(self.Options.model_fields))
-        told = ",".join(f"{key}={value}" for key, value in options.items())
+        told = ",".join(f"{key}={value}" for key, value in self.options.model_dump(exclude_defaults=True).items())
         self.name = f"{self.kind}:{told}" if told else self.kind
 
     @abstractmethod
@@ -85,7 +86,7 @@ class Puzzle(ProceduralTask):
             example = self.draw(rng, stage.grown)
             if split_of(example.prompt) == "pretrain":
                 return example.prompt, example.answer
-        raise UnmaskError(f"Task {self.name!r} has no prompts to train a dLLM on: take a larger puzzle.")
+        raise UnmaskError(f"Task {self.name!r} has no prompts to train a dLLM on: choose another difficulty.")
 
     def verify(self, example: Example, text: str) -> bool:
         """Every position holds a word, and together they answer the prompt."""

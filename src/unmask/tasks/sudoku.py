@@ -89,9 +89,7 @@ class Sudoku(Puzzle):
                     grid, left = without, left - 1
             if left == self.options.givens:
                 return _example(grid, solution)
-        raise UnmaskError(
-            f"No 6 x 6 Sudoku with {self.options.givens} givens and one solution was found: give 10 or more givens."
-        )
+        raise UnmaskError(f"No 6 x 6 Sudoku with {self.options.givens} givens and one solution was found: give more.")
 
     @cached_property
     def _pool(self) -> list[tuple[Grid, Grid]]:
