@@ -1,6 +1,7 @@
 """The objective by hand, and a pretraining that can be killed."""
 
 import math
+import re
 
 import pytest
 import torch
