@@ -51,6 +51,7 @@ from unmask.tasks.puzzle import Puzzle
 PUZZLES = ("lists", "nae-sat", "addition", "sudoku")
 SPEEDS = (0.0, 0.5, 1.0)
 HOUSE = "house-base-full"  # trained elsewhere
+SHIPPED = {"house": HOUSE, "nae-sat": "nae-sat"}
 SHOWN = 12  # rules of a table at most
 
 
@@ -110,10 +111,11 @@ def setting(place: str, prompts: int) -> Setting | None:
 
 
 def made(args: argparse.Namespace, place: str, study: str | None = None) -> dict[int, Path]:
-    """The run of each seed that is there; of house, the bundled policy if there is none."""
+    """The run of each seed that is there; of house and nae-sat, the bundled policy if there is none."""
     runs = {seed: folder(args.out, study or place, seed) for seed in args.seeds}
     found = {seed: run for seed, run in runs.items() if (run / "best" / "README.md").exists()}
-    return found or ({0: Path(HOUSE)} if (study or place) == "house" else {})
+    shipped = SHIPPED.get(study or place)
+    return found or ({} if shipped is None else {0: Path(shipped)})
 
 
 def dllms(args: argparse.Namespace) -> None:

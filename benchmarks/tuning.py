@@ -68,6 +68,7 @@ from unmask.evaluation.entries import Entry
 from unmask.evaluation.figures import curve
 from unmask.evaluation.rows import ResultRow
 from unmask.evaluation.summaries import summarise
+from unmask.files import written_whole
 from unmask.hub import ASSETS, read_weights
 from unmask.pareto import frontier
 from unmask.policies.auto import load_policy
@@ -146,8 +147,8 @@ def bundle(args: argparse.Namespace) -> None:
             text = text.replace(str(folder(args.out, home, median)), f"runs/tuned-{home}")
         (draft / "README.md").write_text(text, encoding="utf-8")
         halve(draft, config, args.calibration_prompts, best.parent / "halved")
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(draft, target)  # whole, or as it was
+        with written_whole(target) as whole:
+            shutil.copytree(draft, whole, dirs_exist_ok=True)
         print(f"{name}: seed {median} of {study}")
 
 
@@ -178,6 +179,7 @@ BUNDLED = {
     "house-blocks": "house-base-block8",
     "both": "house-base-both",
     "block-causal": "house-block-causal",
+    "nae-sat": "nae-sat",
 }
 
 
