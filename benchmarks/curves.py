@@ -26,6 +26,8 @@ from unmask.policies.calibration import interpolate
 
 def results(path: Path) -> list[tuple[Entry, Sequence[ResultRow]]]:
     """Entries with their rows."""
+    if not path.exists():
+        raise SystemExit(f"{path} is not there: run `python benchmarks/tuning.py train` and `rules` of this place first.")
     return list(read_results([path]))
 
 
