@@ -39,7 +39,7 @@ floors: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Everything that is claimed, from scratch: some ten hours on two cores, by the times of its parts; `benchmarks/everything.py
+# Everything that is claimed, from scratch: some twelve hours on two cores, by the times of its parts; `benchmarks/everything.py
 # --times` says what it took. Can be stopped and started again. Writes docs/reproduction.md and docs/leaderboard.md, and
 # tables into runs/everything.
 reproduce: setup
@@ -49,7 +49,7 @@ reproduce: setup
 seeds: setup
 	$(BIN)/python benchmarks/everything.py --parts seeds
 
-# Of it: the dLLMs of the puzzles, policies for them with three seeds, rules, bounds, the mixture, claims.
+# Of it: the dLLMs of the puzzles, policies for them with three seeds, rules, bounds, the mixture, claims: five hours of it.
 puzzles: setup
 	$(BIN)/python benchmarks/everything.py --parts puzzles
 

@@ -27,7 +27,7 @@ from unmask.policies.calibration import interpolate
 def results(path: Path) -> list[tuple[Entry, Sequence[ResultRow]]]:
     """Entries with their rows."""
     if not path.exists():
-        raise SystemExit(f"{path} is not there: run `python benchmarks/tuning.py train` and `rules` of this place first.")
+        raise SystemExit(f"{path} is not there: run `python benchmarks/tuning.py train` and `rules` of it first.")
     return list(read_results([path]))
 
 
