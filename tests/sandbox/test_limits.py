@@ -37,7 +37,7 @@ def test_namespaces_alone_keep_processes_in():
         server.setblocking(False)
         with pytest.raises(BlockingIOError):
             server.accept()
-    assert not marked(limits.seconds)
+    wait_until(lambda: not marked(limits.seconds))
 
 
 def test_programs_end_when_this_process_is_killed():

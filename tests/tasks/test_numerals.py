@@ -228,4 +228,6 @@ def test_long_texts_take_linear_time(part):
         return time.process_time() - begun
 
     spent(500)  # what is made once
-    assert spent(5_000) < 30 * max(spent(500), 0.01), "ten times as long, and a hundred times if it were quadratic"
+    short = min(spent(500) for _ in range(3))
+    long = min(spent(5_000) for _ in range(2))  # the machine may be busy
+    assert long < 40 * max(short, 0.01), "ten times as long, and a hundred times if it were quadratic"
