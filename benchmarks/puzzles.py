@@ -1,6 +1,6 @@
 """Puzzles: their dLLMs, their bounds, and what rules and policies choose. Policies are those of benchmarks/tuning.py.
 
-python benchmarks/puzzles.py dllms                     the dLLMs that are not bundled, two at once, 15 minutes at most
+python benchmarks/puzzles.py dllms                     the dLLMs that are not bundled, two at once, a quarter of an hour
 python benchmarks/tuning.py train --studies lists      a policy of every speed, three seeds; the same for the others
 python benchmarks/tuning.py rules --studies lists      every cell of every rule; the best on the held-out prompts
 python benchmarks/puzzles.py bounds                    the known order, the best of 64, the best rules, the policies
@@ -26,6 +26,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.ceilings import most, splits
 from benchmarks.curves import results, spread
 from benchmarks.studies import PLACES, SEEDS, folder, unmask
 
@@ -37,6 +38,7 @@ from unmask.decoding.state import Step
 from unmask.evaluation.bounds import best_of, ceiling, correlation, decode_in_order
 from unmask.evaluation.differences import Outcomes
 from unmask.evaluation.entries import Entry
+from unmask.evaluation.intervals import Interval
 from unmask.evaluation.summaries import outcomes, summary
 from unmask.models.auto import load_model, path_of
 from unmask.models.base import MaskedDiffusionModel
@@ -86,13 +88,18 @@ class Found:
         """As columns of a table."""
         known = self.cost[~self.cost.isnan()].double()
         cost = f"{known.mean():.2f}" if len(known) else ""
-        return f"{self.right} | {self.nfe.double().mean():.2f} | {cost}"
+        return f"{percent(self.accuracy)} | {self.nfe.double().mean():.2f} | {cost}"
 
     @property
-    def right(self) -> str:
-        """Accuracy with its interval, in percent."""
-        right, _ = summary(Outcomes(self.correct[None].double(), self.nfe[None].double()))
-        return f"{100 * right.mean:.1f} ({100 * right.low:.1f} to {100 * right.high:.1f})"
+    def accuracy(self) -> Interval:
+        """Share of prompts, in [0, 1]."""
+        accuracy, _ = summary(Outcomes(self.correct[None].double(), self.nfe[None].double()))
+        return accuracy
+
+
+def percent(one: Interval) -> str:
+    """With its interval."""
+    return f"{100 * one.mean:.1f} ({100 * one.low:.1f} to {100 * one.high:.1f})"
 
 
 @cache
@@ -248,50 +255,9 @@ def ceilings(args: argparse.Namespace) -> None:
             found = run(there, load_policy(name), config, costs=False)
             nfe = found.nfe.double().mean().item()
             allowed = most(operation, n, nfe)
-            right, _ = summary(Outcomes(found.correct[None].double(), found.nfe[None].double()))
-            above = " (ABOVE)" if right.low > allowed else ""
+            above = " (ABOVE)" if found.accuracy.low > allowed else ""
             at = "" if speed is None else f", speed {speed:g}"
-            print(f"| `{name}`{at} | {found.right}{above} | {nfe:.2f} | {100 * allowed:.1f} |", flush=True)
-
-
-def most(operation: str, n: int, passes: float) -> float:
-    """The most of `shuffle` and `mark` that any choice reaches at this mean number of passes, tokens drawn as they are.
-
-    Whatever it sees: a choice may stop for its draws, one prompt taking more passes than another. What is left after k
-    of m positions have been drawn together depends on how many are left and, of `mark`, on whether the mark is there.
-    For each price of a pass the best choice is found exactly, and no choice is above the least of these lines.
-
-    Args:
-        n: positions.
-        passes: forward passes, on average over prompts.
-    """
-    prices = [0.0, *(10 ** (i / 50) for i in range(-200, 1))]
-    return min(1.0, *(_worth(operation, n, price) + price * passes for price in prices))
-
-
-def _worth(operation: str, n: int, price: float) -> float:
-    """The most accuracy less what its passes cost; whatever has gone wrong is ended by one pass."""
-    best = [0.0] * (n + 1)  # of so many masked positions, nothing being wrong or, of `mark`, marked
-    for m in range(1, n + 1):
-        worth = []
-        for k in range(1, m + 1):
-            if operation == "shuffle":
-                goes_on, marked = math.perm(m, k) / m**k, 0.0
-            else:
-                goes_on, marked = (1 - 1 / m) ** k, k / m * (1 - 1 / m) ** (k - 1)
-            if k == m:
-                worth.append((marked if operation == "mark" else goes_on) - price)
-            else:
-                wrong = 1 - goes_on - marked
-                worth.append(goes_on * best[m - k] + marked * (1 - price) - wrong * price - price)
-        best[m] = max(worth)
-    return best[n]
-
-
-def splits(n: int, passes: int) -> list[list[int]]:
-    """The ways to reveal n positions that look alike in so many passes: which ones does not matter, how many does."""
-    cuts = torch.combinations(torch.arange(1, n), passes - 1).tolist() if passes > 1 else [[]]
-    return [[sum(cut <= i for cut in each) for i in range(n)] for each in cuts]
+            print(f"| `{name}`{at} | {percent(found.accuracy)}{above} | {nfe:.2f} | {100 * allowed:.1f} |", flush=True)
 
 
 def state(args: argparse.Namespace) -> None:

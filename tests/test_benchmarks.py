@@ -112,7 +112,7 @@ def teardown_module():
 
 
 def test_the_ways_to_split_positions_into_passes():
-    from benchmarks.puzzles import splits
+    from benchmarks.ceilings import splits
 
     assert splits(3, 1) == [[0, 0, 0]]
     assert splits(3, 2) == [[0, 1, 1], [0, 0, 1]]
@@ -122,7 +122,7 @@ def test_the_ways_to_split_positions_into_passes():
 
 def test_no_choice_is_above_the_most():
     """Three positions to mark: two together are right in 8 of 9 cases; one by one takes 2, 3 or 3 passes."""
-    from benchmarks.puzzles import most
+    from benchmarks.ceilings import most
 
     assert most("mark", 2, 1) == pytest.approx(1 / 2, abs=1e-3)
     assert most("mark", 3, 1) == pytest.approx(4 / 9, abs=1e-3)

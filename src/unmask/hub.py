@@ -188,6 +188,11 @@ def bundled(kind: str) -> dict[str, Path]:
     return {p.name: p for p in sorted(root.iterdir()) if p.is_dir()} if root.is_dir() else {}
 
 
+def holds_weights(folder: str | Path) -> bool:
+    """What else is in a folder, such as results, does not hide the bundled thing of that name."""
+    return any(Path(folder).glob("*.safetensors")) or any(Path(folder).glob("best/*.safetensors"))
+
+
 def find_policy_folder(name_or_path: str) -> Path:
     """A local folder (of a training run: its best/), a bundled name, or else a Hub id (downloaded).
 
@@ -199,10 +204,10 @@ def find_policy_folder(name_or_path: str) -> Path:
     path = Path(name_or_path)
     if path.is_file():
         raise UnmaskError(f"{path} is a file: give the policy's folder.")
-    if path.exists():
+    shipped = bundled("policies")
+    if path.exists() and (name_or_path not in shipped or holds_weights(path)):
         in_run = path / "best"  # of a training run's folder
         return in_run if (path / "metrics.jsonl").exists() and (in_run / "config.json").exists() else path
-    shipped = bundled("policies")
     if name_or_path in shipped:
         return shipped[name_or_path]
     repo, _, revision = name_or_path.partition("@")

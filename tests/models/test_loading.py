@@ -8,6 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertForPreTraining
 
+import unmask
 from tests.models.test_masked_lm import SHAPE
 from unmask.errors import UnmaskError
 from unmask.hub import bundled
@@ -104,5 +105,7 @@ def test_results_in_a_folder_of_a_bundled_name_do_not_hide_the_dllm(tmp_path, mo
     assert shipped.vocab_size > 40
     shutil.copytree(bundled("models")["nae-sat"], tmp_path / "lists", dirs_exist_ok=True)
     assert load_model("lists").vocab_size < 20
+    (tmp_path / "house-base-full").mkdir()
+    assert unmask.load_policy("house-base-full").calibrations, "of policies, too"
     with pytest.raises(UnmaskError, match="or a bundled dLLM .*house-small, lists, nae-sat"):
         load_model("list")

@@ -283,8 +283,10 @@ def correlation(task: Task, example: Example, order: Sequence[int], words: Seque
     Args:
         words: of each position of the region.
     """
-    answers = task.answers(example) if isinstance(task, Puzzle) else None
-    if answers is None or min(order) < 0 or tuple(words) not in answers:
+    if not isinstance(task, Puzzle) or min(order) < 0 or not task.verify(example, " ".join(words)):
+        return None
+    answers = task.answers(example)
+    if answers is None:
         return None
     return 0.0 if len(answers) == 1 else total_correlation(answers, order, words)  # of one answer nothing is open
 

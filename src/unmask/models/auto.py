@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM,
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from unmask.errors import UnmaskError
-from unmask.hub import bundled
+from unmask.hub import bundled, holds_weights
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.block_families import blocks_of, load_block_causal
 from unmask.models.dream import load_dream, qwen2_config
@@ -182,7 +182,7 @@ def path_of(name: str) -> str:
     Results that someone keeps in a folder of a bundled dLLM's name do not hide it: they are no weights.
     """
     shipped = bundled("models").get(name)
-    return name if shipped is None or any(Path(name).glob("*.safetensors")) else str(shipped)
+    return name if shipped is None or holds_weights(name) else str(shipped)
 
 
 def default_device() -> str:

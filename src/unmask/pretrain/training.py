@@ -19,16 +19,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerFast,
-    Qwen3Config,
-    Qwen3ForCausalLM,
-    RobertaPreLayerNormConfig,
-    RobertaPreLayerNormForMaskedLM,
-)
 
 from unmask.checkpoint import read_checkpoint, weights_of, write_checkpoint
 from unmask.errors import Stopped, UnmaskError
@@ -37,6 +28,7 @@ from unmask.hub import read_weights
 from unmask.journal import Claim, check_begun
 from unmask.models.auto import load_model
 from unmask.pretrain.config import PretrainConfig
+from unmask.pretrain.network import align, build_network, build_tokenizer
 from unmask.pretrain.objective import (
     block_attention,
     diffusion_loss,
@@ -52,10 +44,7 @@ from unmask.tasks.procedural import ProceduralTask
 from unmask.tasks.puzzle import Puzzle
 from unmask.tasks.worked import check_styles
 
-SPECIAL = ("[PAD]", "[EOS]", "[MASK]", "[UNK]")
 RECIPE = "pretrain.json"
-LONGEST = 4096  # positions of a block-causal dLLM: rotary ones cost nothing
-SHARED_WORDS = ("go", "the", "answer", "is", ",", ".", ":", "?")
 
 
 @dataclass(frozen=True)
@@ -66,73 +55,6 @@ class PretrainProgress:
     steps: int
     loss: float
     seconds: float
-
-
-def build_tokenizer(tasks: Sequence[ProceduralTask]) -> PreTrainedTokenizerFast:
-    """A word-level tokenizer of the tasks' words, in Hugging Face's format."""
-    words = [*SPECIAL, *SHARED_WORDS, *(word for task in tasks for word in task.words())]
-    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(words))}, "[UNK]"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("[,.:?]"), "isolated")]
-    )
-    tokenizer.decoder = decoders.WordPiece(prefix="##", cleanup=True)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        eos_token="[EOS]",
-        mask_token="[MASK]",
-        unk_token="[UNK]",
-        padding_side="left",
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def build_network(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> PreTrainedModel:
-    """The network with fresh weights."""
-    if config.width % config.heads:
-        raise UnmaskError(f"width {config.width} must be a multiple of heads {config.heads}.")
-    if config.block_length is not None:
-        return _block_causal(config, tokenizer)
-    shape = RobertaPreLayerNormConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=config.width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        intermediate_size=4 * config.width,
-        # positions count from pad_token_id + 1
-        max_position_embeddings=config.room + 1,
-        type_vocab_size=1,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    torch.manual_seed(config.seed)
-    network = RobertaPreLayerNormForMaskedLM(shape)
-    network.set_attn_implementation("eager")  # faster than SDPA at these sizes
-    return network
-
-
-def _block_causal(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    shape = Qwen3Config(
-        vocab_size=len(tokenizer),
-        hidden_size=config.width,
-        intermediate_size=3 * config.width,
-        num_hidden_layers=config.layers,
-        num_attention_heads=config.heads,
-        num_key_value_heads=config.heads,
-        head_dim=config.width // config.heads,
-        max_position_embeddings=LONGEST,
-        tie_word_embeddings=False,
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    torch.manual_seed(config.seed)
-    network = Qwen3ForCausalLM(shape)
-    network.set_attn_implementation("sdpa")
-    return network
 
 
 def pretrain(
@@ -214,10 +136,13 @@ def _ended(config: PretrainConfig) -> float | None:
     if _checkpoint(config).exists() or not recipe.exists():
         return None
     before = read_object(recipe, "give another --output")
-    seconds = before.pop("seconds", 0.0)
+    try:
+        _, seconds = _progress({"step": config.steps, "seconds": before.pop("seconds", 0.0)}, config.steps)
+    except (TypeError, ValueError, OverflowError) as e:
+        raise UnmaskError(f"{recipe} is damaged ({e}): give another --output.") from None
     wanted, usual = json.loads(config.model_dump_json()), PretrainConfig().model_dump()
     check_begun(config.output, before, wanted, "--output", free=("output", "save_every"), defaults=usual)
-    return float(seconds)
+    return seconds
 
 
 def _progress(found: Mapping[str, Any], steps: int) -> tuple[int, float]:
@@ -249,6 +174,10 @@ def _tasks(config: PretrainConfig) -> list[ProceduralTask]:
                 f"A problem of {name!r} takes {task.prompt_length} + {task.gen_length} positions, and max_prompt + 2 * "
                 f"gen_length are {config.room}: raise one of them."
             )
+        if isinstance(task, Puzzle) and task.prompt_length > config.max_prompt:
+            raise UnmaskError(
+                f"Prompts of {name!r} have {task.prompt_length} words: raise max_prompt, which is {config.max_prompt}."
+            )
         tasks.append(task)
     return tasks
 
@@ -259,14 +188,7 @@ def check_recipe(config: PretrainConfig) -> None:
         UnmaskError: a task that draws no texts, does not fit the positions, or has positions that cannot be aligned.
     """
     check_styles(config.styles)
-    tasks = _tasks(config)
-    _main_puzzle(config, tasks)
-    for task in tasks:
-        if isinstance(task, Puzzle) and task.prompt_length > config.max_prompt:
-            raise UnmaskError(
-                f"Prompts of {task.name!r} have {task.prompt_length} words: raise max_prompt, which is "
-                f"{config.max_prompt}."
-            )
+    _main_puzzle(config, _tasks(config))
 
 
 def _main_puzzle(config: PretrainConfig, tasks: Sequence[ProceduralTask]) -> Puzzle | None:
@@ -279,31 +201,17 @@ def _main_puzzle(config: PretrainConfig, tasks: Sequence[ProceduralTask]) -> Puz
     return main
 
 
-def _align(network: PreTrainedModel, places: Sequence[Sequence[str]], first: int, seed: int) -> None:
-    """Position embeddings of positions about the same thing begin as sums of vectors that these share."""
-    table = network.base_model.get_submodule("embeddings.position_embeddings").weight
-    assert isinstance(table, Tensor)
-    generator = torch.Generator().manual_seed(seed)
-    spread = network.config.initializer_range
-    names = dict.fromkeys(name for each in places for name in each)
-    vectors = {name: spread * torch.randn(table.shape[1], generator=generator) for name in names}
-    with torch.no_grad():
-        for i, each in enumerate(places):
-            if each:
-                table[first + i] = torch.stack([vectors[name] for name in each]).sum(dim=0)
-
-
 class _Training:
     """What is trained, and on what."""
 
     def __init__(self, config: PretrainConfig) -> None:
-        check_recipe(config)
+        check_styles(config.styles)
         self.config, self.tasks = config, _tasks(config)
         self.tokenizer = build_tokenizer(self.tasks)
         self.network = build_network(config, self.tokenizer).train()
         main = _main_puzzle(config, self.tasks)
         if main is not None:
-            _align(self.network, main.places(), self.tokenizer.pad_token_id + 1, config.seed)
+            align(self.network, main.places(), self.tokenizer.pad_token_id + 1, config.seed)
         if config.start is not None:
             self._begin_with(config.start)
         self.optimizer = torch.optim.AdamW(
