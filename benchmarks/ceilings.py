@@ -8,11 +8,12 @@ import torch
 
 
 def most(operation: str, n: int, passes: float) -> float:
-    """The most of `shuffle` and `mark` that any choice reaches at this mean number of passes, tokens drawn as they are.
+    """The most of `shuffle`, `mark` and `replace` that any choice reaches at this mean number of passes, tokens drawn.
 
     Whatever it sees: a choice may stop for its draws, one prompt taking more passes than another. What is left after k
-    of m positions have been drawn together depends on how many are left and, of `mark`, on whether the mark is there.
-    For each price of a pass the best choice is found exactly, and no choice is above the least of these lines.
+    of m positions have been drawn together depends on how many are left and, of `mark` and `replace`, on whether the
+    mark or a new letter is there. For each price of a pass the best choice is found exactly, and no choice is above the
+    least of these lines.
 
     Args:
         n: positions.
@@ -24,7 +25,7 @@ def most(operation: str, n: int, passes: float) -> float:
 
 def _worth(operation: str, n: int, price: float) -> float:
     """The most accuracy less what its passes cost; whatever has gone wrong is ended by one pass."""
-    best = [0.0] * (n + 1)  # of so many masked positions, nothing being wrong or, of `mark`, marked
+    best = [0.0] * (n + 1)  # of so many masked positions, nothing being wrong, and no mark or new letter there
     for m in range(1, n + 1):
         worth = []
         for k in range(1, m + 1):
@@ -33,7 +34,7 @@ def _worth(operation: str, n: int, price: float) -> float:
             else:
                 goes_on, marked = (1 - 1 / m) ** k, k / m * (1 - 1 / m) ** (k - 1)
             if k == m:
-                worth.append((marked if operation == "mark" else goes_on) - price)
+                worth.append((goes_on if operation == "shuffle" else marked) - price)
             else:
                 wrong = 1 - goes_on - marked
                 worth.append(goes_on * best[m - k] + marked * (1 - price) - wrong * price - price)

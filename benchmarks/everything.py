@@ -5,6 +5,7 @@ python benchmarks/everything.py --parts puzzles      one part: `make puzzles`; `
 python benchmarks/everything.py --times              what each step has taken so far
 
 Tables are kept in runs/everything. A step that is done is not done again; to do it again, delete its .json there.
+Trainings log their own time, so that one made by another command, or by a step that was killed, counts as well.
 """
 
 from __future__ import annotations
@@ -21,13 +22,15 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.puzzles import PUZZLES
-from benchmarks.studies import PUZZLE_BLOCKS
+from benchmarks.studies import PUZZLE_BLOCKS, SEEDS, folder
 
 from unmask.cli.console import duration
 from unmask.files import write_text
+from unmask.rl.run import read_metrics
 
 KEPT = Path("runs/everything")
 EVERY_SPEED = ("house", "house-blocks", "ledger", "block-causal")
+DLLMS = (*PUZZLES, "lists-small")
 OF_PUZZLES = (
     *PUZZLES,
     "lists-small",
@@ -42,16 +45,40 @@ PROMPTS = {"bounds": 500, "ceilings": 400, "elsewhere": 300, "twice": 300, "stat
 
 @dataclass(frozen=True)
 class Step:
-    """A command of this folder; what it prints is kept."""
+    """A command of this folder; what it prints is kept.
+
+    Attributes:
+        trainings: folders that it makes, below runs/.
+    """
 
     name: str
     script: str
     words: Sequence[str]
+    trainings: Sequence[str] = ()
 
     @property
     def command(self) -> list[str]:
         """With the interpreter."""
         return [sys.executable, f"benchmarks/{self.script}.py", *self.words]
+
+    def trained(self) -> tuple[int, float]:
+        """How many trainings there are, and the seconds of one core that they took as logged."""
+        made = [path for pattern in self.trainings for path in Path("runs").glob(pattern)]
+        took = [
+            _seconds(path) for path in made if (path / "metrics.jsonl").exists() or (path / "pretrain.json").exists()
+        ]
+        return len(took), sum(took)
+
+
+def _seconds(run: Path) -> float:
+    if (run / "pretrain.json").exists():
+        return float(json.loads((run / "pretrain.json").read_text(encoding="utf-8")).get("seconds", 0))
+    return sum(float(line.get("seconds", 0)) for line in read_metrics(run / "metrics.jsonl"))
+
+
+def tuned(*studies: str) -> list[str]:
+    """Where `benchmarks/tuning.py` trains them."""
+    return [str(folder(Path("tuning"), study, seed)) for study in studies for seed in SEEDS]
 
 
 def parts(jobs: int) -> dict[str, list[Step]]:
@@ -62,19 +89,21 @@ def parts(jobs: int) -> dict[str, list[Step]]:
     """
     at_once = ["--jobs", str(jobs)]
     return {
-        "claims": [Step("claims", "reproduce", at_once)],
+        "claims": [Step("claims", "reproduce", at_once, ["training/*/*/seed-*"])],
         "seeds": [
-            Step("policies", "tuning", ["train", "--studies", *EVERY_SPEED, *at_once]),
-            Step("both", "tuning", ["train", "--studies", "both", *at_once]),  # cloned from those
+            Step("policies", "tuning", ["train", "--studies", *EVERY_SPEED, *at_once], tuned(*EVERY_SPEED)),
+            Step("both", "tuning", ["train", "--studies", "both", *at_once], tuned("both")),  # cloned from those
             Step("rules", "tuning", ["rules", "--studies", *EVERY_SPEED]),
             Step("every-speed", "tuning", ["show", "--studies", *EVERY_SPEED, "both"]),
             Step("promises", "tuning", ["promise", "--studies", "house", "house-blocks"]),
         ],
         "puzzles": [
-            Step("dllms", "puzzles", ["dllms", "--places", *PUZZLES, "lists-small", *at_once]),
-            Step("puzzle-policies", "tuning", ["train", "--studies", *OF_PUZZLES, *at_once]),
+            Step(
+                "dllms", "puzzles", ["dllms", "--places", *PUZZLES, "lists-small", *at_once], [*PUZZLES, "lists-small"]
+            ),
+            Step("puzzle-policies", "tuning", ["train", "--studies", *OF_PUZZLES, *at_once], tuned(*OF_PUZZLES)),
             Step("puzzle-rules", "tuning", ["rules", "--studies", "house", "ledger", *PUZZLE_BLOCKS]),
-            Step("mixture", "puzzles", ["mixture", *at_once]),
+            Step("mixture", "puzzles", ["mixture", *at_once], tuned("all")),
             Step("puzzle-tables", "tuning", ["show", "--studies", *PUZZLES]),
             *(Step(name, "puzzles", [name, "--prompts", str(n)]) for name, n in PROMPTS.items()),
             Step("overlap", "overlap", []),
@@ -108,14 +137,17 @@ def run(step: Step) -> None:
     print(f"{step.name}: {duration(seconds)}", flush=True)
 
 
-def times(steps: Sequence[Step]) -> None:
-    """What each step has taken, and all together."""
+def times(steps: Sequence[Step], jobs: int) -> None:
+    """What each step has taken, and all together: its own time, or that of its trainings if they took longer."""
     total = 0.0
     for step in steps:
         record = KEPT / f"{step.name}.json"
         found = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {"seconds": 0.0, "done": False}
-        total += found["seconds"]
-        print(f"{step.name:16} {duration(found['seconds']):>9}{'' if found['done'] else '  (not done)'}")
+        count, seconds = step.trained()
+        took = max(found["seconds"], seconds / jobs)
+        total += took
+        made = f"  {count} trainings, {duration(seconds)} of one core" if count else ""
+        print(f"{step.name:16} {duration(took):>9}{made}{'' if found['done'] else '  (not done)'}")
     print(f"{'all':16} {duration(total):>9}")
 
 
@@ -130,7 +162,7 @@ def main() -> None:
     steps = [step for name in args.parts for step in parts(args.jobs)[name]]
     for step in () if args.times else steps:
         run(step)
-    times(steps)
+    times(steps, args.jobs)
 
 
 if __name__ == "__main__":

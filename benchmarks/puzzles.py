@@ -4,7 +4,7 @@ python benchmarks/puzzles.py dllms                     the dLLMs that are not bu
 python benchmarks/tuning.py train --studies lists      a policy of every speed, three seeds; the same for the others
 python benchmarks/tuning.py rules --studies lists      every cell of every rule; the best on the held-out prompts
 python benchmarks/puzzles.py bounds                    the known order, the best of 64, the best rules, the policies
-python benchmarks/puzzles.py ceilings                  drawn tokens against the exact ceilings of shuffle and mark
+python benchmarks/puzzles.py ceilings                  drawn tokens against the exact ceilings of shuffle, mark, replace
 python benchmarks/puzzles.py state                     does a policy see the problem, or only its own pace?
 python benchmarks/puzzles.py twice                     policies where there are twice the items, or clauses
 python benchmarks/puzzles.py mixture                   one policy for house and all puzzles, three seeds
@@ -49,6 +49,7 @@ from unmask.policies.fixed_schedule import FixedSchedule, average_pace
 from unmask.tasks.auto import load_task
 from unmask.tasks.base import Example, Task, verdicts
 from unmask.tasks.puzzle import Puzzle
+from unmask.testing import ExactModel
 
 PUZZLES = ("lists", "nae-sat", "addition", "sudoku")
 SPEEDS = (0.0, 0.5, 1.0)
@@ -229,18 +230,19 @@ def _spelled(entry: Entry) -> str:
 
 
 def ceilings(args: argparse.Namespace) -> None:
-    """Tokens drawn at temperature 1: what positions revealed together can reach at most, and what is reached."""
-    one = setting("lists", 1)
-    if one is None:
-        return
-    n = one.task.gen_length
-    for operation in ("shuffle", "mark"):
+    """Tokens drawn at temperature 1: what positions revealed together can reach at most, and what is reached.
+
+    The bundled dLLM has not learnt `replace`: an exact one takes its place.
+    """
+    model = load_model("lists")
+    for operation in ("shuffle", "mark", "replace"):
         task = load_task(f"lists:operation={operation}")
         assert isinstance(task, Puzzle)
-        there = Setting(task, one.model, task.examples("test", args.prompts))
+        n, dllm = task.gen_length, ExactModel(task) if operation == "replace" else model
+        there = Setting(task, dllm, task.examples("test", args.prompts))
         answers = task.answers(there.examples[0])
         assert answers is not None
-        print(f"\n{operation}: the most that can be reached with {n} positions, exactly, in percent")
+        print(f"\n{operation}, dLLM `{dllm.name}`: the most that {n} positions can reach, exactly, in percent")
         print("| passes | any order fixed beforehand | any choice, at this mean |\n|---|---|---|")
         for passes in range(1, n + 1):
             fixed = max(ceiling(answers, order) for order in splits(n, passes))

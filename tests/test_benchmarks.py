@@ -129,6 +129,7 @@ def test_no_choice_is_above_the_most():
     assert most("mark", 3, 2) == pytest.approx(8 / 9, abs=1e-3)
     assert most("mark", 3, 8 / 3) == pytest.approx(1, abs=1e-3)
     assert most("mark", 3, 2.5) < 0.99
+    assert most("replace", 3, 2) == most("mark", 3, 2), "a new letter is a mark"
     assert most("shuffle", 3, 1) == pytest.approx(6 / 27, abs=1e-3)
     assert most("shuffle", 3, 2) == pytest.approx(2 / 3, abs=1e-3), "two of three, then one: 6 of 9"
     assert most("shuffle", 3, 3) == pytest.approx(1)
@@ -180,8 +181,15 @@ def test_a_step_of_everything_goes_on_and_its_time_adds_up(tmp_path, monkeypatch
     assert second["seconds"] > first["seconds"] > 0
     assert (tmp_path / "kept" / "table.txt").read_text() == "a table\n"
     everything.run(Step("table", "step", ["3"]))  # done, so not run
-    everything.times([Step("table", "step", []), Step("other", "step", [])])
-    assert "other" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path)
+    log = tmp_path / "runs" / "tuning" / "lists" / "seed-1" / "metrics.jsonl"
+    log.parent.mkdir(parents=True)
+    log.write_text('{"stage": "grpo", "iteration": 1, "seconds": 100.0}\n{"stage": "note", "iteration": 1}\n' * 2)
+    everything.times([Step("table", "step", []), Step("other", "step", [], everything.tuned("lists"))], 2)
+    table, other, total = capsys.readouterr().out.splitlines()[-3:]
+    assert "not done" not in table
+    assert other.split(None, 1) == ["other", "1:40  1 trainings, 3:20 of one core  (not done)"]
+    assert total.split()[0] == "all"
 
 
 def test_every_step_names_studies_that_there_are():
