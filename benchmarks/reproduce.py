@@ -23,7 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.claims import BLOCKS, FAILS, FULL, HOLDS, PARTLY, Claim, Evidence, claims
 from benchmarks.puzzle_claims import HEAD
-from benchmarks.training import ALPHAS, SEEDS, clone_of, command, folder, options, read_metrics, run, unmask
+from benchmarks.studies import SEEDS, unmask
+from benchmarks.training import ALPHAS, clone_of, command, folder, options, read_metrics, run
 
 STUDIES = ("alpha", "semi", "full", "ablations", "hacking", "elsewhere")
 DOCS = Path("docs/reproduction.md")

@@ -13,8 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -22,12 +20,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.studies import SEEDS, unmask
+
 from unmask.evaluation.intervals import t95
 from unmask.pareto import Point, accuracy_at, frontier
 from unmask.rl.run import read_metrics
 
 ALPHAS = (0.0, 0.3, 1.0, 3.0, 10.0)
-SEEDS = (0, 1, 2)
 PROMPTS = 500
 
 Flags = dict[str, Any]
@@ -141,14 +142,6 @@ PASSES: dict[str, list[tuple[str, str]]] = {
 def folder(out: Path, study: str, name: str, seed: int) -> Path:
     """Where a run is kept."""
     return out / study / "".join(c if c.isalnum() or c in ".-" else "-" for c in name) / f"seed-{seed}"
-
-
-def unmask(*argv: str) -> None:
-    """Run the command line on one thread; its output goes to a log only if it fails."""
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-m", "unmask.cli", *argv], env=env, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"unmask {' '.join(argv)}: {done.stderr.strip()[-500:]}")
 
 
 def options(flags: Flags) -> list[str]:
