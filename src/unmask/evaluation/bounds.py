@@ -288,7 +288,8 @@ def correlation(task: Task, example: Example, order: Sequence[int], words: Seque
     answers = task.answers(example)
     if answers is None:
         return None
-    return 0.0 if len(answers) == 1 else total_correlation(answers, order, words)  # of one answer nothing is open
+    alone = len(answers) == 1 or len({*order}) == len(order)  # nothing is open, or one position per pass
+    return 0.0 if alone else total_correlation(answers, order, words)
 
 
 def ceiling(answers: Answers, order: Sequence[int]) -> float:
@@ -331,22 +332,22 @@ def total_correlation(answers: Answers, order: Sequence[int], tokens: Sequence[s
     if not answers:
         raise UnmaskError("Give at least one answer: of none nothing is known.")
     codes, total = _codes([*answers, tuple(tokens)], order), 0.0
-    said, codes = codes[-1], codes[:-1]
-    for stands, at in _passes(order):
-        left = codes[(codes[:, stands] == said[stands]).all(dim=1)]
+    said, left = codes[-1], codes[:-1]
+    for _, at in _passes(order):
+        if len(at) > 1:
+            total += sum(_entropy(left[:, [position]]) for position in at) - _entropy(left[:, at])
+        left = left[(left[:, at] == said[at]).all(dim=1)]
         if not len(left):
             break
-        if len(at) == 1:
-            continue
-        total += sum(_entropy(left[:, [position]]) for position in at) - _entropy(left[:, at])
     return total
 
 
 def _codes(answers: Answers, order: Sequence[int]) -> Int[Tensor, "n l"]:
     if not answers or any(len(answer) != len(order) for answer in answers):
         raise UnmaskError(f"Give answers of as many words as the order has positions, {len(order)}.")
-    known: dict[str, int] = {}
-    return torch.tensor([[known.setdefault(word, len(known)) for word in answer] for answer in answers])
+    words = [word for answer in answers for word in answer]
+    known = {word: i for i, word in enumerate(dict.fromkeys(words))}
+    return torch.tensor([known[word] for word in words]).view(len(answers), -1)
 
 
 def _passes(order: Sequence[int]) -> list[tuple[list[int], list[int]]]:
