@@ -42,7 +42,7 @@ class Line:
 
     Attributes:
         best: its most accurate cell, accuracy and NFE; of a policy the means of its training seeds.
-        study: that trains a policy; None of a rule, or of a bundled policy.
+        study: that trains a policy; None of a rule, or of a policy that was made elsewhere.
     """
 
     name: str
@@ -100,10 +100,13 @@ def lines(out: Path, place: str, seeds: Sequence[int]) -> list[Line]:
     for entry, rows in results(out / "rules" / place):
         rules.setdefault(entry.label, []).append((entry, rows))
     policies: dict[str, list[Cells]] = {}
-    for study, (home, _) in STUDIES.items():
+    names = {folder(out, study, 0).parent.name: study for study in STUDIES}
+    own = {path.parts[-4] for path in out.glob(f"*/seed-*/held-out/{place}")} - {_bundled(out, place).parts[-4], *names}
+    studies = [study for study, (home, _) in STUDIES.items() if home == place]
+    for study in [*studies, *sorted(own)]:
         for seed in seeds:
             path = folder(out, study, seed) / "held-out" / place
-            if home == place and path.exists():
+            if path.exists():
                 policies.setdefault(study, []).append([one for one in results(path) if one[0].kind == "policy"])
     if place in BUNDLED and (bundled := _bundled(out, place)).exists():
         policies[f"{place}, bundled"] = [[one for one in results(bundled) if one[0].kind == "policy"]]
@@ -116,8 +119,8 @@ def lines(out: Path, place: str, seeds: Sequence[int]) -> list[Line]:
     for study, each in policies.items():
         scores = [score(cells, length, top) for cells in each]
         area, volume = (over_seeds([one[i] for one in scores]) for i in range(2))
-        name = "policy of every speed" + ("" if study == place else study.removeprefix(place))
-        trained = None if study.endswith(", bundled") else study
+        differs = f", {study}" if study in own else study.removeprefix(place)  # "" of the place's own study
+        name, trained = f"policy of every speed{differs}", study if study in STUDIES else None
         found.append(Line(f"**{name}**", len(each[0]), len(each), area, volume, _best(each), trained))
     return sorted(found, key=lambda line: -line.aup.mean)
 
@@ -172,16 +175,18 @@ speeds.
 - **A rule**: one file in `src/unmask/policies` with a `grid` ([write a rule](howto/your-rule.md)). `tuning.py rules`
   finds it.
 - **A policy**: a line in `STUDIES` of `benchmarks/studies.py` that trains it, or its decoded prompts in
-  `runs/tuning/STUDY/seed-0/held-out/PLACE`, as `unmask eval --policies FOLDER --speeds ... --output ...` writes them.
+  `runs/tuning/NAME/seed-0/held-out/PLACE`, as `unmask eval --policies FOLDER --speeds ... --output ...` writes them;
+  `NAME` is how the table calls it. Take as many prompts as the family has: 1,000, of `--seeds 1`.
 - **A dLLM**: a line in `PLACES` of `benchmarks/studies.py` with its folder or Hub id and its task ([your
-  dLLM](howto/your-model.md)).
+  dLLM](howto/your-model.md)), then `tuning.py rules --studies PLACE` and `leaderboard.py --families PLACE`.
 """
 
 
 def merged(tables: Mapping[str, str], page: str) -> str:
     """The page anew, with its tables of families that are not among these."""
     old = {part.partition("\n")[0].strip(): f"## {part}" for part in page.split("\n## ")[1:]}
-    kept = {place: tables.get(place, old.get(place)) for place in FAMILIES}
+    others = [place for place in (*old, *tables) if place in PLACES]
+    kept = {place: tables.get(place, old.get(place)) for place in (*FAMILIES, *others)}
     return f"{ABOUT}\n{chr(10).join(f'{text.rstrip()}{chr(10)}' for text in kept.values() if text)}"
 
 
@@ -189,7 +194,7 @@ def main() -> None:
     """Write the page, or print it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/tuning"))
-    parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
+    parser.add_argument("--families", nargs="+", choices=list(PLACES), default=list(FAMILIES))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--print", action="store_true", help="Print the tables, and leave the page as it is.")
     args = parser.parse_args()

@@ -199,7 +199,8 @@ def rules(args: argparse.Namespace) -> None:
     """Every rule over its whole grid in every block length; those near the best, on the held-out prompts.
 
     Every cell decodes `--tried` validation prompts; what `near_frontier` leaves out does not decode the held-out ones:
-    chosen on other prompts, the rest flatter no one.
+    chosen on other prompts, the rest flatter no one. Of puzzles, which ask what full diffusion alone can do, its own
+    best are among them.
     """
     for place in dict.fromkeys(home for study in args.studies for home in homes(study)):
         tried, target = args.out / "rules" / f"{place}-tried", args.out / "rules" / place
@@ -209,6 +210,9 @@ def rules(args: argparse.Namespace) -> None:
         lengths = [f"--block-lengths={n}" for n in tried_lengths if n == own or (own is None and n <= longest)]
         _sweep(tried, *words_of(flags), *lengths, "--prompts", args.tried, "--split", "validation", "--sample-seed", 1)
         good = [*near_the_best(results(tried)), *best_of_each(results(tried))]
+        if place in PUZZLE_BLOCKS:
+            full = [cell for cell in results(tried) if cell[0].decode.block_length in (None, longest)]
+            good += near_the_best(full)
         kept = list({entry.key: entry for entry in good}.values())
         print(f"{place}: {len(kept)} of {len(results(tried))} cells decode the held-out prompts", flush=True)
         (args.out / "rules" / f"{place}.toml").write_text("".join(map(grid_of, kept)), encoding="utf-8")

@@ -212,7 +212,8 @@ def judged(low, high):
 def test_claims_on_puzzles_are_judged_by_intervals():
     assert judged(0.01, 0.02) == ("holds", "holds")
     assert judged(-0.01, 0.02) == ("inconclusive", "holds")
-    assert judged(-0.03, 0.01) == ("inconclusive", "inconclusive")
+    assert judged(-0.03, 0.01) == ("inconclusive", "holds in part")
+    assert judged(-0.06, 0.01) == ("inconclusive", "inconclusive")
     assert judged(-0.05, -0.03) == ("does not hold", "does not hold")
 
 

@@ -1,6 +1,7 @@
 """The leaderboard on a small slice: what it says of a family follows from rows, and the page holds what it writes."""
 
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,23 @@ def test_a_family_by_its_rows(slice_of_house):
     text = table("house", found, 12)
     assert "| top-k |" in text
     assert "python benchmarks/tuning.py rules --studies house" in text
+
+
+def test_ones_own_policy_and_dllm(slice_of_house, tmp_path):
+    """Decoded prompts under a name of one's own are a row without a command; a family of one's own is a table."""
+    from benchmarks.leaderboard import ABOUT, lines, merged, table
+
+    shutil.copytree(slice_of_house, tmp_path / "out")
+    shutil.copytree(tmp_path / "out" / "house", tmp_path / "out" / "mine")
+    found = lines(tmp_path / "out", "house", [0])
+    assert {line.name: line.study for line in found if line.name.startswith("**")} == {
+        "**policy of every speed**": "house",
+        "**policy of every speed, mine**": None,
+    }
+    assert "mine**" in table("house", found, 12)
+    page = merged({"house-small": "## house-small\n\nnew\n"}, f"{ABOUT}\n## lists\n\nold\n")
+    assert page == f"{ABOUT}\n## lists\n\nold\n\n## house-small\n\nnew\n"
+    assert merged({}, page) == page, "it stays"
 
 
 def test_tables_of_families_that_were_not_run_stay():

@@ -352,6 +352,32 @@ def test_the_card_of_a_puzzles_dllm_says_what_the_puzzle_is(tmp_path, capsys, mo
         )
 
 
+def test_an_output_that_is_no_dllm_of_this_command_is_refused_with_a_way_out(tmp_path, capsys):
+    """No circle: without --resume it does not send to --resume, with it not back."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    for name in ("folder", "file"):
+        recipe = small(tmp_path / name)
+        with pytest.raises(
+            UnmaskError, match="exists, and is no dLLM that this command has made: give another --output"
+        ):
+            pretrain(recipe)
+        with pytest.raises(UnmaskError, match="No checkpoint at .*: give another --output"):
+            pretrain(recipe, resume=True)
+    (tmp_path / "folder" / "pretrain.json").write_text("{")
+    with pytest.raises(UnmaskError, match=r"pretrain.json is not valid JSON .*: give another --output"):
+        pretrain(small(tmp_path / "folder", bf16=None), resume=True)
+
+
+def test_a_pretraining_that_is_stopped_ends_in_130(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("unmask.cli.pretrain.Stop.__call__", lambda self: True)
+    recipe = [f"--output={tmp_path / 'm'}", "--layers=1", "--width=16", "--heads=2", "--steps=2", "--tasks.ledger=1"]
+    with pytest.raises(SystemExit) as stopped:
+        main(["pretrain", *recipe])
+    assert stopped.value.code == 130
+    assert "Stopped after step 1 of 2; go on with --resume." in capsys.readouterr().err
+
+
 def test_a_training_that_has_ended_lacks_nothing_but_its_card(tmp_path, capsys):
     """Stopped while the card is measured: --resume makes the card, and trains nothing."""
     recipe = [f"--output={tmp_path / 'm'}", "--layers=1", "--width=16", "--heads=2", "--steps=2", "--test-prompts=4"]
@@ -359,7 +385,7 @@ def test_a_training_that_has_ended_lacks_nothing_but_its_card(tmp_path, capsys):
     main(["pretrain", *recipe])
     card = tmp_path / "m" / "README.md"
     text, weights = card.read_text(), (tmp_path / "m" / "model.safetensors").read_bytes()
-    assert re.search("command: `unmask pretrain .*--tasks.ledger=1.0", text)
+    assert re.search("command: `unmask pretrain .*--tasks.ledger=1.0.* --test-prompts=4`", text)
     assert "--output" not in text
     card.unlink()
     main(["pretrain", *recipe, "--resume"])

@@ -158,7 +158,8 @@ app.command(
     "unmask.cli.pretrain:pretrain",
     name="pretrain",
     help="Train a small dLLM from scratch on procedural tasks.\n\n"
-    "Writes a standard Hugging Face folder with a model card. Ctrl-C saves and stops; --resume goes on.\n\n"
+    "Writes a standard Hugging Face folder with a model card. Ctrl-C saves and stops; --resume goes on, also where "
+    "only the card is missing.\n\n"
     "Example: unmask pretrain --config configs/pretrain/house-base.toml --output runs/house-base",
 )
 

@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from unmask.cli.common import ConfigFile, DryRun, Resume
 from unmask.cli.console import Stop, console, duration, ticking
 from unmask.decoding.memo import memo_of
-from unmask.errors import Stopped, UnmaskError
+from unmask.errors import UnmaskError
 from unmask.evaluation.bounds import decode_in_order
 from unmask.evaluation.differences import Outcomes
 from unmask.evaluation.entries import candidate, decoding, tuned
@@ -31,23 +31,19 @@ from unmask.settings import load_settings
 from unmask.tasks.auto import load_task
 from unmask.tasks.puzzle import Puzzle
 
+TEST_PROMPTS = 1000
+
 
 def pretrain(
     *,
     settings: Annotated[PretrainConfig | None, Parameter(name="*")] = None,
     config: ConfigFile = None,
-    test_prompts: Annotated[int, Parameter(help="Held-out prompts for the model card's numbers.")] = 1000,
+    test_prompts: Annotated[int, Parameter(help="Held-out prompts for the model card's numbers.")] = TEST_PROMPTS,
     threads: Annotated[int | None, Parameter(help="CPU threads.")] = None,
     resume: Resume = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Train a small masked diffusion language model from scratch on procedural tasks.
-
-    Writes a standard Hugging Face folder with a model card. Ctrl-C saves and stops; --resume goes on, also where only
-    the card is missing.
-
-    Example: unmask pretrain --config configs/pretrain/house-base.toml --output runs/house-base
-    """
+    """Train a small dLLM, then measure it for its card."""
     overrides = settings.model_dump(exclude_unset=True) if settings else {}
     resolved = settled(load_settings(PretrainConfig, config, overrides), resume=resume)
     console.print(
@@ -75,23 +71,19 @@ def pretrain(
             smooth = progress.loss if not smooth else 0.99 * smooth + 0.01 * progress.loss
             tick(progress.step, f"loss {smooth:.4f}")
 
-        try:
-            seconds = pretrain_dllm(resolved, resume=resume, on_step=on_step, stop=stop)
-        except Stopped as e:
-            console.print(str(e), highlight=False)
-            return
+        seconds = pretrain_dllm(resolved, resume=resume, on_step=on_step, stop=stop)
     if not (Path(resolved.output) / "README.md").exists():
         try:
             with Stop() as stop:
-                write_card(resolved, seconds, test_prompts, _command(config, overrides), stop)
+                write_card(resolved, seconds, test_prompts, _command(config, overrides, test_prompts), stop)
         except KeyboardInterrupt:
             console.print(f"{resolved.output} is ready but for its card: make that with --resume.", highlight=False)
             raise
     console.print(f"{resolved.output} is ready after {duration(seconds)} of training; its README.md has the numbers.")
 
 
-def _command(config: str | Path | None, overrides: Mapping[str, Any]) -> str:
-    """That makes the same dLLM, wherever it is written to."""
+def _command(config: str | Path | None, overrides: Mapping[str, Any], test_prompts: int) -> str:
+    """That makes the same dLLM and the same card, wherever they are written to."""
     words = ["unmask", "pretrain", *([] if config is None else ["--config", str(config)])]
     for name, value in overrides.items():
         flag = f"--{name.replace('_', '-')}"
@@ -99,6 +91,7 @@ def _command(config: str | Path | None, overrides: Mapping[str, Any]) -> str:
             words += [f"{flag}.{key}={one}" for key, one in value.items()]
         elif name not in ("output", "save_every"):
             words += [f"{flag}={one}" for one in (value if isinstance(value, tuple) else (value,))]
+    words += [] if test_prompts == TEST_PROMPTS else [f"--test-prompts={test_prompts}"]
     return shlex.join(words)
 
 

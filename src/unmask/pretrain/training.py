@@ -86,8 +86,10 @@ def pretrain(
     claim = Claim(output, output.with_name(f".{output.name}.lock"), "--output")
     if resume:
         first, spent = training.restore(checkpoint)
-    elif output.exists() or checkpoint.exists():
+    elif checkpoint.exists() or (output / RECIPE).exists():
         raise UnmaskError(f"{config.output} or its checkpoint exists: pass --resume to go on, or another --output.")
+    elif output.exists():
+        raise UnmaskError(f"{config.output} exists, and is no dLLM that this command has made: give another --output.")
     else:
         first, spent = 0, 0.0
 
@@ -119,10 +121,13 @@ def settled(config: PretrainConfig, *, resume: bool = False) -> PretrainConfig:
     if config.bf16 is not None:
         return config
     fast = torch.backends.cpu.get_cpu_capability() == "AVX512"
-    saved = (_checkpoint(config) / "config.json", Path(config.output) / RECIPE)
+    saved = {
+        _checkpoint(config) / "config.json": "delete the checkpoint and start again",
+        Path(config.output) / RECIPE: "give another --output",
+    }
     begun = next((path for path in saved if path.exists()), None)
     if resume and begun is not None:
-        fast = bool(read_object(begun, "delete the checkpoint and start again").get("bf16", fast))
+        fast = bool(read_object(begun, saved[begun]).get("bf16", fast))
     return config.model_copy(update={"bf16": fast})
 
 
@@ -296,7 +301,8 @@ class _Training:
     def restore(self, path: Path) -> tuple[int, float]:
         """Steps done and seconds spent."""
         if not path.exists():
-            raise UnmaskError(f"No checkpoint at {path}: start without --resume.")
+            remedy = "give another --output" if Path(self.config.output).exists() else "start without --resume"
+            raise UnmaskError(f"No checkpoint at {path}: {remedy}.")
         wanted = json.loads(self.config.model_dump_json())
         before = read_object(path / "config.json", "delete the checkpoint and start again")
         usual = PretrainConfig().model_dump()
