@@ -1,4 +1,4 @@
-"""The most that choices of positions can reach where tokens are drawn, exactly: for `puzzles.py ceilings`."""
+"""The most that choices of positions can reach, exactly, where their tokens are drawn: for `puzzles.py ceilings`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import torch
 def most(operation: str, n: int, passes: float) -> float:
     """The most of `shuffle`, `mark` and `replace` that any choice reaches at this mean number of passes, tokens drawn.
 
-    Whatever it sees: a choice may stop for its draws, one prompt taking more passes than another. What is left after k
+    Positions are chosen before their tokens are drawn; a choice may see the draws of passes before, and stop for them,
+    one prompt taking more passes than another. With `confidence_of="drawn"` it would see those of this pass, too, and
+    keep those that go together: that is not bounded here. What is left after k
     of m positions have been drawn together depends on how many are left and, of `mark` and `replace`, on whether the
     mark or a new letter is there. For each price of a pass the best choice is found exactly, and no choice is above the
     least of these lines.

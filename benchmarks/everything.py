@@ -64,13 +64,12 @@ class Step:
     def trained(self) -> tuple[int, float]:
         """How many trainings there are, and the seconds of one core that they took as logged."""
         made = [path for pattern in self.trainings for path in Path("runs").glob(pattern)]
-        took = [
-            _seconds(path) for path in made if (path / "metrics.jsonl").exists() or (path / "pretrain.json").exists()
-        ]
+        took = [seconds for path in made if (seconds := _seconds(path)) > 0]
         return len(took), sum(took)
 
 
 def _seconds(run: Path) -> float:
+    """As a policy's run logs them, or a dLLM's folder; 0 if it does not."""
     if (run / "pretrain.json").exists():
         return float(json.loads((run / "pretrain.json").read_text(encoding="utf-8")).get("seconds", 0))
     return sum(float(line.get("seconds", 0)) for line in read_metrics(run / "metrics.jsonl"))

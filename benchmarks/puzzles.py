@@ -260,6 +260,10 @@ def ceilings(args: argparse.Namespace) -> None:
             above = " (ABOVE)" if found.accuracy.low > allowed else ""
             at = "" if speed is None else f", speed {speed:g}"
             print(f"| `{name}`{at} | {percent(found.accuracy)}{above} | {nfe:.2f} | {100 * allowed:.1f} |", flush=True)
+        seen = region(there).model_copy(update={"temperature": 1.0, "confidence_of": "drawn"})
+        found = run(there, load_policy(f"top_k_confidence:k={n - 1}"), seen, costs=False)
+        nfe = found.nfe.double().mean().item()
+        print(f"| `top_k_confidence:k={n - 1}`, sees the tokens drawn | {percent(found.accuracy)} | {nfe:.2f} | |")
 
 
 def state(args: argparse.Namespace) -> None:
@@ -406,6 +410,8 @@ def main(about: str | None, *commands: Callable[[argparse.Namespace], None]) -> 
     parser.add_argument("--best-of", type=int, default=64)
     parser.add_argument("--jobs", type=int, default=2, help="Trainings at once.")
     args = parser.parse_args()
+    if min(args.prompts, args.best_of, args.jobs) < 1:
+        parser.error("--prompts, --best-of and --jobs are at least 1")
     known[args.command](args)
 
 

@@ -140,6 +140,12 @@ def test_folders_made_for_a_claim_alone_go_with_it(tmp_path):
     assert [file.name for file in (tmp_path / "x").iterdir()] == ["kept"]
 
 
+def test_a_folder_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UnmaskError, match=r"--output .*file cannot be written: .*file is a file"):
+        Claim(tmp_path / "file", tmp_path / "file" / ".lock", "--output")
+
+
 def other_may_claim(lock):
     code = (
         "import sys; from pathlib import Path; from unmask.journal import Claim; Claim('a', Path(sys.argv[1]), '--run')"

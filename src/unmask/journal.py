@@ -218,12 +218,15 @@ class Claim:
         flag: of the command line, which names another place.
 
     Raises:
-        UnmaskError: another process has a claim.
+        UnmaskError: another process has a claim; a folder for it is a file.
     """
 
     def __init__(self, where: str | Path, lock: Path, flag: str) -> None:
         lock = lock.absolute()
         made = [folder for folder in lock.parents if not folder.exists()]
+        above = next(folder for folder in lock.parents if folder.exists())
+        if not above.is_dir():
+            raise UnmaskError(f"{flag} {where} cannot be written: {above} is a file.")
         lock.parent.mkdir(parents=True, exist_ok=True)
         handle, claims = _held[lock] if lock in _held else (_locked(where, lock, flag), 0)
         _held[lock] = handle, claims + 1

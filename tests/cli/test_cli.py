@@ -103,7 +103,7 @@ def test_unknown_words_and_long_prompts_are_refused(capsys, tiny_folder):
     long = "hall: " + " ".join(["red"] * 80) + "?"
     code, _, err = run(capsys, "decode", long, "--model", tiny_folder, "--policy", policy)
     assert code == 2
-    assert "needs 115 positions, but the dLLM has 96: shorten one of them." in err
+    assert "needs 115 positions, but the dLLM has 96: shorten the prompt, or lower gen_length." in err
 
 
 def test_a_key_misspelt_in_toml_is_refused(capsys, tmp_path):

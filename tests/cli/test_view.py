@@ -109,6 +109,17 @@ def test_a_prompt_of_ones_own_has_no_verdict(capsys, tiny_folder):
     assert "out of steps" in out
 
 
+def test_the_bundled_policy_is_not_used_silently_on_another_dllm(capsys):
+    asked = ("reverse b k a c d e f g", "--model", "lists", "--gen-length", 8)
+    for command, flag in (("view", "--policies"), ("decode", "--policy")):
+        code, _, err = run(capsys, command, *asked)
+        assert code == 0
+        assert "No policy was chosen: house-base-full decodes, which was trained on house-base." in err
+        assert f"with {flag}." in err
+        assert "No policy" not in run(capsys, command, *asked, flag, "factor:factor=1")[2]
+    assert "No policy" not in run(capsys, "decode", "hall: red blue gold?", "--model", "house-base")[2]
+
+
 def test_a_prompt_of_a_file_by_its_place(capsys, tmp_path):
     rows = [{"prompt": f"{room}: red blue?", "answer": "x"} for room in ("hall", "attic", "porch")]
     (tmp_path / "mine.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -144,6 +155,7 @@ def test_a_policy_draws_as_in_an_evaluation(capsys):
         (["hall: red?", "--index", "2"], "Give a prompt or --index, which is for the prompts of a task, not both."),
         (["hall: red?", "--task-path", "x"], "Give a prompt or --task-path, which is for the prompts of a task"),
         (["--index", "-1"], "index = '-1' (input should be greater than or equal to 0)."),
+        (["--index", "100000"], "index = '100000' (input should be less than or equal to 99999)."),
         (["--steps-per-second", "0"], "steps_per_second = '0' (input should be greater than 0)."),
         (["--colour-by", "size"], "colour_by = 'size' (input should be 'step' or 'confidence')."),
         (["--block-length", "some"], "Unknown block_length 'some'"),

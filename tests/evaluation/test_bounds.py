@@ -126,7 +126,7 @@ def test_what_does_not_fit_is_refused():
     wide = decode_in_order(model, task, examples, [[0, 10, 20, 30]] * 2, DRAWN)
     assert wide.nfe.tolist() == [4, 4], "passes without a position are none"
     assert wide.correct.all()
-    with pytest.raises(UnmaskError, match="Give an order for each of 2 prompts, a pass for each of 4 positions"):
+    with pytest.raises(UnmaskError, match="Give an order for each of 2 prompts, a pass from 0 for each of 4 positions"):
         decode_in_order(model, task, examples, [[0, 1, 2, 3]])
     with pytest.raises(UnmaskError, match="The best of 0 roll-outs is none: give at least 1"):
         best_of(model, task, examples, 0)
@@ -192,9 +192,11 @@ def test_bounds_are_kept_beside_rows(tmp_path):
     assert first == known
     assert (second.name, second.accuracy) == (none.name, none.accuracy)
     assert math.isnan(second.nfe.mean)
-    (tmp_path / "bounds.json").write_text('[{"name": "known order"}]', encoding="utf-8")
-    with pytest.raises(UnmaskError, match=r"bounds\.json is broken: delete it, and --resume makes it again"):
-        read_bounds(tmp_path)
+    text = (tmp_path / "bounds.json").read_text(encoding="utf-8")
+    for broken in ('[{"name": "known order"}]', text.replace('"low": 2.0', '"low": 3.5')):
+        (tmp_path / "bounds.json").write_text(broken, encoding="utf-8")
+        with pytest.raises(UnmaskError, match=r"bounds\.json is broken: delete it, and --resume makes it again"):
+            read_bounds(tmp_path)
 
 
 @pytest.mark.parametrize(

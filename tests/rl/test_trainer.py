@@ -134,7 +134,10 @@ def test_too_little_signal_is_noticed_too(tiny, tmp_path):
         ({"block_length": 2, "experts": ("confidence_threshold @ 4",)}, "an expert's block_length 4 does not divide"),
         ({"reward": "multiplicativ"}, "did you mean 'multiplicative'"),
         ({"max_prompt_length": 5}, r"20 of 20 prompts have more than 5 tokens \(the longest \d+\): set long_prompts"),
-        ({"max_prompt_length": 5, "long_prompts": "skip"}, "All 20 prompts have more than 5 tokens"),
+        (
+            {"max_prompt_length": 5, "long_prompts": "skip"},
+            "20 of 20 prompts have more than 5 tokens: raise max_prompt",
+        ),
         ({"max_prompt_length": 95}, "leaves 88 for a prompt beside gen_length 8: lower gen_length or max_prompt_len"),
     ],
 )

@@ -19,7 +19,9 @@ from unmask.decoding.state import Step
 from unmask.errors import UnmaskError
 from unmask.evaluation.figures import plot
 from unmask.evaluation.summaries import Summary
+from unmask.models.auto import DEFAULT_MODEL
 from unmask.models.base import MaskedDiffusionModel, Message
+from unmask.policies.auto import DEFAULT_POLICY
 from unmask.policies.base import Policy
 from unmask.rl.processes import Processes
 from unmask.settings import check_seed
@@ -28,6 +30,18 @@ Figure = Callable[[Sequence[Summary], Path, str], Sequence[Path]]
 ConfigFile = Annotated[str | None, Parameter(help="TOML file with these settings; flags override it.")]
 DryRun = Annotated[bool, Parameter(help="Say what would be done, and stop.", negative="")]
 Resume = Annotated[bool, Parameter(help="Go on from the last checkpoint.", negative="")]
+
+
+def note_default_policy(model: str | None, flag: str) -> None:
+    """Say so where, for want of a choice, the bundled policy decodes another dLLM than its own."""
+    if model not in (None, DEFAULT_MODEL):
+        errors.print(
+            f"No policy was chosen: {DEFAULT_POLICY} decodes, which was trained on {DEFAULT_MODEL}. Give one of "
+            f"{model}, or a rule such as factor:factor=1, with {flag}.",
+            style="yellow",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _in_64_bits(_: Any, seed: int) -> None:

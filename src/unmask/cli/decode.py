@@ -8,7 +8,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from unmask.cli.common import DecodeFlags, Resume, Seed, launched, watch
+from unmask.cli.common import DecodeFlags, Resume, Seed, launched, note_default_policy, watch
 from unmask.cli.console import console, errors
 from unmask.cli.parquet import ENDING as PARQUET
 from unmask.cli.parquet import ParquetPrompts
@@ -71,6 +71,8 @@ def decode(
         source = _open(prompts, input, output, column)
         model, rule = wanted.load(processes.device if wanted.device_map is None else None), load_policy(policy)
         config = at_speed(config.model_copy(update={"gen_length": config.region(model=model)}), speeds, rule, model)
+        if policy is None:
+            note_default_policy(wanted.model, "--policy")
         if errors.is_terminal and wanted.model is not None:
             errors.print(model.summary(), style="bright_black", highlight=False, soft_wrap=True)
         if input is None and output is None and not jsonl:

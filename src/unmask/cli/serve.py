@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le
 from cyclopts import Parameter
 from pydantic import Field
 
-from unmask.cli.common import DecodeFlags
+from unmask.cli.common import DecodeFlags, note_default_policy
 from unmask.cli.console import errors
 from unmask.cli.speed import SpeedFlags, at_speed
 from unmask.decoding.options import DecodeConfig, check_budget, check_policy_fits, speeds_of
@@ -109,6 +109,8 @@ def _load(wanted: ServeConfig, config: DecodeConfig, speeds: SpeedFlags | None) 
 
     policies = {name: load_policy(name) for name in wanted.policy}
     model, first = wanted.load(), policies[wanted.policy[0]]
+    if "policy" not in wanted.model_fields_set:
+        note_default_policy(wanted.model, "--policy")
     config = config.model_copy(update={"gen_length": config.region(model=model)})
     config = at_speed(config, speeds, first, model)
     speeds_of(first.needs, config.speed, None, 1)

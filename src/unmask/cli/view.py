@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from cyclopts import Parameter
 from pydantic import Field
 from rich.text import Text
 
-from unmask.cli.common import DecodeFlags, Seed
+from unmask.cli.common import DecodeFlags, Seed, note_default_policy
 from unmask.cli.console import console, errors
 from unmask.cli.drawing import Run, animate, printable, table, write_steps
 from unmask.cli.prompts import as_prompt
@@ -45,7 +45,9 @@ class ViewConfig(ModelConfig, TaskConfig):
             "' | max_reveal:n=4' and the like wrap them.",
         ),
     ] = (DEFAULT_POLICY, "confidence_threshold:threshold=0.9")
-    index: Annotated[int, Ge(0), Field(description="Without a prompt: index of the task's prompt, from 0.")] = 0
+    index: Annotated[
+        int, Ge(0), Le(99_999), Field(description="Without a prompt: index of the task's prompt, from 0.")
+    ] = 0
     split: Annotated[
         Split | None, Field(description="Of the task (default: test; all rows where a task has one file).")
     ] = None
@@ -98,6 +100,8 @@ def view(
     if config.gen_length is not None or asked.task is not None:  # else the dLLM has a say
         _check_blocks(config, config.region(asked.task))
     model = wanted.load()
+    if "policies" not in wanted.model_fields_set:
+        note_default_policy(wanted.model, "--policies")
     if errors.is_terminal and wanted.model is not None:
         errors.print(model.summary(), style="bright_black", highlight=False, soft_wrap=True)
     config = config.model_copy(update={"gen_length": config.region(asked.task, model)})

@@ -78,5 +78,5 @@ def check_prompt(model: MaskedDiffusionModel, prompt: Sequence[int], gen_length:
     if model.max_length is not None and len(prompt) + gen_length > model.max_length:
         raise UnmaskError(
             f"{name} has {len(prompt)} tokens and with gen_length {gen_length} needs {len(prompt) + gen_length} "
-            f"positions, but the dLLM has {model.max_length}: shorten one of them."
+            f"positions, but the dLLM has {model.max_length}: shorten the prompt, or lower gen_length."
         )

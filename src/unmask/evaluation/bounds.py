@@ -79,9 +79,9 @@ def decode_in_order(
     """
     if not examples:
         raise UnmaskError("No examples were given: pass at least one.")
-    if len(order) != len(examples) or any(len(one) != task.gen_length for one in order):
+    if len(order) != len(examples) or any(len(one) != task.gen_length or min(one) < 0 for one in order):
         raise UnmaskError(
-            f"Give an order for each of {len(examples)} prompts, a pass for each of {task.gen_length} positions."
+            f"Give an order for each of {len(examples)} prompts, a pass from 0 for each of {task.gen_length} positions."
         )
     when = torch.tensor([list(one) for one in order], device=model.device)
     never = int(when.max()) + 1
@@ -152,7 +152,7 @@ def best_of(
 ) -> BestOf:
     """Decode each prompt n times, each time revealing every position of a pass with one probability, 0.1 to 0.9.
 
-    No rule is so lucky: this bounds what a choice of positions, known after the fact, could reach.
+    A guide, no limit: no rule is told which roll-out was right, but a good order can be faster than all of them.
 
     Args:
         on_progress: called with how often each prompt has been decoded.
@@ -256,7 +256,13 @@ class _Ends(Settings):
 
     @property
     def interval(self) -> Interval:
-        """As it was."""
+        """As it was.
+
+        Raises:
+            ValueError: it ends before it begins.
+        """
+        if self.low is not None and self.high is not None and self.low > self.high:
+            raise ValueError(f"{self.low} to {self.high} is no interval")
         return Interval(*(math.nan if end is None else end for end in (self.mean, self.low, self.high)))
 
 
@@ -339,7 +345,7 @@ def total_correlation(answers: Answers, order: Sequence[int], tokens: Sequence[s
         left = left[(left[:, at] == said[at]).all(dim=1)]
         if not len(left):
             break
-    return total
+    return max(0.0, total)  # but for a rounding it is
 
 
 def _codes(answers: Answers, order: Sequence[int]) -> Int[Tensor, "n l"]:

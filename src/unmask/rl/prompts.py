@@ -43,8 +43,9 @@ def fitting(
     room = None if model.max_length is None else model.max_length - gen_length
     if room is not None and (room < 1 or (limit is not None and limit > room)):
         raise UnmaskError(
-            f"The dLLM {model.name!r} has {model.max_length} positions, which leaves {room} for a prompt beside "
-            f"gen_length {gen_length}: lower gen_length{'' if limit is None else ' or max_prompt_length'}."
+            f"The dLLM {model.name!r} has {model.max_length} positions, which leaves {max(room, 0)} for a prompt "
+            f"beside gen_length {gen_length}: lower gen_length{'' if limit is None else ' or max_prompt_length'}, or "
+            "take a dLLM with more positions."
         )
     most = limit or room
     prompts = [Prompt(example, encode_example(model, example)) for example in examples]
@@ -55,17 +56,19 @@ def fitting(
     if not over or most is None:
         return prompts, None
     told = f"{len(over)} of {len(prompts)} prompts have more than {most} tokens"
+    raised = "raise max_prompt_length"
+    if limit is None:  # it is the dLLM's
+        told += f", which is what {model.max_length} positions of {model.name!r} leave beside gen_length {gen_length}"
+        raised = "take a dLLM with more positions"
     if long == "refuse":
         longest = max(len(prompt.tokens) for prompt in over)
-        raise UnmaskError(
-            f"{told} (the longest {longest}): set long_prompts to 'skip' or 'truncate', or raise max_prompt_length."
-        )
+        raise UnmaskError(f"{told} (the longest {longest}): set long_prompts to 'skip' or 'truncate', or {raised}.")
     if long == "truncate":
         cut = [Prompt(prompt.example, prompt.tokens[-most:]) for prompt in prompts]
         return cut, f"{told} and lost their beginning."
     kept = [prompt for prompt in prompts if len(prompt.tokens) <= most]
     if not kept:
-        raise UnmaskError(f"All {len(prompts)} prompts have more than {most} tokens: raise max_prompt_length.")
+        raise UnmaskError(f"{told}: {raised}.")
     return kept, f"{told} and were left out."
 
 

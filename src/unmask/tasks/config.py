@@ -19,7 +19,10 @@ class TaskConfig(Settings):
 
     task: Annotated[
         str | None,
-        Field(description="Task: bundled (house), data set (gsm8k, math, humaneval, mbpp, kodcode), file, or a+b."),
+        Field(
+            description="Task: bundled (house), puzzle (lists, nae-sat, addition, sudoku), data set (gsm8k, math, "
+            "humaneval, mbpp, kodcode), file, or a+b."
+        ),
     ] = None
     tasks: Annotated[tuple[str, ...], Field(description="Instead of task: a mixture.")] = ()
     weights: Annotated[tuple[Annotated[float, Gt(0)], ...], Field(description="Of its tasks (default: by size).")] = ()
