@@ -40,7 +40,7 @@ OF_PUZZLES = (
 )
 
 
-PROMPTS = {"bounds": 500, "ceilings": 400, "elsewhere": 300, "twice": 300, "state": 200}  # as docs/puzzles.md has them
+PROMPTS = {"bounds": 500, "ceilings": 400, "twice": 300, "state": 200}  # as docs/puzzles.md has them
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,10 @@ def parts(jobs: int) -> dict[str, list[Step]]:
             ),
             Step("puzzle-policies", "tuning", ["train", "--studies", *OF_PUZZLES, *at_once], tuned(*OF_PUZZLES)),
             Step("puzzle-rules", "tuning", ["rules", "--studies", "house", "ledger", *PUZZLE_BLOCKS]),
-            Step("mixture", "puzzles", ["mixture", *at_once], tuned("all")),
+            Step("mixture", "mixture", ["train", *at_once], tuned("all")),
             Step("puzzle-tables", "tuning", ["show", "--studies", *PUZZLES]),
             *(Step(name, "puzzles", [name, "--prompts", str(n)]) for name, n in PROMPTS.items()),
+            *(Step(name, "mixture", [name, "--prompts", "300"]) for name in ("elsewhere", "speeds")),
             Step("overlap", "overlap", []),
             Step("puzzle-claims", "puzzle_claims", []),
             Step("leaderboard", "leaderboard", []),

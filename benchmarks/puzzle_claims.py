@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.claims import FAILS, HOLDS, PARTLY, reward
 from benchmarks.curves import against, curves, nfe_of, point, results
-from benchmarks.puzzles import MIXED, PUZZLES, SHIPPED, TWICE, Setting, made, region, run, setting
+from benchmarks.mixture import MIXED
+from benchmarks.puzzles import PUZZLES, SHIPPED, TWICE, Setting, made, region, run, setting
 from benchmarks.studies import PUZZLE_BLOCKS, SEEDS, folder
 
 from unmask.evaluation.bounds import decode_in_order

@@ -7,8 +7,6 @@ python benchmarks/puzzles.py bounds                    the known order, the best
 python benchmarks/puzzles.py ceilings                  drawn tokens against the exact ceilings of shuffle, mark, replace
 python benchmarks/puzzles.py state                     does a policy see the problem, or only its own pace?
 python benchmarks/puzzles.py twice                     policies where there are twice the items, or clauses
-python benchmarks/puzzles.py mixture                   one policy for house and all puzzles, three seeds
-python benchmarks/puzzles.py elsewhere                 the policies of each, and those of all, on house and every puzzle
 """
 
 from __future__ import annotations
@@ -27,7 +25,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.ceilings import most, splits
-from benchmarks.curves import results, spread
+from benchmarks.curves import results
 from benchmarks.studies import PLACES, SEEDS, folder, unmask
 
 from unmask.decoding.decode import decode
@@ -360,44 +358,6 @@ def twice(args: argparse.Namespace) -> None:
             print(f"| {name} | `{policy}`{at} | {found.told()} |", flush=True)
 
 
-MIXED = ("house", "lists", "nae-sat", "addition")  # as configs/train/all.toml has them
-
-
-def mixture(args: argparse.Namespace) -> None:
-    """Train the policies of all, each cloned from those of its seed."""
-
-    def one(seed: int) -> None:
-        target = folder(args.out, "all", seed)
-        teachers = [folder(args.out, place, seed) for place in MIXED]
-        teachers[0] = teachers[0] if (teachers[0] / "best").exists() else Path(HOUSE)
-        again = ["--resume"] if (target / "config.json").exists() else []
-        if not (target / "best" / "README.md").exists():
-            words = [f"--clone.teachers={teacher}" for teacher in teachers]
-            unmask("train", "--config", "configs/train/all.toml", *words, "--run", target, "--seed", seed, *again)
-        print(f"all, seed {seed}: done", flush=True)
-
-    with ThreadPoolExecutor(args.jobs) as pool:
-        list(pool.map(one, args.seeds))
-
-
-def elsewhere(args: argparse.Namespace) -> None:
-    """Each place's policies on every puzzle; and those of all, trained in turns."""
-    sources = [*args.places, "house", "all"]
-    print("| policy trained on | decoding | speed | accuracy % @ NFE over seeds |\n|---|---|---|---|")
-    for place in ("house", *args.places):
-        one = setting(place, args.prompts)
-        if one is None:
-            continue
-        for source in sources:
-            runs = made(args, source)
-            for speed in SPEEDS:
-                found = [run(one, load_policy(path), region(one, speed=speed), costs=False) for path in runs.values()]
-                if found:
-                    right = spread([each.correct.double().mean().item() for each in found])
-                    nfe = sum(each.nfe.double().mean().item() for each in found) / len(found)
-                    print(f"| {source} | {place} | {speed:g} | {right} @ {nfe:.2f} |", flush=True)
-
-
 def main(about: str | None, *commands: Callable[[argparse.Namespace], None]) -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -416,4 +376,4 @@ def main(about: str | None, *commands: Callable[[argparse.Namespace], None]) -> 
 
 
 if __name__ == "__main__":
-    main(__doc__, dllms, bounds, ceilings, state, twice, mixture, elsewhere)
+    main(__doc__, dllms, bounds, ceilings, state, twice)
