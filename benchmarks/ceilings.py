@@ -12,10 +12,11 @@ def most(operation: str, n: int, passes: float) -> float:
 
     Positions are chosen before their tokens are drawn; a choice may see the draws of passes before, and stop for them,
     one prompt taking more passes than another. With `confidence_of="drawn"` it would see those of this pass, too, and
-    keep those that go together: that is not bounded here. What is left after k
-    of m positions have been drawn together depends on how many are left and, of `mark` and `replace`, on whether the
-    mark or a new letter is there. For each price of a pass the best choice is found exactly, and no choice is above the
-    least of these lines.
+    keep those that go together: that is not bounded here.
+
+    What is left after k of m positions have been drawn together depends on how many are left and, of `mark` and
+    `replace`, on whether the mark or a new letter is there. For each price of a pass the best choice is found exactly,
+    and no choice is above the least of these lines.
 
     Args:
         n: positions.

@@ -97,9 +97,7 @@ def parts(jobs: int) -> dict[str, list[Step]]:
             Step("promises", "tuning", ["promise", "--studies", "house", "house-blocks"]),
         ],
         "puzzles": [
-            Step(
-                "dllms", "puzzles", ["dllms", "--places", *PUZZLES, "lists-small", *at_once], [*PUZZLES, "lists-small"]
-            ),
+            Step("dllms", "puzzles", ["dllms", "--places", *DLLMS, *at_once], DLLMS),
             Step("puzzle-policies", "tuning", ["train", "--studies", *OF_PUZZLES, *at_once], tuned(*OF_PUZZLES)),
             Step("puzzle-rules", "tuning", ["rules", "--studies", "house", "ledger", *PUZZLE_BLOCKS]),
             Step("mixture", "mixture", ["train", *at_once], tuned("all")),

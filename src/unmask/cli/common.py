@@ -36,8 +36,8 @@ def note_default_policy(model: str | None, flag: str) -> None:
     """Say so where, for want of a choice, the bundled policy decodes another dLLM than its own."""
     if model not in (None, DEFAULT_MODEL):
         errors.print(
-            f"No policy was chosen: {DEFAULT_POLICY} decodes, which was trained on {DEFAULT_MODEL}. Give one of "
-            f"{model}, or a rule such as factor:factor=1, with {flag}.",
+            f"No policy was chosen: {DEFAULT_POLICY} decodes, which was trained on {DEFAULT_MODEL}. Give one trained "
+            f"on {model}, or a rule such as factor:factor=1, with {flag}.",
             style="yellow",
             highlight=False,
             soft_wrap=True,
