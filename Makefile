@@ -39,9 +39,8 @@ floors: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Everything that is claimed, from scratch: some twelve hours on two cores, by the times of its parts; `benchmarks/everything.py
-# --times` says what it took. Can be stopped and started again. Writes docs/reproduction.md and docs/leaderboard.md, and
-# tables into runs/everything.
+# Everything that is claimed, from scratch, in many hours; `benchmarks/everything.py --times` says what they were. Can be
+# stopped and started again. Writes docs/reproduction.md and docs/leaderboard.md, and tables into runs/everything.
 reproduce: setup
 	$(BIN)/python benchmarks/everything.py
 
@@ -49,7 +48,7 @@ reproduce: setup
 seeds: setup
 	$(BIN)/python benchmarks/everything.py --parts seeds
 
-# Of it: the dLLMs of the puzzles, policies for them with three seeds, rules, bounds, the mixture, claims: five hours of it.
+# Of it: the dLLMs of the puzzles, policies for them with three seeds, rules, bounds, the mixture, claims.
 puzzles: setup
 	$(BIN)/python benchmarks/everything.py --parts puzzles
 

@@ -22,11 +22,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.puzzles import PUZZLES
-from benchmarks.studies import PUZZLE_BLOCKS, SEEDS, folder
+from benchmarks.studies import PUZZLE_BLOCKS, SEEDS, folder, logged
 
 from unmask.cli.console import duration
 from unmask.files import write_text
-from unmask.rl.run import read_metrics
 
 KEPT = Path("runs/everything")
 EVERY_SPEED = ("house", "house-blocks", "ledger", "block-causal")
@@ -64,15 +63,8 @@ class Step:
     def trained(self) -> tuple[int, float]:
         """How many trainings there are, and the seconds of one core that they took as logged."""
         made = [path for pattern in self.trainings for path in Path("runs").glob(pattern)]
-        took = [seconds for path in made if (seconds := _seconds(path)) > 0]
+        took = [seconds for path in made if (seconds := logged(path)) > 0]
         return len(took), sum(took)
-
-
-def _seconds(run: Path) -> float:
-    """As a policy's run logs them, or a dLLM's folder; 0 if it does not."""
-    if (run / "pretrain.json").exists():
-        return float(json.loads((run / "pretrain.json").read_text(encoding="utf-8")).get("seconds", 0))
-    return sum(float(line.get("seconds", 0)) for line in read_metrics(run / "metrics.jsonl"))
 
 
 def tuned(*studies: str) -> list[str]:

@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.claims import FAILS, HOLDS, PARTLY, reward
 from benchmarks.curves import against, curves, nfe_of, point, results
 from benchmarks.mixture import MIXED
-from benchmarks.puzzles import PUZZLES, SHIPPED, TWICE, Setting, made, region, run, setting
+from benchmarks.puzzles import PUZZLES, TWICE, Setting, made, region, run, setting, trained
 from benchmarks.studies import PUZZLE_BLOCKS, SEEDS, folder
 
 from unmask.evaluation.bounds import decode_in_order
@@ -129,8 +129,7 @@ def usual_baseline(args: argparse.Namespace, place: str) -> Iterator[Judged]:
 
 def reached(args: argparse.Namespace, one: Setting, source: str, study: str | None = None) -> Outcomes | None:
     """What the policies of a place do elsewhere, at speed 0: seeds by prompts; only of house the bundled one."""
-    bundled = SHIPPED.get(source) if source != "house" else None
-    paths = [path for path in made(args, source, study).values() if str(path) != bundled]
+    paths = (made if source == "house" else trained)(args, source, study).values()
     found = [run(one, load_policy(path), region(one, speed=0.0), costs=False) for path in paths]
     if not found:
         return None

@@ -118,10 +118,14 @@ def setting(place: str, prompts: int) -> Setting | None:
 
 def made(args: argparse.Namespace, place: str, study: str | None = None) -> dict[int, Path]:
     """The run of each seed that is there; of house and nae-sat, the bundled policy if there is none."""
-    runs = {seed: folder(args.out, study or place, seed) for seed in args.seeds}
-    found = {seed: run for seed, run in runs.items() if (run / "best" / "README.md").exists()}
     shipped = SHIPPED.get(study or place)
-    return found or ({} if shipped is None else {0: Path(shipped)})
+    return trained(args, place, study) or ({} if shipped is None else {0: Path(shipped)})
+
+
+def trained(args: argparse.Namespace, place: str, study: str | None = None) -> dict[int, Path]:
+    """The run of each seed that is there."""
+    runs = {seed: folder(args.out, study or place, seed) for seed in args.seeds}
+    return {seed: run for seed, run in runs.items() if (run / "best" / "README.md").exists()}
 
 
 def dllms(args: argparse.Namespace) -> None:

@@ -23,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.claims import BLOCKS, FAILS, FULL, HOLDS, PARTLY, Claim, Evidence, claims
 from benchmarks.puzzle_claims import HEAD
-from benchmarks.studies import SEEDS, unmask
-from benchmarks.training import ALPHAS, clone_of, command, folder, options, read_metrics, run
+from benchmarks.studies import SEEDS, logged, unmask
+from benchmarks.training import ALPHAS, clone_of, command, folder, options, run
 
 STUDIES = ("alpha", "semi", "full", "ablations", "hacking", "elsewhere")
 DOCS = Path("docs/reproduction.md")
@@ -105,15 +105,7 @@ def page(found: Sequence[Claim], out: Path) -> str:
         f"**{n}. {c.paper}.**\n{c.verdict.capitalize()}. Here: {c.ours.replace('; ', ';' + chr(10))}."
         for n, c in enumerate(found, 1)
     )
-    hours = (
-        sum(
-            line.get("seconds", 0)
-            for path in out.glob("*/*/seed-*/metrics.jsonl")
-            if path.parts[-4] in STUDIES
-            for line in read_metrics(path)
-        )
-        / 3600
-    )
+    hours = sum(logged(run) for run in out.glob("*/*/seed-*") if run.parts[-3] in STUDIES) / 3600
     return f"""# The paper's claims, one by one
 
 `benchmarks/reproduce.py`, the first part of `make reproduce`, trains, sweeps and transfers everything down to the picture from

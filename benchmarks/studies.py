@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unmask.rl.run import read_metrics
 from unmask.tasks.auto import load_task
 
 SEEDS = (0, 1, 2)
@@ -109,6 +111,13 @@ def unmask(*words: Any) -> None:
     command = [sys.executable, "-m", "unmask.cli", *map(str, words)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # as many run at once as there are jobs
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=env)
+
+
+def logged(run: Path) -> float:
+    """Seconds of a training as a policy's run or a dLLM's folder has them; 0 if it has none."""
+    if (run / "pretrain.json").exists():
+        return float(json.loads((run / "pretrain.json").read_text(encoding="utf-8")).get("seconds", 0))
+    return sum(float(line.get("seconds", 0)) for line in read_metrics(run / "metrics.jsonl"))
 
 
 def words_of(flags: Flags) -> list[str]:
