@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.training import ALPHAS, SEEDS, folder, read_metrics, rows_of
+from benchmarks.paper import ALPHAS, folder, rows_of
+from benchmarks.studies import SEEDS
 
 from unmask.evaluation.differences import Difference, Outcomes, paired_bootstrap, paired_difference
 from unmask.evaluation.entries import Entry
@@ -18,6 +19,7 @@ from unmask.evaluation.gather import read_results
 from unmask.evaluation.intervals import Interval
 from unmask.evaluation.summaries import outcomes, summary
 from unmask.pareto import Point, accuracy_at, frontier
+from unmask.rl.run import read_metrics
 
 FULL, BLOCKS = 32, 8
 

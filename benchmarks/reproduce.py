@@ -4,7 +4,7 @@
     python benchmarks/reproduce.py --show       # the page anew from what is there
 
 The bundled dLLM stands for LLaDA, `house` for GSM8K, `ledger` for a second domain, a region of 32 for one of 256, blocks of 8
-for blocks of 32. Policies are those of benchmarks/training.py, three training seeds each; intervals are over prompts and
+for blocks of 32. Policies are those of benchmarks/paper.py, three training seeds each; intervals are over prompts and
 training seeds (`unmask.evaluation.intervals.bootstrap`).
 """
 
@@ -22,9 +22,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.claims import BLOCKS, FAILS, FULL, HOLDS, PARTLY, Claim, Evidence, claims
+from benchmarks.paper import ALPHAS, clone_of, command, folder, options, run
 from benchmarks.puzzle_claims import HEAD
 from benchmarks.studies import SEEDS, logged, unmask
-from benchmarks.training import ALPHAS, clone_of, command, folder, options, run
 
 STUDIES = ("alpha", "semi", "full", "ablations", "hacking", "elsewhere")
 DOCS = Path("docs/reproduction.md")

@@ -107,7 +107,7 @@ def test_extends_lays_one_file_over_another(tmp_path):
 
 
 def test_the_runs_of_the_benchmark_are_ones_that_train_takes(capsys, tmp_path):
-    from benchmarks.training import BLOCKS, COMMON, SCRATCH, STUDIES, options
+    from benchmarks.paper import BLOCKS, COMMON, SCRATCH, STUDIES, options
 
     for name, flags in {name: flags for study in STUDIES.values() for name, flags in study.items()}.items():
         given = {**COMMON, **flags, "run": tmp_path / "run"}
