@@ -104,7 +104,7 @@ def parts(jobs: int) -> dict[str, list[Step]]:
 
 
 def run(step: Step) -> None:
-    """Do it, unless it is done; its time adds up over stops.
+    """Do it, unless it is done; what it prints is shown and kept, its time adds up over stops.
 
     Raises:
         SystemExit: it failed, or was stopped.
@@ -118,7 +118,11 @@ def run(step: Step) -> None:
     started, code = time.monotonic(), 1
     try:
         with (KEPT / f"{step.name}.txt").open("w", encoding="utf-8") as kept:
-            code = subprocess.run(step.command, stdout=kept, check=False).returncode
+            with subprocess.Popen(step.command, stdout=subprocess.PIPE, encoding="utf-8") as running:
+                for line in running.stdout or ():
+                    print(line, end="", flush=True)
+                    print(line, end="", file=kept, flush=True)
+            code = running.returncode
     finally:
         seconds = time.monotonic() - started + before.get("seconds", 0.0)
         write_text(record, json.dumps({"seconds": seconds, "done": code == 0}) + "\n")

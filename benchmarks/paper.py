@@ -7,13 +7,13 @@ Every run is `unmask train` with the flags below, one thread, seeds 0 to 2, and 
 from __future__ import annotations
 
 import json
-import time
+import subprocess
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from benchmarks.studies import unmask
+from benchmarks.studies import Progress, unmask
 
 ALPHAS = (0.0, 0.3, 1.0, 3.0, 10.0)
 PROMPTS = 500
@@ -166,18 +166,14 @@ def rules(out: Path) -> None:
 def run(out: Path, studies: Sequence[str], seeds: Sequence[int], jobs: int) -> None:
     """Train and evaluate what is missing, all names with one seed before the next."""
     todo = [(study, name, flags, seed) for seed in seeds for study in studies for name, flags in STUDIES[study].items()]
-    started, done = time.monotonic(), 0
+    progress = Progress(len(todo))
 
     def one(item: tuple[str, str, Flags, int]) -> None:
-        nonlocal done
         try:
             train(out, *item)
-        except RuntimeError as e:
+        except subprocess.CalledProcessError as e:  # the others need not wait for it
             print(e, flush=True)
-        done += 1
-        left = (time.monotonic() - started) / done * (len(todo) - done)
-        line = f"{done}/{len(todo)}  {item[0]}: {item[1]}, seed {item[3]}  {left / 60:.0f} min left\n"
-        print(line, end="", flush=True)  # in one piece: other threads print, too
+        progress.tell(f"{item[0]}: {item[1]}, seed {item[3]}")
 
     with ThreadPoolExecutor(jobs) as pool:
         clones = {clone_of(out, flags, seed): (out, flags, seed) for _, _, flags, seed in todo if flags.get("warm")}

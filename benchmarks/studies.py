@@ -6,10 +6,12 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from unmask.cli.console import duration
 from unmask.rl.run import read_metrics
 from unmask.tasks.auto import load_task
 
@@ -111,6 +113,19 @@ def unmask(*words: Any) -> None:
     command = [sys.executable, "-m", "unmask.cli", *map(str, words)]
     env = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}  # as many run at once as there are jobs
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, env=env)
+
+
+class Progress:
+    """Says which of several jobs is done, and about how long the others take; threads may share one."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.done, self.started = total, 0, time.monotonic()
+
+    def tell(self, job: str) -> None:
+        """One more is done."""
+        self.done += 1
+        left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
+        print(f"{self.done}/{self.total}  {job}, about {duration(left)} left\n", end="", flush=True)  # in one piece
 
 
 def logged(run: Path) -> float:

@@ -52,6 +52,7 @@ from benchmarks.studies import (
     SEEDS,
     SPEEDS,
     STUDIES,
+    Progress,
     folder,
     homes,
     region,
@@ -96,9 +97,10 @@ def train(args: argparse.Namespace) -> None:
             unmask("tune", *words, "--run", run, "--seed", seed, *prompts, *again)
         for home in homes(study):
             decode(args, run, home, run / "held-out" / home)
-        print(f"{study}, seed {seed}: {duration(time.monotonic() - started)}", flush=True)
+        progress.tell(f"{study}, seed {seed}: {duration(time.monotonic() - started)}")
 
     jobs = [(study, seed) for seed in args.seeds for study in args.studies]
+    progress = Progress(len(jobs))
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(one, jobs))
 
