@@ -10,7 +10,7 @@ from tests.cli.test_cli import run
 from tests.one_speed import HOUSE_BLOCK8
 from tests.policies.test_calibration import STEPS
 from tests.policies.test_speed import conditioned
-from unmask.cli.tune import DEFAULTS, check_prompts, finalists, tuning
+from unmask.cli.tune import DEFAULTS, calibrated_on, check_prompts, finalists, tuning
 from unmask.errors import UnmaskError
 from unmask.hub import weights_digest
 from unmask.policies.calibration import read_calibrations, write_calibration
@@ -213,8 +213,18 @@ def test_prompts_are_counted_before_the_training(capsys, tmp_path):
     assert "validation prompts, and --validation-prompts takes 256 to choose the checkpoint: lower it" in err
     assert not (tmp_path / "none").exists()
     task = {"task": str(tmp_path / "few.jsonl"), "verifier": "exact", "validation_prompts": 2}
-    check_prompts(tuning(None, {"task": task}), 24)
-    assert "The calibration has " in capsys.readouterr().err
+    few = tuning(None, {"task": task})
+    assert calibrated_on(few, 24) == ("validation", 2, 4)  # its rows are 47 of training, 6 of validation, 7 of tests
+    check_prompts(few, 24)
+    assert "The calibration has 4 prompts, not 24: the task 'few' has no more" in capsys.readouterr().err
+    spared = tuning(None, {"task": {**task, "train_examples": 20}, "clone": {"examples": 30}})
+    assert calibrated_on(spared, 17) == ("train", 30, 17)
+    check_prompts(spared, 17)
+    told = capsys.readouterr().err
+    assert "decodes training prompts that are not trained on: the task 'few' has too few" in told
+    assert "The calibration has" not in told
+    check_prompts(spared, 24)
+    assert "The calibration has 17 prompts, not 24" in capsys.readouterr().err
     code, _, err = run(capsys, "tune", "--dry-run", "--calibration-prompts", 1)
     assert code == 2
     assert "1 calibration and 400 held-out prompts: give at least 2 of each." in err
@@ -232,7 +242,7 @@ def test_a_finished_run_keeps_its_tables(capsys, tuned, tmp_path):
     assert json.loads((tmp_path / "mine" / "tuned.json").read_text())["seconds"]["train"] == 1e6
 
 
-def test_calibrating_a_run_anew_leaves_out_the_prompts_that_chose_the_checkpoint(capsys, tuned, tmp_path):
+def test_calibrating_a_run_anew_leaves_out_the_prompts_that_had_a_part_in_it(capsys, tuned, tmp_path):
     shutil.copytree(tuned, tmp_path / "mine")
     argv = ["calibrate", "--policy", tmp_path / "mine", "--prompts", 3, "--output", tmp_path / "rows"]
     code, _, err = run(capsys, *argv)

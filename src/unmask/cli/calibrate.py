@@ -126,8 +126,8 @@ def measure(
     shared = config.model_dump(include=set(ComparisonConfig.model_fields) - own, exclude_unset=True)
     output = config.output or str(_rows_folder(folder, config, task.name, decode))
     how = {"split": split, "prompts": config.prompts, "seeds": 1, "trajectories": 0, "output": output}
-    if split == "validation" and "skip" not in config.model_fields_set:
-        how["skip"] = _chose_the_checkpoint(folder, task.name)
+    if split is not None and "skip" not in config.model_fields_set:
+        how["skip"] = _had_a_part(folder, task.name, split)
     comparison = ComparisonConfig(**shared, **how)
     found = compare(comparison, task, gen_length, entries, resume=resume, model=model)
     if found is None:
@@ -149,14 +149,17 @@ def _rows_folder(policy: Path, config: CalibrateConfig, task: str, decode: Decod
     return (policy.parent if policy.name == "best" else policy) / name
 
 
-def _chose_the_checkpoint(policy: Path, task: str) -> int:
-    """Validation prompts that chose this checkpoint of a run, which measure it too well."""
+def _had_a_part(policy: Path, task: str, split: str) -> int:
+    """The first prompts of a split that trained this policy of a run, or chose it, which measure it too well."""
     run = policy.parent / "config.json"
     if policy.name != "best" or not run.exists():
         return 0
-    asked = TrainTaskConfig.model_validate(read_object(run, "calibrate a saved copy of the policy").get("task", {}))
+    values = read_object(run, "calibrate a saved copy of the policy")
+    asked = TrainTaskConfig.model_validate(values.get("task", {}))
     with suppress(UnmaskError):  # its data may have moved
-        return asked.validation_prompts if asked.load_task().name == task else 0
+        if asked.load_task().name == task:
+            trained = max(asked.train_examples, values.get("clone", {}).get("examples", 0))
+            return {"validation": asked.validation_prompts, "train": trained}.get(split, 0)
     return 0
 
 

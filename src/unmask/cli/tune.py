@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -26,7 +26,7 @@ from unmask.evaluation.calibrate import KNOBS
 from unmask.evaluation.entries import Candidate, candidate, decoding
 from unmask.evaluation.figures import curve
 from unmask.evaluation.summaries import costed, summarise
-from unmask.files import write_text
+from unmask.files import read_object, write_text
 from unmask.journal import Journal
 from unmask.models.base import MaskedDiffusionModel
 from unmask.pareto import Point, near_frontier
@@ -42,6 +42,7 @@ from unmask.settings import laid_over, load_settings, read_toml
 from unmask.tasks.base import Task
 from unmask.tasks.puzzle import Puzzle
 
+Split = Literal["train", "validation"]
 SPEEDS = tuple(i / 7 for i in range(8))
 DEFAULTS: dict[str, dict[str, Any]] = {
     "policy": {"use_speed": True, "use_entropy": True, "top_k": 2},
@@ -117,27 +118,49 @@ def tuning(config: str | Path | None, overrides: dict[str, dict[str, Any]]) -> T
     return asked
 
 
+def calibrated_on(config: TrainConfig, prompts: int) -> tuple[Split, int, int]:
+    """Where the calibration finds prompts that had no part in the policy: behind those that chose the checkpoint; where
+    a task has too few of them, behind those that it was trained on, if that gives more.
+
+    Returns:
+        The split, how many of its prompts come before them, and how many there are, at most `prompts`.
+    """
+    task = config.task.load_task()
+    used: dict[Split, int] = {
+        "validation": config.task.validation_prompts,
+        "train": max(config.task.train_examples, config.clone.examples),
+    }
+
+    def left(split: Split) -> int:
+        return max(len(task.examples(split, used[split] + prompts)) - used[split], 0)
+
+    found = left("validation")
+    if found < prompts and (spare := left("train")) > found:
+        return "train", used["train"], spare
+    return "validation", used["validation"], found
+
+
 def check_prompts(config: TrainConfig, calibration: int) -> None:
     """See before the training that the task has prompts for what comes after it, and say if they are fewer than asked.
 
     Raises:
         UnmaskError: too few to measure anything.
     """
-    task, first = config.task.load_task(), config.task.validation_prompts
-    left = len(task.examples("validation", first + calibration)) - first
+    (split, skip, left), name = calibrated_on(config, calibration), config.task.load_task().name
     if left < 2:
         raise UnmaskError(
-            f"The task {task.name!r} has {first + left} validation prompts, and --validation-prompts takes {first} to "
-            "choose the checkpoint: lower it, so that some are left for the calibration."
+            f"The task {name!r} has {skip + left} validation prompts, and --validation-prompts takes {skip} to "
+            "choose the checkpoint: lower it, or --train-examples, so that some are left for the calibration."
         )
+    told = ""
+    if split == "train":
+        told = f"The calibration decodes training prompts that are not trained on: the task {name!r} has too few "
+        told += "validation prompts beside those that choose the checkpoint. "
     if left < calibration:
-        errors.print(
-            f"The calibration has {left} prompts, not {calibration}: the task has no more validation prompts beside "
-            f"the {first} that choose the checkpoint.",
-            style="yellow",
-            highlight=False,
-            soft_wrap=True,
-        )
+        told += f"The calibration has {left} prompts, not {calibration}: the task {name!r} has no more that training "
+        told += "leaves alone. To have more, lower --validation-prompts or --train-examples."
+    if told:
+        errors.print(told.strip(), style="yellow" if left < calibration else "", highlight=False, soft_wrap=True)
 
 
 def _fitting(values: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,16 +244,21 @@ def _calibrate(
     assert isinstance(policy, LearnedPolicy)
     shared = _shared(config)
     blocks = config.decode.model_dump(mode="json")["block_length"]
+    begun = folder / "calibration" / "config.json"
+    again = resume and begun.exists()
+    split, skip, _ = calibrated_on(config, prompts)
+    if again:  # as it was begun, perhaps by a version that chose others
+        before = read_object(begun, "delete the folder calibration, and resume again")
+        split, skip = before["split"], before["skip"]
     settings = CalibrateConfig(
         **shared,
         prompts=prompts,
         block_length=None if blocks is None else str(blocks),
         new_axis=True,
-        split="validation",
+        split=split,
         output=str(folder / "calibration"),
-        skip=config.task.validation_prompts,  # which chose the checkpoint
+        skip=skip,
     )
-    again = resume and (folder / "calibration" / "config.json").exists()
     table = measure(settings, folder / "best", policy, resume=again, task=slow, model=model)
     assert table is not None
     show(table)
