@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from benchmarks.paper import ALPHAS, folder, rows_of
 from benchmarks.studies import SEEDS
+from benchmarks.verdicts import FAILS, HOLDS, PARTLY, UNSETTLED, above, alike, below, not_below
 
 from unmask.evaluation.differences import Difference, Outcomes, paired_bootstrap, paired_difference
 from unmask.evaluation.entries import Entry
@@ -23,8 +24,6 @@ from unmask.rl.run import read_metrics
 
 FULL, BLOCKS = 32, 8
 
-HOLDS, FAILS, PARTLY = "holds", "does not hold", "holds in part"
-
 
 @dataclass(frozen=True)
 class Claim:
@@ -33,7 +32,7 @@ class Claim:
     Attributes:
         paper: the claim with its numbers.
         ours: the same of the bundled dLLM.
-        verdict: `HOLDS`, `FAILS` or `PARTLY`, by a rule that stands in the code.
+        verdict: of benchmarks/verdicts.py.
     """
 
     paper: str
@@ -95,17 +94,17 @@ def most_accurate(cells: Sequence[tuple[Entry, Outcomes]]) -> tuple[Entry, Outco
     return max(cells, key=lambda one: (mean(one[1])[1], -mean(one[1])[0]))
 
 
-def beside(policy: Outcomes, cells: Sequence[tuple[Entry, Outcomes]], name: str) -> tuple[str, float]:
-    """The policy against rules at its NFE: in words, and the lower end of the difference in points (NaN: none so fast)."""
+def beside(policy: Outcomes, cells: Sequence[tuple[Entry, Outcomes]], name: str) -> tuple[str, Difference]:
+    """The policy against rules at its NFE: in words, and the difference (NaN: none so fast)."""
     cells = _best_of_each(cells)
     mixed = len({cell.label for cell, _ in cells}) > 1  # several rules: the best mixture of any two cells
     found = paired_bootstrap(policy, [one for _, one in cells], hull=mixed)
     if math.isnan(found.mean):
         fastest = min((one for _, one in cells), key=lambda one: mean(one)[0])
-        return f"no {name} is so fast (the fastest: {at(fastest)})", math.nan
+        return f"no {name} is so fast (the fastest: {at(fastest)})", found
     nfe = mean(policy)[0]
     level = accuracy_at([Point(*mean(one)) for _, one in cells], nfe, hull=mixed)
-    return f"{name} {100 * level:.1f}% there, {gap(found)}", 100 * found.low
+    return f"{name} {100 * level:.1f}% there, {gap(found)}", found
 
 
 def _best_of_each(cells: Sequence[tuple[Entry, Outcomes]]) -> list[tuple[Entry, Outcomes]]:
@@ -147,28 +146,28 @@ def in_blocks(e: Evidence) -> list[Claim]:
         ),
     ):
         threshold = rules(results, lambda c: c.label == "threshold" and c.decode.block_length == BLOCKS)
-        words, low = beside(policy, threshold, "threshold")
+        words, here = beside(policy, threshold, "threshold")
         wider, _ = beside(policy, rules(results, lambda c: True), "any rule in any blocks")
         fastest = min((one for _, one in threshold), key=lambda one: mean(one)[0])
-        above = low > 0 or (math.isnan(low) and mean(policy)[1] > mean(fastest)[1])
+        faster = HOLDS if mean(policy)[1] > mean(fastest)[1] else FAILS
         found.append(
             Claim(
                 f"{paper}: the policy is well above the threshold where speed matters most",
                 f"{task}, blocks of 8, alpha 10: {at(policy)}; {words}; not in the claim: {wider}",
-                HOLDS if above else FAILS,
+                faster if math.isnan(here.mean) else above(here),
             )
         )
     middle = e.policy("semi", "warm start, alpha 0.3")
     threshold = rules(e.house, lambda c: c.label == "threshold" and c.decode.block_length == BLOCKS)
     plain = rules(e.house, lambda c: c.label in ("random", "top-k") and c.decode.block_length == BLOCKS)
-    words, low = beside(middle, threshold, "threshold")
+    words, here = beside(middle, threshold, "threshold")
     others, far = beside(middle, plain, "random or top-K")
-    same = not math.isnan(low) and low <= 0
+    same, well_above = FAILS if math.isnan(here.mean) else alike(here), above(far)
     found.append(
         Claim(
             "GSM8K, BL 32, middle of the curve: about 80, threshold about the same; random and top-K far below",
             f"house, blocks of 8, alpha 0.3: {at(middle)}; {words}; {others}",
-            HOLDS if same and far > 0 else PARTLY if far > 0 else FAILS,
+            well_above if well_above != HOLDS else PARTLY if same == FAILS else same,
         )
     )
     return found
@@ -180,14 +179,14 @@ def in_full(e: Evidence) -> list[Claim]:
     top = most_accurate(every)
     found = []
     fast, slow = e.policy("alpha", "scaled, alpha 3"), e.policy("alpha", "scaled, alpha 0")
-    words, low = beside(fast, every, "any rule")
+    words, here = beside(fast, every, "any rule")
     difference = paired_difference(slow.correct, top[1].correct)
     found.append(
         Claim(
             "GSM8K, BL 256: 48.3 ± 0.6 @ 13.0 and 56.1 ± 0.9 @ 50.5; no heuristic above 30 at 12, about 34 at any NFE",
             f"house, full diffusion: alpha 3 {at(fast)}, {words}; alpha 0 {at(slow)}, the best rule at any NFE "
             f"({top[0].label}) {at(top[1])}, {gap(difference)}",
-            HOLDS if low > 0 and difference.low > 0 else PARTLY if difference.low > 0 else FAILS,
+            above(here) if above(difference) == HOLDS else above(difference),
         )
     )
     steered, scratch = e.policy("full", "expert steering"), e.policy("full", "from scratch")
@@ -198,20 +197,26 @@ def in_full(e: Evidence) -> list[Claim]:
             "GSM8K, BL 256, expert steering: 77.2 ± 0.4 @ 70.5, above training from scratch",
             f"house, full diffusion, alpha 1: steering {at(steered)}, from scratch {at(scratch)}, {gap(difference)}; "
             f"a warm start by cloning, ours, {at(warm)}",
-            HOLDS if difference.low > 0 else FAILS,
+            above(difference),
         )
     )
     second = e.policy("elsewhere", "ledger, full, alpha 1")
     every = rules(e.ledger, lambda c: c.decode.block_length == FULL)
-    words, low = beside(second, every, "any rule")
+    words, here = beside(second, every, "any rule")
     found.append(
         Claim(
             "MATH-500, BL 256, expert steering: 31.4 ± 0.5 @ 86.7: a second task, too",
-            f"ledger, full diffusion, alpha 1, warm start: {at(second)}; {words}",
-            HOLDS if low > 0 else FAILS,
+            f"ledger, full diffusion, alpha 1, by a warm start, as steering was not run there: {at(second)}; {words}",
+            above(here),
         )
     )
     return found
+
+
+def worst(verdicts: Iterable[str]) -> str:
+    """Of a claim that has several cases."""
+    found = set(verdicts)
+    return next(one for one in (FAILS, UNSETTLED, PARTLY, HOLDS) if one in found)
 
 
 def moved(one: dict[str, Any]) -> str:
@@ -221,22 +226,22 @@ def moved(one: dict[str, Any]) -> str:
 
 
 def elsewhere(e: Evidence) -> list[Claim]:
-    """Transfer to another dLLM, length and domain. Close: not more than five points below, by the mean."""
+    """Transfer to another dLLM, length and domain. Close: not more than five points below."""
     found = []
     small = {
         (where, alpha): e.transfers[f"house-small, {where}, alpha {alpha}", f"{where}, alpha {alpha}"]
         for where in ("blocks", "full")
         for alpha in (1, 10)
     }
-    close = {key: one["loss"]["mean"] > -0.05 for key, one in small.items()}
-    kept = all(close[where, 1] for where in ("blocks", "full"))
-    except_10 = not any(close[where, 10] for where in ("blocks", "full"))
+    close = {key: not_below(Interval(**one["loss"])) for key, one in small.items()}
+    kept = worst(close[where, 1] for where in ("blocks", "full"))
+    except_10 = all(close[where, 10] == FAILS for where in ("blocks", "full"))
     found.append(
         Claim(
             "Trained on LLaDA, decoded with Dream: close to a policy trained on Dream, except alpha = 10",
             "trained on house-base, decoded with house-small: "
             + "; ".join(f"{where}, alpha {alpha}: {moved(one)}" for (where, alpha), one in small.items()),
-            HOLDS if kept and except_10 else PARTLY if kept else FAILS,
+            PARTLY if kept == HOLDS and not except_10 else kept,
         )
     )
     long = {where: e.transfers[f"length 64, {where}", f"{where}, alpha 1"] for where in ("blocks", "full")}
@@ -247,30 +252,26 @@ def elsewhere(e: Evidence) -> list[Claim]:
         Claim(
             "Trained at L = 256, decoded at L = 512: hardly any loss",
             "; ".join(f"32 to 64, {where}, alpha 1: {moved(one)}" for where, one in long.items()),
-            HOLDS
-            if all(one["loss"]["mean"] > -0.05 for one in long.values())
-            else PARTLY
-            if any(one["loss"]["mean"] > -0.05 for one in long.values())
-            else FAILS,
+            worst(not_below(Interval(**one["loss"])) for one in long.values()),
         )
     )
     found.append(
         Claim(
             "the threshold at L = 512: clear loss",
             f"threshold 0.9, blocks of 8: {at(short)} at 32, {at(twice)} at 64, {gap(lost)}",
-            HOLDS if lost.high < 0 else FAILS,
+            below(lost),
         )
     )
     for where in ("blocks", "full"):
         alone = e.transfers[f"ledger, {where}", f"{where}, alpha 1"]
         both = e.transfers[f"ledger, {where}", f"both domains, {where}"]
-        mended = both["loss"]["mean"] > alone["loss"]["mean"]
-        lost_clearly = alone["loss"]["high"] < 0
+        mended = both["loss"]["low"] > alone["loss"]["high"]
+        lost_clearly = below(Interval(**alone["loss"]))
         found.append(
             Claim(
                 "Trained on maths, decoded on code: clear loss; training on code mends part of it",
                 f"trained on house, decoded on ledger, {where}: {moved(alone)}; trained on both: {moved(both)}",
-                HOLDS if lost_clearly and mended else PARTLY if lost_clearly else FAILS,
+                PARTLY if lost_clearly == HOLDS and not mended else lost_clearly,
             )
         )
     return found
@@ -302,21 +303,18 @@ def ablations(e: Evidence) -> list[Claim]:
         ("without m: worse", "without m", "worse"),
     ):
         words, difference = compare(name)
-        holds = {
-            "same": difference.low <= 0 <= difference.high and abs(difference.mean) < 0.05,
-            "no gain": difference.low <= 0,
-            "worse": difference.high < 0,
-        }[expected]
-        same.append(Claim(paper, f"{found[0]}; {words}", HOLDS if holds else FAILS))
+        gain = Interval(-difference.mean, -difference.high, -difference.low)  # of doing without
+        verdict = {"same": alike(difference), "no gain": not_below(gain), "worse": below(difference)}[expected]
+        same.append(Claim(paper, f"{found[0]}; {words}", verdict))
     additive = e.policy("ablations", "additive, alpha 10")
     times = e.policy("alpha", "scaled, alpha 10")
-    collapsed = mean(additive)[1] < 0.05
+    collapsed = summary(additive)[0]
     same.append(
         Claim(
             "the additive reward collapses to unmasking everything at once",
             f"alpha 10: additive {at(additive)}, multiplicative {at(times)}; alpha 1: additive "
             f"{at(e.policy('ablations', 'additive, alpha 1'))}",
-            HOLDS if collapsed else FAILS,
+            HOLDS if collapsed.high < 0.05 else FAILS if collapsed.low > 0.05 else UNSETTLED,
         )
     )
     return same

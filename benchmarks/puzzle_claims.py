@@ -19,11 +19,12 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.claims import FAILS, HOLDS, PARTLY, reward
+from benchmarks.claims import reward
 from benchmarks.curves import against, curves, nfe_of, point, results
 from benchmarks.mixture import MIXED
 from benchmarks.puzzles import PUZZLES, TWICE, Setting, made, region, run, setting, trained
 from benchmarks.studies import PUZZLE_BLOCKS, SEEDS, folder
+from benchmarks.verdicts import FAILS, HOLDS, PARTLY, UNSETTLED, VERDICTS, above, alike, below, not_below
 
 from unmask.evaluation.bounds import decode_in_order
 from unmask.evaluation.differences import Outcomes, paired_difference
@@ -35,8 +36,6 @@ from unmask.tasks.auto import load_task
 from unmask.tasks.puzzle import Puzzle
 
 DOCS, HEAD = Path("docs/reproduction.md"), "## On the puzzles"
-UNSETTLED = "inconclusive"
-ALIKE = 0.05  # of a reward, as in claims.py
 
 
 @dataclass(frozen=True)
@@ -50,16 +49,6 @@ class Judged:
 
 
 Cells = Sequence[tuple[Entry, Outcomes]]
-
-
-def by_interval(low: float, high: float) -> str:
-    """Of a difference that should be above 0."""
-    return HOLDS if low > 0 else FAILS if high < 0 else UNSETTLED
-
-
-def not_below(gap: Interval, by: float) -> str:
-    """Of a difference that should not be below 0 by more."""
-    return HOLDS if gap.low > -by else FAILS if gap.high < -by else PARTLY if gap.mean > -by else UNSETTLED
 
 
 def above_rules(args: argparse.Namespace, place: str) -> Iterator[Judged]:
@@ -100,7 +89,7 @@ AT_ONCE = 1.01  # passes: all is revealed in one, and all ways to decode are the
 def _against(policies: Sequence[Sequence[Outcomes]], cells: Cells, nfe: float) -> tuple[str, str]:
     reached, gap = against(policies, [[one for _, one in cells]] * len(policies), nfe, hull=True)
     if not math.isnan(gap[0]):
-        return f"{reached}, {_points(Interval(*gap))}", by_interval(*gap[1:])
+        return f"{reached}, {_points(Interval(*gap))}", above(Interval(*gap))
     fastest = min((one for _, one in cells), key=lambda one: one.nfe.mean().item())
     ours = float(reached.partition(" ")[0]) / 100 if reached[0].isdigit() else 0.0
     words = f"{reached}, no such rule is as fast (the fastest {point(fastest)})"
@@ -148,7 +137,7 @@ def beside_native(
     gap = paired_difference(away.correct, native.correct)
     many = f"{len(away.correct)} and {len(native.correct)} seeds"
     words = f"{point(away)}, native {point(native)}, {_points(gap)}, {many}"
-    return Judged(claim, where, words, HOLDS if gap.mean > -0.05 else FAILS), gap
+    return Judged(claim, where, words, not_below(gap)), gap
 
 
 def elsewhere(args: argparse.Namespace) -> Iterator[Judged]:
@@ -172,8 +161,8 @@ def elsewhere(args: argparse.Namespace) -> Iterator[Judged]:
             continue
         loss, mended = found[1], mixed[1]
         words = f"{_points(loss)}; trained on all in turns {_points(mended)}"
-        lost, better = loss.high < 0, mended.low > loss.high
-        verdict = HOLDS if lost and better else PARTLY if lost else FAILS if loss.mean > -0.05 else UNSETTLED
+        lost, better = below(loss), mended.low > loss.high
+        verdict = PARTLY if lost == HOLDS and not better else lost
         claim = "10, 11: clear loss in another domain, mended by training on both"
         yield Judged(claim, f"{source}'s on {place}", words, verdict)
     for place in [place for place in MIXED if place in ("house", *args.places)]:
@@ -200,7 +189,7 @@ def _twice(args: argparse.Namespace, place: str, name: str) -> Iterator[Judged]:
         words = f"{point(policy)}, known order {100 * can.mean():.1f} @ {known.nfe.float().mean():.2f}, {_points(gap)}"
         words += f", {len(policy.correct)} seeds"
         claim = "8: hardly any loss at twice the length, beside what the dLLM can do there"
-        yield Judged(claim, name, words, HOLDS if gap.mean > -0.05 else FAILS)
+        yield Judged(claim, name, words, not_below(gap))
     rule = load_policy("confidence_threshold:threshold=0.9")
     short, twice = (run(one, rule, region(one), costs=False) for one in (here, long))
     lost = [found.correct[None].float() for found in (twice, short)]
@@ -208,7 +197,7 @@ def _twice(args: argparse.Namespace, place: str, name: str) -> Iterator[Judged]:
     words = (
         f"threshold 0.9: {100 * lost[1].mean():.1f} at the length, {100 * lost[0].mean():.1f} at twice, {_points(gap)}"
     )
-    yield Judged("9: the threshold loses clearly at twice the length", name, words, HOLDS if gap.high < 0 else FAILS)
+    yield Judged("9: the threshold loses clearly at twice the length", name, words, below(gap))
 
 
 def ablations(args: argparse.Namespace) -> Iterator[Judged]:
@@ -234,10 +223,10 @@ def ablations(args: argparse.Namespace) -> Iterator[Judged]:
         if claim.startswith("12"):
             right = paired_difference(a.correct, b.correct)
             words += f"; {_points(right)}"
-            verdict = HOLDS if gap.low <= 0 <= gap.high and abs(gap.mean) < ALIKE else FAILS
-            verdict = PARTLY if verdict == HOLDS and not right.low <= 0 <= right.high else verdict
+            verdict = alike(gap)
+            verdict = PARTLY if verdict == HOLDS and alike(right) != HOLDS else verdict
         else:
-            verdict = by_interval(gap.low, gap.high)
+            verdict = above(gap)
         yield Judged(claim, place, words, verdict)
 
 
@@ -255,13 +244,12 @@ and tasks are those of [Puzzles](puzzles.md), policies are of every speed, in fu
 passes, over training seeds; intervals (95%) are over prompts and, where there are several, seeds. Numbers are those of
 the claims above, "ours" are this project's. Not tried on puzzles: hidden states, alpha, the additive reward, steering,
 50 confidences, leaving out t or m."""
-READING = """What decides. 1 to 4 and "at each of its speeds": the interval of the difference at equal passes lies
-above 0; where no rule is as fast, the fastest is less accurate. One pass for all is left out: all ways to decode
-are the same there. 7 to 12 and those below are at speed 0. 7, 8: at most five points below, by the mean. 9: the
-interval lies below 0. 10, 11: the interval of the loss lies below 0, and that of the policy of all above it; in
-part if only the first. 12: rewards of alpha 1 differ by less than 0.05, and their interval holds 0; in part if
-accuracies differ. 18: 5% fewer passes within half a point. At most a point, or two, below: the whole interval is;
-in part if the mean is. Seeing beside blind: the reward of alpha 1 is higher by the interval."""
+READING = """What decides, as above: the interval of a difference. 1 to 4 and "at each of its speeds": at equal passes
+it lies above 0; where no rule is as fast, the fastest is less accurate. One pass for all is left out: all ways to
+decode are the same there. 7 to 12 and those below are at speed 0. 7, 8: close. 9: clear loss. 10, 11: clear loss;
+the interval of the policy of all lies above it, or it holds in part. 12: rewards of alpha 1 are about the same; in part
+if accuracies are not. 18: 5% fewer passes within half a point. At most a point, or two, below: the whole interval is.
+Seeing beside blind: the reward of alpha 1 is higher."""
 
 
 def section(found: Sequence[Judged]) -> str:
@@ -269,7 +257,7 @@ def section(found: Sequence[Judged]) -> str:
     claims = sorted(dict.fromkeys(one.claim for one in found), key=_place)
     rows = [one for claim in claims for one in found if one.claim == claim]
     lines = "\n".join(f"| {one.claim} | {one.where} | {one.found} | {one.verdict} |" for one in rows)
-    count = ", ".join(f"{v} {sum(one.verdict == v for one in rows)}" for v in (HOLDS, PARTLY, UNSETTLED, FAILS))
+    count = ", ".join(f"{v} {sum(one.verdict == v for one in rows)}" for v in VERDICTS)
     table = f"| claim | where | found | verdict |\n|---|---|---|---|\n{lines}"
     return f"{HEAD}\n\n{ABOUT}\n\nOf {len(rows)} verdicts: {count}.\n\n{table}\n\n{READING}\n"
 

@@ -21,10 +21,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.claims import BLOCKS, FAILS, FULL, HOLDS, PARTLY, Claim, Evidence, claims
+from benchmarks.claims import BLOCKS, FULL, Claim, Evidence, claims
 from benchmarks.paper import ALPHAS, clone_of, command, folder, options, run
 from benchmarks.puzzle_claims import HEAD
 from benchmarks.studies import SEEDS, logged, unmask
+from benchmarks.verdicts import VERDICTS
 
 STUDIES = ("alpha", "semi", "full", "ablations", "hacking", "elsewhere")
 DOCS = Path("docs/reproduction.md")
@@ -100,7 +101,7 @@ def transfer_of(out: Path) -> str:
 
 def page(found: Sequence[Claim], out: Path) -> str:
     """docs/reproduction.md."""
-    held, partly, failed = (sum(c.verdict == v for c in found) for v in (HOLDS, PARTLY, FAILS))
+    count = ", ".join(f"{v} {sum(c.verdict == v for c in found)}" for v in VERDICTS)
     lines = "\n\n".join(
         f"**{n}. {c.paper}.**\n{c.verdict.capitalize()}. Here: {c.ours.replace('; ', ';' + chr(10))}."
         for n, c in enumerate(found, 1)
@@ -117,16 +118,21 @@ Dream, the task `house` for GSM8K, `ledger` for a second domain, a region of 32 
 *shape* carries over can be seen here, its numbers cannot. Accuracy in percent @ NFE; every policy is three training seeds on 500
 held-out prompts, and intervals (95%) are over prompts and training seeds. Rules are over their whole grids.
 
-Of {len(found)} claims {held} hold, {partly} hold in part, {failed} do not.
+Unless a claim names another way, policies start from a clone and divide advantages by the batch's deviation; the paper does
+neither.
+
+Of {len(found)} claims: {count}.
 
 {lines}
 
 ![Accuracy against forward passes: every rule over its grid, learned policies, their clones and replays](images/reproduction.png)
 
-What decides: a policy is above a rule if the interval of the difference at equal NFE lies above 0, or if no cell of the rule is as
-fast and even its fastest is less accurate; several rules together are read as the best mixture of any two cells. Close, or hardly
-any loss, means within five points by the mean; clear loss, that the interval lies below 0. An ablation is worse if the interval
-of its reward's difference lies below 0, brings no gain if it reaches 0, and is the same if it holds 0 and its mean is within 0.05.
+What decides is the interval of a difference; what it does not settle is inconclusive. A policy is above a rule if it lies above
+0, or if no cell of the rule is as fast and even its fastest is less accurate; several rules together are read as the best mixture
+of any two cells. Close, or hardly any loss: it lies above -5 points, and does not hold if it lies below. Clear loss: it lies below
+0, and does not hold if it lies above -5 points; mended: the interval of the one lies above that of the other. About the same: it
+lies within five points, and does not hold if it lies beside 0. Ablations are judged by the difference in reward, with 0.05 in place
+of five points: no gain, if it lies below that. A claim of several cases is judged by the worst.
 The additive reward has collapsed below 5% accuracy. A cell is as good as the baseline within half a point, and beats it with 5%
 fewer NFE. Alphas are one policy if their NFE are within a half; two of three are a part. The code is `benchmarks/claims.py`.
 """

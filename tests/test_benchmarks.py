@@ -51,7 +51,8 @@ def made(policies, rules):
 
 
 def test_the_honest_baseline():
-    from benchmarks.claims import FAILS, HOLDS, honest
+    from benchmarks.claims import honest
+    from benchmarks.verdicts import FAILS, HOLDS
 
     (claim,) = honest(made({}, {0.9: (1.0, 14), 0.7: (1.0, 8), 0.3: (0.5, 4)}))
     assert claim.verdict == HOLDS
@@ -61,7 +62,8 @@ def test_the_honest_baseline():
 
 
 def test_limits_are_judged():
-    from benchmarks.claims import FAILS, HOLDS, PARTLY, limits
+    from benchmarks.claims import limits
+    from benchmarks.verdicts import FAILS, HOLDS, PARTLY
 
     policies = {"paper's advantages, alpha 0.3": (0.9, 6.3), "paper's advantages, alpha 1": (0.9, 6.4)}
     policies |= {f"scaled, alpha {a:g}": (0.9, 12 - a) for a in (0, 0.3, 1, 3, 10)}
@@ -77,7 +79,8 @@ def test_limits_are_judged():
 
 
 def test_ablations_are_judged_by_their_reward():
-    from benchmarks.claims import FAILS, HOLDS, ablations
+    from benchmarks.claims import ablations
+    from benchmarks.verdicts import FAILS, HOLDS
 
     same = (0.95, 6.5)
     policies = {"scaled, alpha 1": same, "scaled, alpha 10": (0.7, 5), "additive, alpha 1": same}
@@ -92,7 +95,8 @@ def test_ablations_are_judged_by_their_reward():
 
 
 def test_the_threshold_that_is_not_as_fast():
-    from benchmarks.claims import FAILS, HOLDS, PARTLY, in_blocks
+    from benchmarks.claims import in_blocks
+    from benchmarks.verdicts import FAILS, HOLDS, PARTLY
 
     rules = {0.9: (1.0, 14), 0.5: (0.3, 7)}
     policies = {
@@ -202,19 +206,23 @@ def test_every_step_names_studies_that_there_are():
 
 
 def judged(low, high):
-    from benchmarks.puzzle_claims import by_interval, not_below
+    from benchmarks.verdicts import above, alike, below, not_below
 
     from unmask.evaluation.intervals import Interval
 
-    return by_interval(low, high), not_below(Interval((low + high) / 2, low, high), 0.02)
+    gap = Interval((low + high) / 2, low, high)
+    return above(gap), not_below(gap, 0.02), below(gap, 0.02), alike(gap, 0.02)
 
 
-def test_claims_on_puzzles_are_judged_by_intervals():
-    assert judged(0.01, 0.02) == ("holds", "holds")
-    assert judged(-0.01, 0.02) == ("inconclusive", "holds")
-    assert judged(-0.03, 0.01) == ("inconclusive", "holds in part")
-    assert judged(-0.06, 0.01) == ("inconclusive", "inconclusive")
-    assert judged(-0.05, -0.03) == ("does not hold", "does not hold")
+def test_claims_are_judged_by_intervals():
+    yes, no, open_ = "holds", "does not hold", "inconclusive"
+    assert judged(0.01, 0.03) == (yes, yes, no, no)
+    assert judged(0.01, 0.015) == (yes, yes, no, yes), "small, and as good as 0"
+    assert judged(-0.01, 0.01) == (open_, yes, no, yes)
+    assert judged(-0.01, 0.03) == (open_, yes, no, open_)
+    assert judged(-0.03, 0.01) == (open_, open_, open_, open_)
+    assert judged(-0.03, -0.01) == (no, open_, yes, no)
+    assert judged(-0.05, -0.03) == (no, no, yes, no)
 
 
 def test_verdicts_whose_runs_are_not_there_stay():
