@@ -145,7 +145,7 @@ def table(place: str, found: Sequence[Line], prompts: int) -> str:
     """A family as Markdown."""
     model, task = PLACES[place].get("model", "house-base"), PLACES[place]["task"]
     head = f"## {place}\n\ndLLM `{model}`, task `{task}`, {prompts} held-out prompts, region {region(place)}.\n\n"
-    head += "| method | AUP | hypervolume, % | most accurate, % @ NFE | cells | seeds |\n|---|---|---|---|---|---|\n"
+    head += "| method | AUP | hypervolume, % | most accurate, % @ NFE | settings | seeds |\n|---|---|---|---|---|---|\n"
     rows = [
         f"| {line.name} | {told(line.aup)} | {told(line.volume)} "
         f"| {100 * line.best.accuracy:.1f} @ {line.best.nfe:.2f} | {line.cells} | {line.seeds} |"
@@ -160,8 +160,9 @@ def table(place: str, found: Sequence[Line], prompts: int) -> str:
 ABOUT = """# Leaderboard
 
 Rules and policies by family, made by `python benchmarks/leaderboard.py` from results that the commands below each table
-make. Other prompts chose the cells of a rule, which are on the frontier of its grid; a policy is one network at eight
-speeds.
+make (`addition` and `sudoku` need `python benchmarks/puzzles.py dllms` first). *Settings*: of a rule those on the
+frontier of its whole grid, chosen on other prompts; of a policy, which is one network, its eight speeds. Methods are
+sorted by AUP. Where intervals overlap, the order is inconclusive.
 
 - **AUP** (accuracy under parallelism, arXiv 2601.07568): tokens per forward pass, weighted by how near the accuracy is
   to the best of the family.

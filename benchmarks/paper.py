@@ -166,7 +166,6 @@ def rules(out: Path) -> None:
 def run(out: Path, studies: Sequence[str], seeds: Sequence[int], jobs: int) -> None:
     """Train and evaluate what is missing, all names with one seed before the next."""
     todo = [(study, name, flags, seed) for seed in seeds for study in studies for name, flags in STUDIES[study].items()]
-    progress = Progress(len(todo))
 
     def one(item: tuple[str, str, Flags, int]) -> None:
         try:
@@ -179,7 +178,7 @@ def run(out: Path, studies: Sequence[str], seeds: Sequence[int], jobs: int) -> N
         clones = {clone_of(out, flags, seed): (out, flags, seed) for _, _, flags, seed in todo if flags.get("warm")}
         for job in [pool.submit(prepare, *of) for of in clones.values()]:
             job.result()
-        grid = pool.submit(rules, out)
+        grid, progress = pool.submit(rules, out), Progress(len(todo))
         list(pool.map(one, todo))
         grid.result()
     missing = [item for item in todo if not (folder(out, item[0], item[1], item[3]) / "eval" / "rows.jsonl").exists()]

@@ -47,7 +47,14 @@ SPEEDS = tuple(i / 7 for i in range(8))
 DEFAULTS: dict[str, dict[str, Any]] = {
     "policy": {"use_speed": True, "use_entropy": True, "top_k": 2},
     "clone": {"rule": "best:*", "updates": 200, "batch_size": 64},
-    "algorithm": {"beta": (0.01, 3.0), "prompts": 40, "lr": 1.5e-4, "entropy_weight": 0.001, "other_speeds": 1},
+    "algorithm": {
+        "reward": "scale_free",
+        "beta": (0.01, 3.0),
+        "prompts": 40,
+        "lr": 1.5e-4,
+        "entropy_weight": 0.001,
+        "other_speeds": 1,
+    },
     "run": {"folder": "runs/tuned", "iterations": 200, "validate_every": 20, "temperatures": (0.5, 0.25)},
 }
 """Where tuning differs from `TrainConfig`, by measurement (LOG.md)."""
@@ -92,7 +99,10 @@ def tune(
 
 
 SHORT = {key: flag for key, flag in TRAIN_SHORT.items() if key != "algorithm.alpha"} | {"algorithm.beta": "--beta"}
-TuneFlags = flags_of("TuneFlags", tables(), FLAT, SHORT, DEFAULTS)
+CARRIED = ("gen_length", "block_length", "batch_size", "stop_at_eos", "suppress_eos", "cache")
+"""Of decoding: what calibration and comparison do as training does."""
+DECODE = {key: field for key, field in tables()["decode"].items() if key in CARRIED}
+TuneFlags = flags_of("TuneFlags", {**tables(), "decode": DECODE}, FLAT, SHORT, DEFAULTS)
 tune.__annotations__["settings"] = Annotated[TuneFlags | None, Parameter(name="*")]
 
 
@@ -108,9 +118,8 @@ def tuning(config: str | Path | None, overrides: dict[str, dict[str, Any]]) -> T
     asked = asked.in_blocks(asked.model.own_blocks)
     if asked.policy.init is None and not asked.policy.network.has_speed:
         raise UnmaskError("Tuning makes a policy with a speed: leave policy.use_speed on, or use unmask train.")
-    carried = {"gen_length", "block_length", "batch_size", "stop_at_eos", "suppress_eos", "cache"}
     for name, field in type(asked.decode).model_fields.items():
-        if name not in carried and getattr(asked.decode, name) != field.default:
+        if name not in CARRIED and getattr(asked.decode, name) != field.default:
             raise UnmaskError(
                 f"decode.{name} is {getattr(asked.decode, name)}, and tuning decodes the likeliest tokens without a "
                 "budget at every speed: leave it out, or use unmask train."
@@ -173,7 +182,7 @@ def _fitting(values: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any
     known = load_algorithm(algorithm.get("name", DEFAULT_ALGORITHM)).Settings.model_fields
     unfit = {key for key in algorithm if key not in known}
     if "alpha" in asked or asked.get("reward", "scale_free") != "scale_free":
-        unfit.add("beta")
+        unfit |= {"reward", "beta"}
     fitting = {**values, "algorithm": {key: algorithm[key] for key in algorithm if key in asked or key not in unfit}}
     if values["policy"].get("init") is not None:
         for table in ("policy", "clone"):
