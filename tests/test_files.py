@@ -117,7 +117,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_what_was_there(tmp_path):
             (draft / "b.txt").write_text("half")
             raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    sentence = r"Cannot write .*kept .*No space left.*: make room there, then go on with --resume"
+    sentence = r"Cannot write .*kept .*No space left.*: make room there, and run the command again"
     with pytest.raises(UnmaskError, match=sentence):
         write()
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]

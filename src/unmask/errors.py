@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import re
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UnmaskError(ValueError):
@@ -31,3 +34,18 @@ def nearest(word: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]!r}?"
     return "known: " + ", ".join(repr(k) for k in known) + "."
+
+
+REMEDIES = {
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "change its permissions, or choose another place"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), "make room there, and run the command again"),
+}
+
+
+def explain_system(error: OSError) -> str:
+    """What the system refused, and the remedy; of a hidden file, such as a draft or a lock, its folder is named."""
+    path = Path(str(error.filename)) if error.filename else None
+    while path is not None and (path.name.startswith(".") or re.fullmatch(r"\..+\.\w{8}", path.parent.name)):
+        path = path.parent
+    remedy = f"; {REMEDIES[error.errno]}" if error.errno in REMEDIES else ""
+    return f"Cannot read or write {path or 'a file'}: {error.strerror or error}{remedy}."

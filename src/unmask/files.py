@@ -47,7 +47,7 @@ def written_whole(folder: str | Path) -> Iterator[Path]:
         _sync(folder.parent)
         shutil.rmtree(old, ignore_errors=True)
     except SafetensorError as e:  # which is no OSError
-        raise UnmaskError(f"Cannot write {folder} ({e}): make room there, then go on with --resume.") from None
+        raise UnmaskError(f"Cannot write {folder} ({e}): make room there, and run the command again.") from None
     finally:
         shutil.rmtree(draft, ignore_errors=True)
 
@@ -115,6 +115,18 @@ def check_file(path: str | Path, flag: str) -> None:
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if not above.is_dir():
         raise UnmaskError(f"{flag} {path} cannot be written: {above} is a file.")
+
+
+def check_page(path: str | Path, flag: str) -> None:
+    """Refuse a page that could not be written, or whose place another kind of file has.
+
+    Raises:
+        UnmaskError: as `check_file`; there is a file that is no page.
+    """
+    check_file(path, flag)
+    path = Path(path)
+    if path.exists() and not path.read_bytes()[:20].lower().startswith((b"<!doctype html", b"<html")):
+        raise UnmaskError(f"{flag} {path} is there, and is no page: give the path of a new file.")
 
 
 def jsonl(rows: Iterable[Mapping[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -83,6 +84,8 @@ def calibrate(
             f"The table is written into the policy's folder, and {resolved.policy} is no folder of yours: save it into "
             "one first (unmask.load_policy(...).save('runs/mine'))."
         )
+    if not os.access(folder, os.W_OK):
+        raise UnmaskError(f"The table is written into {folder}, which cannot be written: calibrate a copy of it.")
     policy = load_policy(folder)
     if not isinstance(policy, LearnedPolicy) or not policy.needs.speed:
         raise UnmaskError(f"The policy {resolved.policy} has no speed to calibrate: unmask tune trains one that has.")

@@ -194,6 +194,8 @@ def compare(
     """
     processes, bounded = launched(), check_bounded(config.bounds, task)
     setup = _setup(config, task, processes, model)
+    if config.chat and not setup.model.has_chat_template:
+        raise UnmaskError(f"The tokenizer of the dLLM {setup.model.name!r} has no chat template: leave out --chat.")
     prompts = [encode_example(setup.model, example) for example in setup.examples]
     check_prompts(setup.model, prompts, gen_length)  # refused before anything is written
     shared = config.model_dump(mode="json", include=set(ComparisonConfig.model_fields) - FREE)
@@ -230,6 +232,11 @@ def _split(config: ComparisonConfig) -> Split | None:
 def _examples(config: ComparisonConfig, task: Task) -> Sequence[Example]:
     split = _split(config)
     examples = task.examples(split, config.skip + config.prompts, seed=config.sample_seed)[config.skip :]
+    if not examples and config.skip:
+        raise UnmaskError(
+            f"The task {task.name!r} has no prompts behind the first {config.skip} of its {split or 'file'}: lower "
+            "--skip."
+        )
     if not examples:
         raise UnmaskError(f"The task {task.name!r} has no prompts in its {split or 'file'}: give another --split.")
     return examples
@@ -273,4 +280,7 @@ def run(
         except KeyboardInterrupt:
             stopped = f"Stopped; rows so far are in {comparison.folder}{go_on}."
             errors.print(stopped, highlight=False, soft_wrap=True)
+            raise
+        except UnmaskError:
+            comparison.abandon()
             raise

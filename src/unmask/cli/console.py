@@ -20,8 +20,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-console = Console()
-errors = Console(stderr=True)
+# Names of users and their paths may hold square brackets.
+console = Console(markup=False)
+errors = Console(stderr=True, markup=False)
 PLAIN_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
@@ -73,10 +74,10 @@ def ticking(label: str, total: int, to: Console = console) -> Iterator[Ticker]:
         yield Ticker(label, total, None, to)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),

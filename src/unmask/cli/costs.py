@@ -16,6 +16,7 @@ from unmask.rl.card import describe
 from unmask.rl.config import TrainConfig
 from unmask.rl.places import first_of, places_of
 from unmask.rl.plan import plan
+from unmask.rl.start import loaded_start
 
 
 def describe_costs(config: TrainConfig, processes: int) -> None:
@@ -23,7 +24,7 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
 
     Raises:
         UnmaskError: a cache that the dLLM does not have; there is no such task, its file cannot be read, or it has no
-            verifier.
+            verifier; a policy to start from that does not fit.
     """
     settings, decode, asked = config.algorithm.settings, config.decode, config.task
     kinds = STALE if config.model.own_blocks is None else ("exact",)
@@ -44,6 +45,7 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
         check_own_blocks(decode.block_length, own, gen_length, config.model.model or "the default dLLM")
     elif not isinstance(decode.block_length, AdaptiveBlocks):
         check_block_length(gen_length, decode.block_length)
+    loaded_start(config.policy)  # refused now
     model = config.model.model or "the default dLLM"
     size = size_of(config.model.model)
     p = plan(config, gen_length, processes, size.hidden_size if size else None)

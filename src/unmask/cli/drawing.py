@@ -205,6 +205,11 @@ def table(runs: Sequence[Run]) -> Table:
             ENDED[run.trajectory.ended],
         ]
         if judged:
-            cells.append("[green]right" if run.correct else "[red]wrong")
+            cells.append(verdict(bool(run.correct)))
         grid.add_row(*cells)
     return grid
+
+
+def verdict(correct: bool) -> Text:
+    """In colour."""
+    return Text("right", style="green") if correct else Text("wrong", style="red")

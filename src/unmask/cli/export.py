@@ -51,6 +51,8 @@ def export(
     for name, engines in only.items():
         if given[name] is not None and engine not in engines:
             raise UnmaskError(f"--{name.replace('_', '-')} is for {' and '.join(engines)}: leave it out.")
+    if gen_length and block_length and gen_length % block_length:
+        raise UnmaskError(f"--block-length {block_length} does not divide --gen-length {gen_length}: give a divisor.")
     if output.exists():
         raise UnmaskError(f"{output} exists: give a folder that does not, or remove it.")
     options = {"speed": speed, "seed": seed, **given}

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from rich.console import Console
 
 from unmask import __version__
-from unmask.errors import Stopped, UnmaskError
+from unmask.errors import Stopped, UnmaskError, explain_system
 from unmask.settings import explain
 
 app = App(
@@ -178,7 +178,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as e:
-        _refuse(f"Cannot read or write {e.filename or 'a file'}: {e.strerror or e}.")
+        _refuse(explain_system(e))
     except CycloptsError as e:
         cause = e.__cause__
         ours = isinstance(cause, UnmaskError)

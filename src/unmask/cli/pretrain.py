@@ -44,6 +44,9 @@ def pretrain(
     dry_run: DryRun = False,
 ) -> None:
     """Train a small dLLM, then measure it for its card."""
+    for flag, value in (("--test-prompts", test_prompts), ("--threads", threads)):
+        if value is not None and value < 1:
+            raise UnmaskError(f"{flag} is {value}: give a whole number from 1.")
     overrides = settings.model_dump(exclude_unset=True) if settings else {}
     resolved = settled(load_settings(PretrainConfig, config, overrides), resume=resume)
     console.print(

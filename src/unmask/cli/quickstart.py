@@ -13,6 +13,7 @@ from rich.text import Text
 
 from unmask.cli.common import ConfigFile, DryRun, watch
 from unmask.cli.console import console
+from unmask.cli.drawing import verdict
 from unmask.cli.tune import run_tuning, tuning
 from unmask.cli.tuned import Tuned, closing
 from unmask.errors import Stopped
@@ -83,7 +84,7 @@ def introduce(model: MaskedDiffusionModel, task: Task, iterations: int, folder: 
     """Say what is about to happen."""
     example = task.examples("train", 1)[0]
     console.print(
-        f"[bold]{model.name}[/bold] is a small masked diffusion language model. It fills {task.gen_length} masked "
+        f"{model.name} is a small masked diffusion language model. It fills {task.gen_length} masked "
         f"positions in any order; which ones to reveal at each forward pass is the unmasking policy's choice. "
         f"The task is {task.name}:\n\n    {example.prompt}  ->  ... the answer is {example.answer}\n\n"
         "It can reason its way to the answer, or guess it; fewer forward passes leave it less time to reason. "
@@ -102,12 +103,12 @@ def show_example(made: Tuned, model: MaskedDiffusionModel, task: Task) -> None:
     index = min(set.intersection(*right[:-1]) - right[-1] or right[0] - right[-1] or right[0], default=0)
     examples = task.examples("test", made.summaries[0].prompts, seed=0)
     example = examples[index]
-    console.print(f"\n[bold]{example.prompt}[/bold]   (gold answer: {example.answer})", highlight=False)
+    console.print(Text.assemble("\n", (example.prompt, "bold"), f"   (gold answer: {example.answer})"))
     policy = load_policy(made.folder)
     for entry, _ in at:
         lines, done = watch(model, policy, example.prompt, entry.decode, stream=index)  # as it drew in the comparison
         (correct,) = verdicts(task, [example], [done.text], [done.ended != "budget"])
-        console.print(f"\n{_name(entry)}: {_verdict(correct)}, {done.nfe} forward passes", highlight=False)
+        console.print(Text.assemble(f"\n{_name(entry)}: ", verdict(correct), f", {done.nfe} forward passes"))
         for line in lines:
             console.print(line, soft_wrap=True)
     console.print(Text("\n· masked   ⏹ end of text   green: revealed at this step\n"))
@@ -115,7 +116,3 @@ def show_example(made: Tuned, model: MaskedDiffusionModel, task: Task) -> None:
 
 def _name(entry: Entry) -> str:
     return f"speed {entry.decode.speed or 0:.2f}"
-
-
-def _verdict(correct: bool) -> str:
-    return "[green]right[/green]" if correct else "[red]wrong[/red]"

@@ -20,7 +20,7 @@ from unmask.evaluation.calibrate import finding
 from unmask.evaluation.findings import Findings, TrainingCurve, TransferResult
 from unmask.evaluation.gather import findings, read_results
 from unmask.evaluation.summaries import costed, summarise
-from unmask.files import check_file, write_text
+from unmask.files import check_page, write_text
 from unmask.policies.calibration import read_calibrations
 from unmask.rl.run import MEASURED, read_metrics
 
@@ -41,7 +41,7 @@ def report(
     """
     if not runs:
         raise UnmaskError("Nothing to report: give folders of unmask eval, sweep, train or transfer.")
-    check_file(output, "--output")
+    check_page(output, "--output")
     from unmask.evaluation.page import render  # what it needs is an extra
 
     kinds = {folder: kind_of(folder) for folder in map(Path, dict.fromkeys(runs))}

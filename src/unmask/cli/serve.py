@@ -119,6 +119,12 @@ def _load(wanted: ServeConfig, config: DecodeConfig, speeds: SpeedFlags | None) 
         check_budget(policy, config.resolve(model, policy=policy))
     if config.region(model=model) > wanted.max_tokens:
         raise UnmaskError(f"--max-tokens {wanted.max_tokens} is below --gen-length {config.gen_length}: raise it.")
+    room = None if model.max_length is None else model.max_length - config.region(model=model)
+    if room is not None and room < 1:
+        raise UnmaskError(
+            f"--gen-length {config.gen_length} leaves no position for a prompt, and {model.name} has "
+            f"{model.max_length}: lower it."
+        )
     return Served(
         wanted.served_model_name or model.name,
         model,

@@ -60,6 +60,8 @@ def at_speed(
     wanted = flags or SpeedFlags()
     length = config.region(model=model)
     blocks = config.model_dump(mode="json")["block_length"] or model.block_length or length
+    if wanted.max_drop is None and "confidence" in wanted.model_fields_set:
+        raise UnmaskError("--confidence is that of a promise: give --max-drop, too.")
     if (wanted.target_nfe, wanted.max_drop) == (None, None):
         config.resolve(model)  # what is refused is refused first
         _say_where_it_was_measured(policy, _how(blocks, length, told_cache(config.cache)))
@@ -68,6 +70,12 @@ def at_speed(
         raise UnmaskError("Give one of --speed, --target-nfe and --max-drop.")
     if not policy.needs.speed or not isinstance(policy, LearnedPolicy):
         raise UnmaskError("This policy has no speed to choose: leave out --target-nfe and --max-drop, or tune one.")
+    tasks = sorted({table.task for table in policy.calibrations})
+    if tasks and wanted.calibrated_on is not None and wanted.calibrated_on not in tasks:
+        raise UnmaskError(
+            f"The policy is not calibrated on {wanted.calibrated_on}, but on {', '.join(tasks)}: name one of these, or "
+            "make a table (unmask calibrate)."
+        )
     place = {"model": model.name, "task": wanted.calibrated_on, "gen_length": length, "block_length": blocks}
     table, differs = choose(
         policy.calibrations, **place, suppress_eos=config.suppress_eos, cache=told_cache(config.cache)

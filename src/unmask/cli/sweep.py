@@ -16,6 +16,7 @@ from unmask.cli.common import ConfigFile, DryRun, draw
 from unmask.cli.comparison import ComparisonConfig, compare, plan, verifiable
 from unmask.cli.console import console, duration
 from unmask.decoding.options import DecodeConfig
+from unmask.errors import UnmaskError
 from unmask.evaluation.differences import Difference
 from unmask.evaluation.entries import Candidate, RuleGrid, candidate, clone_of, tuned
 from unmask.evaluation.findings import Versus
@@ -93,6 +94,8 @@ def sweep(
     task = verifiable(resolved)
     gen_length = task.region(resolved.gen_length)
     candidates = resolved.candidates(gen_length)
+    if not candidates:
+        raise UnmaskError("Nothing to sweep: give --policies, rules with settings, or leave out --no-heuristics.")
     if dry_run:
         plan(resolved, candidates, task)
         return

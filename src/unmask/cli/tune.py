@@ -205,6 +205,10 @@ def run_tuning(
         Stopped: the user stopped it.
     """
     check_prompts(config, calibration_prompts)
+    try:
+        config.task.load_task().examples("test", held_out_prompts)  # refused before the training
+    except UnmaskError as e:
+        raise UnmaskError(f"{e} (--held-out-prompts)") from None
     folder, seconds, clock = Path(config.run.folder), dict[str, float](), time.perf_counter
 
     def stage(name: str, number: int) -> float:

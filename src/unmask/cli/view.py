@@ -22,7 +22,7 @@ from unmask.decoding.options import DecodeConfig
 from unmask.decoding.source import encode_example
 from unmask.decoding.trajectory import Recorder
 from unmask.errors import UnmaskError
-from unmask.files import check_file, write_text
+from unmask.files import check_page, write_text
 from unmask.models.base import MaskedDiffusionModel
 from unmask.models.config import ModelConfig
 from unmask.policies.auto import DEFAULT_POLICY, load_policy
@@ -154,7 +154,7 @@ def _check_page(path: Path) -> None:
     from unmask.evaluation.findings import Findings
     from unmask.evaluation.page import render
 
-    check_file(path, "--html")
+    check_page(path, "--html")
     render(Findings(title="", facts={}, gen_length=1, cells=(), rules=()))  # says what is not installed
 
 

@@ -132,6 +132,10 @@ class Comparison:
             )
         self._processes.wait()
 
+    def abandon(self) -> None:
+        """Of what cannot be decoded: as `RowStore.abandon`."""
+        self._store.abandon()
+
     def replays(self, candidates: Sequence[Candidate]) -> list[Candidate]:
         """The replay of each learned policy that has run. Of rows that end at EOS the rest of the pace is not known."""
         self._store.reload()

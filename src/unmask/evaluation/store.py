@@ -61,6 +61,8 @@ class RowStore:
         self._config = self.path / "config.json"
         self._part = Journal(self.path / f"rows.{rank}.jsonl")
         if resume and not self._config.exists():
+            if any(self.path.glob("rows*.jsonl")):
+                raise UnmaskError(f"{self._config} is missing: put it back, or give another --output.")
             raise UnmaskError(f"Nothing to resume in {folder}: start without --resume.")
         self._claim = Claim(folder, self.path / ".lock", "--output") if rank == 0 else None
         if not resume and (self._config.exists() or (self.path / "rows.jsonl").exists()):
@@ -96,6 +98,12 @@ class RowStore:
         """Keep rows at once."""
         self._part.append(rows)
         self._take(rows)
+
+    def abandon(self) -> None:
+        """Leave no folder behind in which nothing could be made, so that the mended command may begin it."""
+        if not self._rows and self._claim is not None:
+            for path in (self._config, *self._parts()):
+                path.unlink(missing_ok=True)
 
     def of(self, entry: Entry, seeds: Sequence[int], prompts: int) -> list[ResultRow]:
         """An entry's rows of these seeds and of the first prompts, in order."""

@@ -45,6 +45,11 @@ def load_policy(name_or_path: str | Path | Mapping[str, Any] | None = None, *, r
     if mark and not Path(name).exists():
         return _with_settings(load_policy(base), settings, name)
     if name.partition(":")[0] in policy_types() and not Path(name).exists():
+        if issubclass(policy_types()[name.partition(":")[0]], LearnedPolicy):
+            raise UnmaskError(
+                f"{name!r} is a network without weights: give the folder of a trained policy, or train one with unmask "
+                "tune."
+            )
         return make_policy(parse_spec(name), f"the policy {name!r}")
     if ":" in name:
         type_name = name.partition(":")[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from functools import cache
 from importlib.util import find_spec
 from inspect import getfile
@@ -75,4 +76,10 @@ def make_policy(settings: Mapping[str, Any], where: str) -> Policy:
         UnmaskError: an unknown type, an unknown setting, a bad value.
     """
     values = dict(settings)
-    return class_of(values.pop("type", None), where).from_config(values, where)
+    made = class_of(values.pop("type", None), where)
+    wraps = issubclass(made, Rule) and "policy" in {field.name for field in fields(made)}  # type: ignore[arg-type]
+    if wraps and "policy" not in values:
+        raise UnmaskError(f"{made.type_name} changes a policy: write it behind one, 'NAME | {made.type_name}'.")
+    if "policy" in values and not wraps:
+        raise UnmaskError(f"{made.type_name} changes no policy: leave out what is before its bar, in {where}.")
+    return made.from_config(values, where)

@@ -56,7 +56,7 @@ class PretrainConfig(Settings):
     curriculum: Annotated[
         float, Ge(0), Le(1), Field(description="Share of the steps over which the longest problem grows from 1 step.")
     ] = 0.4
-    gen_length: Annotated[int, Ge(4), Field(description="Region length L.")] = 32
+    gen_length: Annotated[int, Ge(4), Le(4096), Field(description="Region length L.")] = 32
     double_share: Annotated[float, Ge(0), Le(1), Field(description="Share of batches at region length 2L.")] = 0.15
     max_prompt: Annotated[int, Ge(1), Field(description="Positions kept for the prompt.")] = 32
     aligned: Annotated[
@@ -86,6 +86,12 @@ class PretrainConfig(Settings):
     def _blocks_fill_the_region(self) -> PretrainConfig:
         if self.block_length is not None and self.gen_length % self.block_length:
             raise ValueError(f"block_length {self.block_length} does not divide gen_length {self.gen_length}")
+        if not self.lengths[0] > 0 or min(self.lengths) < 0:
+            raise ValueError(
+                "lengths are weights from problems of 1 step on, where the curriculum begins: the first above 0"
+            )
+        if not min(self.styles.values()) > 0:
+            raise ValueError("styles are weights: give each above 0, or leave it out")
         if self.edits and self.block_length is None:
             raise ValueError("edits is for block-causal dLLMs: set block_length, or leave it out")
         return self

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, gather_object
 from torch import Tensor, nn
 
-from unmask.errors import UnmaskError
+from unmask.errors import UnmaskError, explain_system
 
 T = TypeVar("T")
 Stop = Callable[[], bool]
@@ -81,8 +81,7 @@ class Processes:
             if self.size == 1:
                 raise
             on_error()
-            unread = f"Cannot read or write {getattr(e, 'filename', None) or 'a file'}: {getattr(e, 'strerror', e)}."
-            problem = str(e) if isinstance(e, UnmaskError) else unread
+            problem = explain_system(e) if isinstance(e, OSError) else str(e)
         if self.size == 1:
             return
         try:

@@ -75,20 +75,28 @@ def starting_policy(config: PolicyConfig, model: MaskedDiffusionModel) -> Learne
     Raises:
         UnmaskError: that policy has no weights to train, or is of another shape than the one asked for.
     """
-    if config.init is None:
-        policy = config.fresh(model.hidden_size)
-    else:
-        found = load_policy(config.init)
-        if not isinstance(found, LearnedPolicy):
-            raise UnmaskError(f"init = {config.init!r} is a {found.type_name} policy, which has no weights to train.")
-        unlike = _unlike(found, config)
-        if unlike:
-            raise UnmaskError(
-                f"init = {config.init!r} has another architecture than the policy asked for ({'; '.join(unlike)}): "
-                "leave out the policy's settings, or start from fresh weights."
-            )
-        found.settings = found.settings.model_copy(update={"speed_axis": ()})  # it learns at the network's own speeds
-        found.calibrations = ()  # which were measured on the axis
-        policy = found
+    policy = loaded_start(config) or config.fresh(model.hidden_size)
     policy.place(model.device)
     return policy
+
+
+def loaded_start(config: PolicyConfig) -> LearnedPolicy | None:
+    """The policy to start from; None if there is none.
+
+    Raises:
+        UnmaskError: as `starting_policy`.
+    """
+    if config.init is None:
+        return None
+    found = load_policy(config.init)
+    if not isinstance(found, LearnedPolicy):
+        raise UnmaskError(f"init = {config.init!r} is a {found.type_name} policy, which has no weights to train.")
+    unlike = _unlike(found, config)
+    if unlike:
+        raise UnmaskError(
+            f"init = {config.init!r} has another architecture than the policy asked for ({'; '.join(unlike)}): "
+            "leave out the policy's settings, or start from fresh weights."
+        )
+    found.settings = found.settings.model_copy(update={"speed_axis": ()})  # it learns at the network's own speeds
+    found.calibrations = ()  # which were measured on the axis
+    return found
