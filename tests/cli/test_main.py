@@ -10,7 +10,7 @@ import pytest
 from tests.cli.test_cli import run
 from tests.test_journal import holding
 from unmask.cli import main as entry
-from unmask.errors import Stopped
+from unmask.errors import Stopped, explain_system
 
 
 def test_a_stop_that_nobody_caught_ends_with_130(capsys, monkeypatch):
@@ -119,3 +119,85 @@ def test_a_file_of_ones_own_is_evaluated_whole(capsys, tmp_path, tiny_folder):
         assert code == 0
         rows = (tmp_path / f"o{len(flags)}" / "rows.jsonl").read_text().splitlines()
         assert [json.loads(row)["split"] for row in rows] == ["all"] * 5
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["sweep", "--no-heuristics"], "Nothing to sweep: give --policies"),
+        (["decode", "hall: red?", "--policy", "transformer"], "'transformer' is a network without weights"),
+        (["decode", "hall: red?", "--policy", "mode"], "mode changes a policy: write it behind one, 'NAME | mode'."),
+        (["decode", "hall: red?", "--policy", "factor | klass"], "klass changes no policy: leave out what is before"),
+        (["decode", "hall: red?", "--confidence", 0.5], "--confidence is that of a promise: give --max-drop, too."),
+        (
+            ["decode", "hall: red?", "--target-nfe", 5, "--calibrated-on", "lists"],
+            "The policy is not calibrated on lists, but on house: name one of these",
+        ),
+        (["pretrain", "--test-prompts", 0], "--test-prompts is 0: give a whole number from 1."),
+        (["pretrain", "--threads", -2], "--threads is -2: give a whole number from 1."),
+        (["pretrain", "--lengths", 0, "--lengths", 1], "lengths are weights from problems of 1 step on"),
+        (["pretrain", "--styles.full", 0], "styles are weights: give each above 0, or leave it out"),
+        (["train", "--dry-run", "--policy.init", "klass"], "is a klass policy, which has no weights to train"),
+        (["serve", "--gen-length", 500], "--gen-length 500 leaves no position for a prompt, and house-base has 96"),
+        (["eval", "--policies", "factor", "--skip", 10**9, "--task", "FILE"], "no prompts behind the first 1000000000"),
+        (["eval", "--policies", "factor", "--prompts", 2, "--chat", "--task", "FILE"], "has no chat template"),
+        (
+            ["export", "house-base-full", "o", "--engine", "diffusers", "--gen-length", 32, "--block-length", 7],
+            "--block-length 7 does not divide --gen-length 32: give a divisor.",
+        ),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_before_anything_is_written(capsys, tmp_path, monkeypatch, argv, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.jsonl").write_text('{"prompt": "hall: red?", "answer": "hall"}\n', encoding="utf-8")
+    own = ["mine.jsonl", "--verifier", "exact", "--gen-length", 8]
+    argv = [each for word in argv for each in (own if word == "FILE" else [word])]
+    code, _, err = run(capsys, *argv)
+    assert code == 2
+    assert message in " ".join(err.split())
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.jsonl"]
+
+
+def test_held_out_prompts_are_counted_before_the_training(capsys, tmp_path):
+    code, _, err = run(capsys, "tune", "--held-out-prompts", 10**7, "--run", tmp_path / "o")
+    assert code == 2
+    assert "(--held-out-prompts)" in err
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_folder_in_which_nothing_could_be_decoded_is_free_again(capsys, tmp_path, tiny_folder):
+    argv = ["eval", "--model", tiny_folder, "--prompts", 2, "--output", tmp_path / "o"]
+    code, _, _ = run(capsys, *argv, "--policies", "factor", "--cache", "exact")
+    assert code == 2
+    assert not (tmp_path / "o" / "config.json").exists()
+    assert run(capsys, *argv, "--policies", "factor")[0] == 0
+    (tmp_path / "o" / "config.json").unlink()
+    code, _, err = run(capsys, *argv, "--policies", "factor", "--resume")
+    assert code == 2
+    assert "config.json is missing: put it back, or give another --output." in " ".join(err.split())
+
+
+def test_a_page_takes_the_place_of_no_other_file(capsys, tmp_path, tiny_folder):
+    """Names with square brackets are no markup, either."""
+    folder = tmp_path / "of[b]mine[/b]"
+    argv = ["eval", "--model", tiny_folder, "--prompts", 2, "--policies", "factor", "--output", folder]
+    code, out, err = run(capsys, *argv)
+    assert (code, err) == (0, "")
+    assert "of[b]mine[/b]" in "".join(out.split())
+    rows = (folder / "rows.jsonl").read_text()
+    code, _, err = run(capsys, "report", folder, "-o", folder / "rows.jsonl")
+    assert code == 2
+    assert "is there, and is no page: give the path of a new file." in " ".join(err.split())
+    assert (folder / "rows.jsonl").read_text() == rows
+    for _ in range(2):  # an earlier page is one that may be replaced
+        assert run(capsys, "report", folder, "-o", tmp_path / "page.html")[0] == 0
+
+
+def test_what_the_system_refuses_has_a_remedy():
+    told = explain_system(PermissionError(13, "Permission denied", "ro/.out.jsonl.lock"))
+    assert told == "Cannot read or write ro: Permission denied; change its permissions, or choose another place."
+    full = explain_system(OSError(28, "No space left on device", "runs/.mine.abcd_123/policy"))
+    assert full == "Cannot read or write runs: No space left on device; make room there, and run the command again."
+    assert (
+        explain_system(FileNotFoundError(2, "No such file", "x.toml")) == "Cannot read or write x.toml: No such file."
+    )

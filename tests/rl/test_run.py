@@ -102,6 +102,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(tiny, tmp_path):
         ("config.json", '{"a": 1}', r"config.json is of no training run .a = 1.: start another --run."),
         ("config.json", "[]", "config.json must hold a JSON object: put the file back, or start another --run."),
         ("checkpoint-1/progress.json", '{"iteration": "x"}', r"is damaged .its progress.json: iteration = 'x' .input"),
+        ("checkpoint-1/progress.json", "{}", r"is damaged .its progress.json does not say how far the run is"),
         ("checkpoint-1/progress.json", '{"counts": 3}', r"is damaged .its progress.json: counts = 3 .input should be"),
         ("checkpoint-1/progress.json", '{"b": 1}', r"is damaged .its progress.json: b = 1 .unexpected keyword"),
     ],

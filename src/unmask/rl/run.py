@@ -186,9 +186,10 @@ class RunFolder:
                 own = {POLICY + name: value for name, value in weights.items()}
                 weights = own | read_weights(last / OTHERS)
             progress = read_checkpoint(last, module, optimizer, weights, path)
+            read = TypeAdapter(Progress).validate_python(progress)
             if not progress.keys() >= {"iteration", "passes"}:
                 raise ValueError("its progress.json does not say how far the run is")
-            return TypeAdapter(Progress).validate_python(progress)
+            return read
         except ValueError as e:  # a progress of other fields or values, too
             changed = self._changed(config)
             if changed:
