@@ -269,7 +269,7 @@ def elsewhere(e: Evidence) -> list[Claim]:
         lost_clearly = below(Interval(**alone["loss"]))
         found.append(
             Claim(
-                "Trained on maths, decoded on code: clear loss; training on code mends part of it",
+                f"Trained on maths, decoded on code ({where}): clear loss; training on code mends part of it",
                 f"trained on house, decoded on ledger, {where}: {moved(alone)}; trained on both: {moved(both)}",
                 PARTLY if lost_clearly == HOLDS and not mended else lost_clearly,
             )
