@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -45,7 +46,11 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
         check_own_blocks(decode.block_length, own, gen_length, config.model.model or "the default dLLM")
     elif not isinstance(decode.block_length, AdaptiveBlocks):
         check_block_length(gen_length, decode.block_length)
-    loaded_start(config.policy)  # refused now
+    start = config.policy.init
+    if start is not None and "/" in start and not Path(start.partition("?")[0]).exists():
+        console.print(f"{start} is not on this machine yet; the run begins with it.", highlight=False, soft_wrap=True)
+    else:
+        loaded_start(config.policy)  # refused now
     model = config.model.model or "the default dLLM"
     size = size_of(config.model.model)
     p = plan(config, gen_length, processes, size.hidden_size if size else None)
