@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from unmask.evaluation.differences import Difference
+from unmask.evaluation.intervals import Interval
 
 HOLDS, FAILS, PARTLY, UNSETTLED = "holds", "does not hold", "holds in part", "inconclusive"
 VERDICTS = (HOLDS, PARTLY, UNSETTLED, FAILS)
 CLOSE = 0.05  # of an accuracy, or of a reward
-
-
-class Gap(Protocol):
-    """A difference with its interval."""
-
-    @property
-    def low(self) -> float:
-        """The lower end."""
-        ...
-
-    @property
-    def high(self) -> float:
-        """The upper end."""
-        ...
+Gap = Interval | Difference
 
 
 def above(gap: Gap) -> str:

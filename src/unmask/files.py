@@ -125,7 +125,11 @@ def check_page(path: str | Path, flag: str) -> None:
     """
     check_file(path, flag)
     path = Path(path)
-    if path.exists() and not path.read_bytes()[:20].lower().startswith((b"<!doctype html", b"<html")):
+    if not path.exists():
+        return
+    with path.open("rb") as there:
+        begins = there.read(20).lower()
+    if not begins.startswith((b"<!doctype html", b"<html")):
         raise UnmaskError(f"{flag} {path} is there, and is no page: give the path of a new file.")
 
 

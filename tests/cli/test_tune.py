@@ -215,15 +215,15 @@ def test_prompts_are_counted_before_the_training(capsys, tmp_path):
     task = {"task": str(tmp_path / "few.jsonl"), "verifier": "exact", "validation_prompts": 2}
     few = tuning(None, {"task": task})
     assert calibrated_on(few, 24) == ("validation", 2, 4)  # its rows are 47 of training, 6 of validation, 7 of tests
-    check_prompts(few, 24)
+    check_prompts(few, 24, 2)
     assert "The calibration has 4 prompts, not 24: the task 'few' has no more" in capsys.readouterr().err
     spared = tuning(None, {"task": {**task, "train_examples": 20}, "clone": {"examples": 30}})
     assert calibrated_on(spared, 17) == ("train", 30, 17)
-    check_prompts(spared, 17)
+    check_prompts(spared, 17, 2)
     told = capsys.readouterr().err
     assert "decodes training prompts that are not trained on: the task 'few' has too few" in told
     assert "The calibration has" not in told
-    check_prompts(spared, 24)
+    check_prompts(spared, 24, 2)
     assert "The calibration has 17 prompts, not 24" in capsys.readouterr().err
     code, _, err = run(capsys, "tune", "--dry-run", "--calibration-prompts", 1)
     assert code == 2

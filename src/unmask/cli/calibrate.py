@@ -161,9 +161,17 @@ def _had_a_part(policy: Path, task: str, split: str) -> int:
     asked = TrainTaskConfig.model_validate(values.get("task", {}))
     with suppress(UnmaskError):  # its data may have moved
         if asked.load_task().name == task:
-            trained = max(asked.train_examples, values.get("clone", {}).get("examples", 0))
-            return {"validation": asked.validation_prompts, "train": trained}.get(split, 0)
+            return had_a_part(asked, values.get("clone", {}).get("examples", 0)).get(split, 0)
     return 0
+
+
+def had_a_part(asked: TrainTaskConfig, cloned: int) -> dict[str, int]:
+    """By split, how many of its first prompts a training takes: those that teach the policy, and those that choose it.
+
+    Args:
+        cloned: training prompts of the warm start.
+    """
+    return {"train": max(asked.train_examples, cloned), "validation": asked.validation_prompts}
 
 
 def set_axis(folder: Path, axis: Sequence[tuple[float, float]]) -> None:

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 from cyclopts import Parameter
 
 from unmask.cli.bounds import measure_bounds, most_passes_of_bounds
-from unmask.cli.calibrate import CalibrateConfig, measure, show
+from unmask.cli.calibrate import CalibrateConfig, had_a_part, measure, show
 from unmask.cli.common import ConfigFile, DryRun, Resume, draw
 from unmask.cli.comparison import ComparisonConfig, compare
 from unmask.cli.console import console, errors
@@ -135,10 +135,7 @@ def calibrated_on(config: TrainConfig, prompts: int) -> tuple[Split, int, int]:
         The split, how many of its prompts come before them, and how many there are, at most `prompts`.
     """
     task = config.task.load_task()
-    used: dict[Split, int] = {
-        "validation": config.task.validation_prompts,
-        "train": max(config.task.train_examples, config.clone.examples),
-    }
+    used = had_a_part(config.task, config.clone.examples)
 
     def left(split: Split) -> int:
         return max(len(task.examples(split, used[split] + prompts)) - used[split], 0)
@@ -149,12 +146,16 @@ def calibrated_on(config: TrainConfig, prompts: int) -> tuple[Split, int, int]:
     return "validation", used["validation"], found
 
 
-def check_prompts(config: TrainConfig, calibration: int) -> None:
+def check_prompts(config: TrainConfig, calibration: int, held_out: int) -> None:
     """See before the training that the task has prompts for what comes after it, and say if they are fewer than asked.
 
     Raises:
         UnmaskError: too few to measure anything.
     """
+    try:
+        config.task.load_task().examples("test", held_out)
+    except UnmaskError as e:
+        raise UnmaskError(f"{e} (--held-out-prompts)") from None
     (split, skip, left), name = calibrated_on(config, calibration), config.task.load_task().name
     if left < 2:
         raise UnmaskError(
@@ -204,11 +205,7 @@ def run_tuning(
         UnmaskError: too few prompts; as training.
         Stopped: the user stopped it.
     """
-    check_prompts(config, calibration_prompts)
-    try:
-        config.task.load_task().examples("test", held_out_prompts)  # refused before the training
-    except UnmaskError as e:
-        raise UnmaskError(f"{e} (--held-out-prompts)") from None
+    check_prompts(config, calibration_prompts, held_out_prompts)
     folder, seconds, clock = Path(config.run.folder), dict[str, float](), time.perf_counter
 
     def stage(name: str, number: int) -> float:
@@ -259,10 +256,11 @@ def _calibrate(
     blocks = config.decode.model_dump(mode="json")["block_length"]
     begun = folder / "calibration" / "config.json"
     again = resume and begun.exists()
-    split, skip, _ = calibrated_on(config, prompts)
     if again:  # as it was begun, perhaps by a version that chose others
         before = read_object(begun, "delete the folder calibration, and resume again")
         split, skip = before["split"], before["skip"]
+    else:
+        split, skip, _ = calibrated_on(config, prompts)
     settings = CalibrateConfig(
         **shared,
         prompts=prompts,

@@ -101,7 +101,8 @@ class RowStore:
 
     def abandon(self) -> None:
         """Leave no folder behind in which nothing could be made, so that the mended command may begin it."""
-        if not self._rows and self._claim is not None:
+        made = self._rows or any(part.stat().st_size for part in self._parts())  # other processes may have rows
+        if not made and self._claim is not None:
             for path in (self._config, *self._parts()):
                 path.unlink(missing_ok=True)
 
