@@ -12,6 +12,7 @@ import torch
 from benchmarks.published import LLADA, tiny, write
 
 import unmask
+from unmask.cli.serve import ServeConfig, _load
 from unmask.decoding.options import DecodeConfig
 
 httpx = pytest.importorskip("httpx")
@@ -62,6 +63,22 @@ def test_each_option_is_the_one_of_generate(house, client, asked, options, polic
     found = ask(client, PROMPTS[:3], **{**asked, "extra_body": body})
     assert [choice.text for choice in found.choices] == wanted.texts
     assert found.usage.nfe == int(wanted.nfe.sum())
+
+
+def test_passes_are_asked_for_by_the_calibration_of_the_dllm_and_blocks_that_are_served(house):
+    policy, served = unmask.load_policy("house-base-full"), Served("house-base", house, {}, DecodeConfig(gen_length=32))
+    own = served.table(policy)
+    others = own.model_copy(update={"model": "another", "rows": own.rows[:2]})
+    blocks = own.model_copy(update={"block_length": 8})
+    policy.calibrations = (others, blocks, own)
+    assert (served.table(policy), served.table(policy, 8)) == (own, blocks)
+
+
+def test_serving_another_dllm_than_was_calibrated_is_said(house, capsys):
+    for model, told in (("house-small", True), ("house-base", False)):
+        _load(ServeConfig(model=model, policy=("house-base-full", THRESHOLD)), DecodeConfig(), None)
+        said = capsys.readouterr().err
+        assert ("calibrated on the dLLM 'house-base', not on 'house-small': target_nfe may take others" in said) == told
 
 
 def test_a_region_is_filled_up_to_whole_blocks_and_cut_to_what_was_asked(house, client):

@@ -20,6 +20,7 @@ from unmask.decoding.options import DecodeConfig, check_budget, check_policy_fit
 from unmask.errors import UnmaskError
 from unmask.models.config import ModelConfig
 from unmask.policies.auto import DEFAULT_POLICY, load_policy
+from unmask.policies.base import LearnedPolicy
 
 if TYPE_CHECKING:
     from unmask.integrations.server.reading import Served
@@ -125,7 +126,7 @@ def _load(wanted: ServeConfig, config: DecodeConfig, speeds: SpeedFlags | None) 
             f"--gen-length {config.gen_length} leaves no position for a prompt, and {model.name} has "
             f"{model.max_length}: lower it."
         )
-    return Served(
+    served = Served(
         wanted.served_model_name or model.name,
         model,
         policies,
@@ -134,6 +135,13 @@ def _load(wanted: ServeConfig, config: DecodeConfig, speeds: SpeedFlags | None) 
         max_tokens=wanted.max_tokens,
         seconds=wanted.timeout,
     )
+    for name, policy in policies.items():
+        own = served.table(policy).model if isinstance(policy, LearnedPolicy) and policy.calibrations else model.name
+        if own != model.name:
+            told = f"{name} is calibrated on the dLLM {own!r}, not on {model.name!r}: target_nfe may take others here."
+            told += " unmask calibrate measures it."
+            errors.print(told, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    return served
 
 
 def _key(path: Path | None) -> str | None:

@@ -8,7 +8,7 @@ from annotated_types import Gt, Lt
 from pydantic import BeforeValidator, Field
 
 from unmask.cli.console import errors
-from unmask.decoding.options import DecodeConfig, told_cache
+from unmask.decoding.options import DecodeConfig, place_of
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import LearnedPolicy, Policy
@@ -58,13 +58,12 @@ def at_speed(
         UnmaskError: two ways at once; no calibration; nothing that fast, or so safe.
     """
     wanted = flags or SpeedFlags()
-    length = config.region(model=model)
-    blocks = config.model_dump(mode="json")["block_length"] or model.block_length or length
+    place = place_of(config, model)
     if wanted.max_drop is None and "confidence" in wanted.model_fields_set:
         raise UnmaskError("--confidence is that of a promise: give --max-drop, too.")
     if (wanted.target_nfe, wanted.max_drop) == (None, None):
         config.resolve(model)  # what is refused is refused first
-        _say_where_it_was_measured(policy, _how(blocks, length, told_cache(config.cache)))
+        _say_where_it_was_measured(policy, _how(place["block_length"], place["gen_length"], place["cache"]))
         return config
     if sum(value is not None for value in (config.speed, wanted.target_nfe, wanted.max_drop)) > 1:
         raise UnmaskError("Give one of --speed, --target-nfe and --max-drop.")
@@ -76,10 +75,7 @@ def at_speed(
             f"The policy is not calibrated on {wanted.calibrated_on}, but on {', '.join(tasks)}: name one of these, or "
             "make a table (unmask calibrate)."
         )
-    place = {"model": model.name, "task": wanted.calibrated_on, "gen_length": length, "block_length": blocks}
-    table, differs = choose(
-        policy.calibrations, **place, suppress_eos=config.suppress_eos, cache=told_cache(config.cache)
-    )
+    table, differs = choose(policy.calibrations, **place, task=wanted.calibrated_on)
     if config.temperature:
         differs.append(f"the likeliest tokens, not temperature {config.temperature:g}")
     if config.max_steps is not None:

@@ -208,6 +208,18 @@ def told_cache(cache: str | None) -> str:
     return str(cache) if cache in STALE else "default"
 
 
+def place_of(config: DecodeConfig, model: MaskedDiffusionModel) -> dict[str, Any]:
+    """What a calibration must be of to hold for this, as `unmask.policies.calibration.choose` takes it."""
+    length = config.region(model=model)
+    return {
+        "model": model.name,
+        "gen_length": length,
+        "block_length": config.model_dump(mode="json")["block_length"] or model.block_length or length,
+        "suppress_eos": config.suppress_eos,
+        "cache": told_cache(config.cache),
+    }
+
+
 def cache_of(cache: CacheKind | None, model: MaskedDiffusionModel) -> CacheKind:
     """The cache to decode with: by default an exact one, where there is one.
 

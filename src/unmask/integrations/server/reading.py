@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from unmask.decoding.options import DecodeConfig, Options, check_budget, decode_config, speeds_of
+from unmask.decoding.blocks import BlockLength
+from unmask.decoding.options import DecodeConfig, Options, check_budget, decode_config, place_of, speeds_of
 from unmask.decoding.source import check_prompt
 from unmask.errors import UnmaskError, nearest
 from unmask.integrations.server.engine import Event, Job, Kind
 from unmask.integrations.server.protocol import Asked, ChatRequest, CompletionRequest, LiveRequest
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import LearnedPolicy, Policy
+from unmask.policies.calibration import Calibration, choose
 
 MOST_TOKENS = 4096
 
@@ -62,6 +64,18 @@ class Served:
     def region(self) -> int:
         """Tokens that are written where a request does not say how many."""
         return self.config.region(model=self.model)
+
+    def table(self, policy: LearnedPolicy, blocks: BlockLength = None) -> Calibration:
+        """The policy's calibration that fits best.
+
+        Args:
+            blocks: that a request asks for.
+
+        Raises:
+            UnmaskError: the policy has none.
+        """
+        config = self.config if blocks is None else self.config.model_copy(update={"block_length": blocks})
+        return choose(policy.calibrations, **place_of(config, self.model))[0]
 
 
 @contextmanager
@@ -165,7 +179,7 @@ def _speed(served: Served, asked: Asked, policy: Policy, name: str) -> float:
         if asked.target_nfe is not None:
             if not policy.needs.speed or not isinstance(policy, LearnedPolicy):
                 raise UnmaskError(f"The policy {name!r} has no speed to choose: leave target_nfe out.")
-            wanted = policy.speed_for(target_nfe=asked.target_nfe)
+            wanted = served.table(policy, asked.block_length).for_nfe(asked.target_nfe)
         if wanted is None and name == next(iter(served.policies)):
             wanted = served.config.speed  # which the server was given for this one
         return (speeds_of(policy.needs, wanted, None, 1) or [0.0])[0]
