@@ -137,6 +137,15 @@ def test_a_file_of_ones_own_is_evaluated_whole(capsys, tmp_path, tiny_folder):
         (["pretrain", "--threads", -2], "--threads is -2: give a whole number from 1."),
         (["pretrain", "--lengths", 0, "--lengths", 1], "lengths are weights from problems of 1 step on"),
         (["pretrain", "--styles.full", 0], "styles are weights: give each above 0, or leave it out"),
+        (
+            ["train", "--dry-run", "--gen-length", 96],
+            "The dLLM 'house-base' has 96 positions, which leaves 0 for a prompt beside gen_length 96: lower",
+        ),
+        (
+            ["train", "--dry-run", "--max-prompt-length", 70],
+            "which leaves 64 for a prompt beside gen_length 32: lower gen_length or max_prompt_length",
+        ),
+        (["eval", "--verifiers", "a.b"], "verifiers = 'a.b': give each its own, such as verifiers.NAME=VALUE."),
         (["train", "--dry-run", "--policy.init", "klass"], "is a klass policy, which has no weights to train"),
         (["serve", "--gen-length", 500], "--gen-length 500 leaves no position for a prompt, and house-base has 96"),
         (["eval", "--policies", "factor", "--skip", 10**9, "--task", "FILE"], "no prompts behind the first 1000000000"),

@@ -100,9 +100,10 @@ def test_ids_and_sizes_come_from_the_published_files(published):
     assert model.max_length == config.get("max_sequence_length", config.get("max_position_embeddings"))
     size = size_of(folder)
     assert size is not None
-    assert (size.parameters, size.hidden_size) == (
+    assert (size.parameters, size.hidden_size, size.positions) == (
         sum(p.numel() for p in model.network.parameters()),
         model.hidden_size,
+        model.max_length,
     )
     assert f"mask id {config['mask_token_id']}" in model.summary()
     assert load_model(folder, mask_id=7).mask_id == 7

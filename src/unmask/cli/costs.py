@@ -17,6 +17,7 @@ from unmask.rl.card import describe
 from unmask.rl.config import TrainConfig
 from unmask.rl.places import first_of, places_of
 from unmask.rl.plan import plan
+from unmask.rl.prompts import room_beside
 from unmask.rl.start import loaded_start
 
 
@@ -53,6 +54,8 @@ def describe_costs(config: TrainConfig, processes: int) -> None:
         loaded_start(config.policy)  # refused now
     model = config.model.model or "the default dLLM"
     size = size_of(config.model.model)
+    if size is not None:
+        room_beside(gen_length, size.positions, config.model.model or DEFAULT_MODEL, asked.max_prompt_length)
     p = plan(config, gen_length, processes, size.hidden_size if size else None)
     console.print_json(config.model_dump_json())
     say: Callable[[str], None] = lambda line: console.print(line, highlight=False, soft_wrap=True)  # noqa: E731

@@ -20,7 +20,7 @@ from unmask.models.llada import llama_config, load_llada
 from unmask.models.llada2 import LLADA2
 from unmask.models.llada_moe import load_llada_moe, qwen3_moe_config
 from unmask.models.loading import config_of, hub_options, load_network, refused
-from unmask.models.masked_lm import MaskedLM
+from unmask.models.masked_lm import MaskedLM, first_position
 from unmask.models.remote import load_remote
 from unmask.models.residual_context import ResidualContext
 from unmask.models.sdar import FAST_DLLM, SDAR, SDAR_MOE, STABLE_DIFFCODER
@@ -212,11 +212,13 @@ class Size:
         parameters: how many weights it has.
         hidden_size: of its hidden states.
         dtype: that its weights were saved in; None where the config does not tell.
+        positions: of prompt and region together, at most; None where the config does not tell.
     """
 
     parameters: int
     hidden_size: int
     dtype: torch.dtype | None
+    positions: int | None
 
 
 def size_of(name_or_path: str | Path | None) -> Size | None:
@@ -234,4 +236,7 @@ def size_of(name_or_path: str | Path | None) -> Size | None:
     except (UnmaskError, OSError, ValueError, KeyError, ImportError):
         return None
     dtype = getattr(torch, str(published.get("dtype", published.get("torch_dtype"))).removeprefix("torch."), None)
-    return Size(network.num_parameters(), network.config.hidden_size, dtype)
+    positions = getattr(network.config, "max_position_embeddings", None)
+    if positions is not None and model_type not in STOCK:
+        positions -= first_position(network.config)
+    return Size(network.num_parameters(), network.config.hidden_size, dtype, positions)

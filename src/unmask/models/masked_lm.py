@@ -8,7 +8,7 @@ from typing import Any, cast
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
 
 from unmask.errors import UnmaskError
@@ -30,6 +30,11 @@ ROBERTA_LIKE = {
 }
 
 
+def first_position(config: PretrainedConfig) -> int:
+    """The number of a text's first position: RoBERTa's kind counts from behind the padding's."""
+    return config.pad_token_id + 1 if config.model_type in ROBERTA_LIKE else 0
+
+
 class MaskedLM(MaskedDiffusionModel):
     """A masked language model used as a dLLM: unshifted logits, the usual attention mask."""
 
@@ -49,7 +54,7 @@ class MaskedLM(MaskedDiffusionModel):
         if mask_id is None:
             raise UnmaskError(f"The tokenizer of {name!r} has no mask token: pass mask_id.")
         eos_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
-        self.first_position = config.pad_token_id + 1 if config.model_type in ROBERTA_LIKE else 0
+        self.first_position = first_position(config)
         super().__init__(
             name,
             tokenizer,

@@ -22,6 +22,26 @@ class Prompt:
     tokens: list[int]
 
 
+def room_beside(gen_length: int, positions: int | None, name: str, limit: int | None = None) -> int | None:
+    """Tokens that a prompt may have beside the region; None if any number.
+
+    Args:
+        positions: of the dLLM; None if unbounded.
+        limit: that a prompt is meant to have.
+
+    Raises:
+        UnmaskError: none, or fewer than `limit`.
+    """
+    room = None if positions is None else positions - gen_length
+    if room is not None and (room < 1 or (limit is not None and limit > room)):
+        raise UnmaskError(
+            f"The dLLM {name!r} has {positions} positions, which leaves {max(room, 0)} for a prompt beside gen_length "
+            f"{gen_length}: lower gen_length{'' if limit is None else ' or max_prompt_length'}, or take a dLLM with "
+            "more positions."
+        )
+    return room
+
+
 def fitting(
     model: MaskedDiffusionModel,
     examples: Sequence[Example],
@@ -40,13 +60,7 @@ def fitting(
     Raises:
         UnmaskError: with the number of prompts that are too long; none is left; an empty prompt.
     """
-    room = None if model.max_length is None else model.max_length - gen_length
-    if room is not None and (room < 1 or (limit is not None and limit > room)):
-        raise UnmaskError(
-            f"The dLLM {model.name!r} has {model.max_length} positions, which leaves {max(room, 0)} for a prompt "
-            f"beside gen_length {gen_length}: lower gen_length{'' if limit is None else ' or max_prompt_length'}, or "
-            "take a dLLM with more positions."
-        )
+    room = room_beside(gen_length, model.max_length, model.name, limit)
     most = limit or room
     prompts = [Prompt(example, encode_example(model, example)) for example in examples]
     for i, prompt in enumerate(prompts):

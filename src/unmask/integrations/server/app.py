@@ -240,9 +240,9 @@ def _invalid(e: RequestValidationError) -> Response:
 def _model(served: Served) -> Chunk:
     policies = {}
     for name, policy in served.policies.items():
-        measured = isinstance(policy, LearnedPolicy) and policy.calibrations
-        rows = served.table(policy).rows if measured else ()
-        curve = [{"speed": row.speed, "nfe": row.nfe} for row in rows]
+        curve = []
+        if isinstance(policy, LearnedPolicy) and policy.calibrations:
+            curve = [{"speed": row.speed, "nfe": row.nfe} for row in served.table(policy).rows]
         policies[name] = {"type": policy.type_name, "speed": policy.needs.speed, "calibration": curve}
     own = {"policies": policies, "max_tokens": served.region, "max_length": served.model.max_length}
     own["chat"] = served.model.has_chat_template
