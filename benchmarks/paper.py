@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -168,11 +169,12 @@ def run(out: Path, studies: Sequence[str], seeds: Sequence[int], jobs: int) -> N
     todo = [(study, name, flags, seed) for seed in seeds for study in studies for name, flags in STUDIES[study].items()]
 
     def one(item: tuple[str, str, Flags, int]) -> None:
+        started = time.monotonic()
         try:
             train(out, *item)
         except subprocess.CalledProcessError as e:  # the others need not wait for it
             print(e, flush=True)
-        progress.tell(f"{item[0]}: {item[1]}, seed {item[3]}")
+        progress.tell(f"{item[0]}: {item[1]}, seed {item[3]}", time.monotonic() - started)
 
     with ThreadPoolExecutor(jobs) as pool:
         clones = {clone_of(out, flags, seed): (out, flags, seed) for _, _, flags, seed in todo if flags.get("warm")}

@@ -119,13 +119,16 @@ class Progress:
     """Says which of several jobs is done, and about how long the others take; threads may share one."""
 
     def __init__(self, total: int) -> None:
-        self.total, self.done, self.started = total, 0, time.monotonic()
+        self.total, self.done, self.there, self.started = total, 0, 0, time.monotonic()
 
-    def tell(self, job: str) -> None:
-        """One more is done."""
+    def tell(self, job: str, seconds: float) -> None:
+        """One more is done, which took so long; what was there already is no pace for the others."""
         self.done += 1
-        left = (time.monotonic() - self.started) / self.done * (self.total - self.done)
-        print(f"{self.done}/{self.total}  {job}, about {duration(left)} left\n", end="", flush=True)  # in one piece
+        self.there += seconds < 1
+        made = self.done - self.there
+        pace = (time.monotonic() - self.started) / made if made else 0.0
+        left = f", about {duration(pace * (self.total - self.done))} left" if made else ""
+        print(f"{self.done}/{self.total}  {job}{left}\n", end="", flush=True)  # in one piece
 
 
 def logged(run: Path) -> float:

@@ -97,7 +97,8 @@ def train(args: argparse.Namespace) -> None:
             unmask("tune", *words, "--run", run, "--seed", seed, *prompts, *again)
         for home in homes(study):
             decode(args, run, home, run / "held-out" / home)
-        progress.tell(f"{study}, seed {seed}: {duration(time.monotonic() - started)}")
+        took = time.monotonic() - started
+        progress.tell(f"{study}, seed {seed}: {duration(took)}", took)
 
     jobs = [(study, seed) for seed in args.seeds for study in args.studies]
     progress = Progress(len(jobs))

@@ -270,3 +270,18 @@ def test_a_policy_that_is_halved_is_calibrated_as_it_has_become(tmp_path):
     (table,) = load_policy(draft).calibrations
     assert table.prompts == 20
     assert table.weights == whole.calibrations[0].weights
+
+
+def test_what_is_there_already_is_no_pace_for_the_rest(monkeypatch, capsys):
+    studies = import_module("benchmarks.studies")
+    clock = iter((0.0, 100.0, 200.0))
+    monkeypatch.setattr(studies.time, "monotonic", lambda: next(clock))
+    progress = studies.Progress(5)
+    for job, seconds in (("kept", 0.2), ("made", 100.0), ("made too", 100.0)):
+        progress.tell(job, seconds)
+    # One in 100 s and three to go, then two in 200 s and two to go.
+    assert capsys.readouterr().out.splitlines() == [
+        "1/5  kept",
+        "2/5  made, about 5:00 left",
+        "3/5  made too, about 3:20 left",
+    ]
