@@ -293,7 +293,7 @@ def test_recipes_of_puzzles_that_cannot_be_are_refused(tmp_path, capsys):
     for line, message in (
         (
             'tasks = { "addition:digits=1" = 1 }\ngen_length = 4',
-            "ask for fewer than 1000. (--test-prompts, of the model",
+            "not 1000: ask for no more than that. (--test-prompts, of the model",
         ),
         ("tasks = { lits = 1 }", "Unknown task 'lits': did you mean 'lists'"),
         ("aligned = true", "Positions of 'house' are not aligned with each other: leave out aligned"),

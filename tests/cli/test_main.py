@@ -168,9 +168,10 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(capsys, tmp_
 
 
 def test_held_out_prompts_are_counted_before_the_training(capsys, tmp_path):
-    code, _, err = run(capsys, "tune", "--held-out-prompts", 10**7, "--run", tmp_path / "o")
+    few = ["--task", "addition:digits=1", "--held-out-prompts", 500]
+    code, _, err = run(capsys, "tune", *few, "--run", tmp_path / "o")
     assert code == 2
-    assert "(--held-out-prompts)" in err
+    assert "test prompts, not 500: ask for no more than that. (--held-out-prompts)" in err
     assert not (tmp_path / "o").exists()
 
 

@@ -210,7 +210,7 @@ def test_prompts_are_counted_before_the_training(capsys, tmp_path):
     argv = ["tune", "--task", tmp_path / "few.jsonl", "--verifier", "exact", "--run", tmp_path / "none"]
     code, _, err = run(capsys, *argv)
     assert code == 2
-    assert "validation prompts, and --validation-prompts takes 256 to choose the checkpoint: lower it" in err
+    assert "too few prompts: --validation-prompts takes 256 to choose the checkpoint and leaves 0" in err
     assert not (tmp_path / "none").exists()
     task = {"task": str(tmp_path / "few.jsonl"), "verifier": "exact", "validation_prompts": 2}
     few = tuning(None, {"task": task})

@@ -115,7 +115,7 @@ def test_bad_requests_are_refused():
         load_task("huose")
     with pytest.raises(UnmaskError, match="Unknown split 'tset': did you mean 'test'"):
         load_task("house").examples("tset", 1)
-    with pytest.raises(UnmaskError, match=r"Task 'short' has about \d+ test prompts: ask for fewer than 400"):
+    with pytest.raises(UnmaskError, match=r"Task 'short' has about \d+ test prompts, not 400: ask"):
         House("short", lengths=(2,)).examples("test", 400)
     with pytest.raises(UnmaskError, match="Unknown answer style 'ful': did you mean 'full'"):
         check_styles(["ful"])

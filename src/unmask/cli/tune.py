@@ -159,8 +159,8 @@ def check_prompts(config: TrainConfig, calibration: int, held_out: int) -> None:
     (split, skip, left), name = calibrated_on(config, calibration), config.task.load_task().name
     if left < 2:
         raise UnmaskError(
-            f"The task {name!r} has {skip + left} validation prompts, and --validation-prompts takes {skip} to "
-            "choose the checkpoint: lower it, or --train-examples, so that some are left for the calibration."
+            f"The task {name!r} has too few prompts: --validation-prompts takes {skip} to choose the checkpoint and "
+            f"leaves {left} for the calibration. Lower it, or --train-examples."
         )
     told = ""
     if split == "train":

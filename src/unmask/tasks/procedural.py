@@ -69,6 +69,7 @@ class ProceduralTask(Task):
                 continue
             misses += 1
             if example is None or misses > MISSES:
-                few = f"about {len(found)} {split} prompts: ask for fewer than {n}" if found else f"no {split} prompts"
+                some = f"about {len(found)} {split} prompts, not {n}: ask for no more than that"
+                few = some if found else f"no {split} prompts"
                 raise UnmaskError(f"Task {self.name!r} has {few}{'' if found else ': choose another difficulty'}.")
         return list(found.values())
