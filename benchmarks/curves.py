@@ -14,14 +14,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.studies import SPEEDS, folder
 
-from unmask.evaluation.differences import Difference, Outcomes, paired_curves
+from unmask.evaluation.differences import Difference, Outcomes, between_speeds, paired_curves
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.gather import read_results
 from unmask.evaluation.intervals import t95
 from unmask.evaluation.rows import ResultRow
 from unmask.evaluation.summaries import outcomes
 from unmask.pareto import Point, curve_volume, frontier, near_frontier
-from unmask.policies.calibration import interpolate
 
 
 def results(path: Path) -> list[tuple[Entry, Sequence[ResultRow]]]:
@@ -86,12 +85,19 @@ def points_of(speeds: Sequence[Outcomes]) -> list[Point]:
     return [Point(one.nfe.mean().item(), one.correct.mean().item()) for one in speeds]
 
 
+def read_at(speeds: Sequence[Outcomes], nfe: float) -> float:
+    """Accuracy of a curve at an NFE; below the fastest that of the fastest."""
+    points = points_of(speeds)
+    x, y = (torch.tensor([[getattr(one, of) for one in points]], dtype=torch.float64) for of in ("nfe", "accuracy"))
+    return between_speeds(x, y, max(nfe, x.min().item())).item()
+
+
 def against(
     seeds: Sequence[Sequence[Outcomes]], rivals: Sequence[Sequence[Outcomes]], nfe: float, *, hull: bool
 ) -> tuple[str, tuple[float, float, float]]:
     """What was reached at an NFE over seeds, and by how much each seed's curve is above its rival's there."""
     gaps = [paired_curves(seed, cells, nfe, hull=hull) for seed, cells in zip(seeds, rivals, strict=True)]
-    at = [interpolate(sorted((point.nfe, point.accuracy) for point in points_of(one)), nfe) for one in seeds]
+    at = [read_at(one, nfe) for one in seeds]
     if nfe < max(min(point.nfe for point in points_of(one)) for one in seeds):
         return f"not every seed reaches {nfe:.2f}", over_seeds(gaps)
     return f"{100 * sum(at) / len(at):.1f} @ {nfe:.2f}", over_seeds(gaps)

@@ -10,12 +10,14 @@ from tests.cli.test_cli import run
 from tests.one_speed import HOUSE_BLOCK8
 from tests.policies.test_calibration import STEPS
 from tests.policies.test_speed import conditioned
+from unmask.cli.calibrate import had_a_part
 from unmask.cli.tune import DEFAULTS, calibrated_on, check_prompts, finalists, tuning
 from unmask.errors import UnmaskError
 from unmask.hub import weights_digest
 from unmask.policies.calibration import read_calibrations, write_calibration
-from unmask.rl.config import PolicyConfig
+from unmask.rl.config import PolicyConfig, TrainTaskConfig
 from unmask.rl.start import starting_policy
+from unmask.tasks.unseen import unseen
 
 SMALL = ["--iterations", 1, "--clone-from", "best:factor", "--clone.examples", 16, "--clone.updates", 40]
 SMALL += ["--clone.batch-size", 64, "--algorithm.prompts", 8, "--algorithm.group-size", 2, "--validation-prompts", 8]
@@ -214,11 +216,11 @@ def test_prompts_are_counted_before_the_training(capsys, tmp_path):
     assert not (tmp_path / "none").exists()
     task = {"task": str(tmp_path / "few.jsonl"), "verifier": "exact", "validation_prompts": 2}
     few = tuning(None, {"task": task})
-    assert calibrated_on(few, 24) == ("validation", 2, 4)  # its rows are 47 of training, 6 of validation, 7 of tests
+    assert calibrated_on(few, 24) == ("validation", 4)  # its rows are 47 of training, 6 of validation, 7 of tests
     check_prompts(few, 24, 2)
     assert "The calibration has 4 prompts, not 24: the task 'few' has no more" in capsys.readouterr().err
     spared = tuning(None, {"task": {**task, "train_examples": 20}, "clone": {"examples": 30}})
-    assert calibrated_on(spared, 17) == ("train", 30, 17)
+    assert calibrated_on(spared, 17) == ("train", 17)
     check_prompts(spared, 17, 2)
     told = capsys.readouterr().err
     assert "decodes training prompts that are not trained on: the task 'few' has too few" in told
@@ -250,6 +252,32 @@ def test_calibrating_a_run_anew_leaves_out_the_prompts_that_had_a_part_in_it(cap
     rows = [json.loads(line) for line in (tmp_path / "rows" / "rows.jsonl").read_text().splitlines()]
     whole = [example.prompt for example in unmask.load_task("house").examples("validation", 8 + 3)]
     assert {row["prompt"] for row in rows} == set(whole[8:])
+
+
+def test_prompts_had_a_part_wherever_they_were_taken_from():
+    """A mixture's are those of its tasks, turns take theirs, clones draw their own, and a file has all splits."""
+    mixed = TrainTaskConfig.model_validate({"tasks": ("house", "ledger"), "weights": (1, 1), "validation_prompts": 64})
+    chose = had_a_part(mixed, 0, "validation")
+    ours = unseen(unmask.load_task("house"), "validation", 40, chose)
+    assert len({example.prompt for example in ours}) == 40
+    assert len(chose) == 64
+    assert not chose & {example.prompt for example in ours}
+    turns = TrainTaskConfig.model_validate({"also": ("lists @ lists",), "validation_prompts": 8, "train_examples": 5})
+    both = [unmask.load_task(name).examples("validation", 8) for name in ("house", "lists")]
+    assert had_a_part(turns, 0, "validation") == {example.prompt for examples in both for example in examples}
+    cloned = unmask.load_task("lists").examples("train", 30, seed=1)
+    assert {example.prompt for example in cloned} <= had_a_part(turns, 30, "train")
+    assert had_a_part(turns, 30, None) == had_a_part(turns, 30, "train") | had_a_part(turns, 30, "validation")
+
+
+def test_what_a_task_has_beside_those_seen():
+    task = unmask.load_task("addition:digits=1")
+    seen = {example.prompt for example in task.examples("validation", 4)}
+    with pytest.raises(UnmaskError, match="ask for no more"):
+        unseen(task, "validation", 500, seen)
+    few = unseen(task, "validation", 5, seen)  # as many as can be drawn
+    assert 0 < len(few) <= 5
+    assert not seen & {example.prompt for example in few}
 
 
 def test_a_policy_to_start_from_loses_its_table(tuned, tiny):

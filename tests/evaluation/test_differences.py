@@ -72,6 +72,9 @@ def test_curves_at_one_nfe_by_hand():
     worse = [*speeds, outcomes([[0.1] * 50], [[6] * 50])]  # a speed that is no good is part of the curve all the same
     assert paired_curves(worse, cells, 6.0).mean == pytest.approx(0.1 - 0.3)
     assert paired_curves(worse, cells, 5.0).mean == pytest.approx(0.3 - 0.25)
+    for alike in (worse, worse[::-1]):  # 0.5 and 0.1 at 6 passes are 0.3 there, in whatever order
+        alike = [outcomes([[0.5] * 50], [[6] * 50]), *alike]
+        assert paired_curves(alike, cells, 6.0).mean == pytest.approx(0.3 - 0.3, abs=1e-6)
     with pytest.raises(UnmaskError, match="needs cells"):
         paired_curves([], cells, 6.0)
 

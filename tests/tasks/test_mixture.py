@@ -3,10 +3,13 @@
 from collections import Counter
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tests.tasks.data import write
 from unmask.errors import UnmaskError
 from unmask.tasks import FileTask, MixtureTask, load_task
+from unmask.tasks.house import House
 
 
 @pytest.fixture
@@ -33,6 +36,7 @@ def test_without_weights_it_is_the_union(tasks):
     assert 30 <= Counter(e.task for e in drawn)["b"] <= 70
     assert drawn == MixtureTask(tasks).examples(n=200), "the same for the same seed"
     assert drawn != mixture.examples(n=200, seed=1)
+    assert drawn[:50] == mixture.examples(n=50), "fewer are the first of more"
     assert len(mixture.examples(n=1000)) == 400
     assert len(mixture.examples("train")) == sum(len(task.examples("train")) for task in tasks)
 
@@ -42,12 +46,30 @@ def test_with_weights_each_has_its_share(tasks):
     drawn = mixture.examples(n=101)
     assert sorted(Counter(e.task for e in drawn).values()) == [50, 51]
     assert len({e.prompt for e in drawn}) == 101
-    assert [e.task for e in drawn] != sorted(e.task for e in drawn), "shuffled"
+    assert [e.task for e in drawn[:4]] == ["a", "b", "a", "b"], "each in its turn"
     assert drawn == MixtureTask(tasks, [3, 3]).examples(n=101)
     assert Counter(e.task for e in mixture.examples()) == {"a": 100, "b": 100}, "as many as the weights allow"
     assert Counter(e.task for e in MixtureTask(tasks, [0.9, 0.1]).examples(n=10)) == {"a": 9, "b": 1}
     with pytest.raises(UnmaskError, match="b has 100 test examples, and its weight asks for 101: ask for fewer"):
         mixture.examples(n=202)
+
+
+@given(
+    n=st.integers(1, 40),
+    more=st.integers(0, 40),
+    weights=st.lists(st.floats(0.05, 1), min_size=3, max_size=3),
+    seed=st.integers(0, 3),
+)
+@settings(max_examples=30, deadline=None)
+def test_fewer_examples_are_the_first_of_more(n, more, weights, seed):
+    """Prompts behind the first n are then others than those: what chose a policy does not measure it."""
+    three = [load_task("house"), load_task("ledger"), House("third", lengths=(2, 3, 4, 5))]
+    mixture = MixtureTask(three, weights)
+    whole = mixture.examples("test", n + more, seed)
+    assert mixture.examples("test", n, seed) == whole[:n]
+    for task, weight in zip(three, weights, strict=True):
+        count = sum(example.task == task.name for example in whole)
+        assert abs(count - weight / sum(weights) * len(whole)) < 2
 
 
 def test_each_task_verifies_its_own(files, tasks):

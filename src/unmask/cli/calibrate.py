@@ -30,8 +30,10 @@ from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import Calibration, Labels, write_calibration
 from unmask.rl.config import TrainTaskConfig
 from unmask.rl.labels import SlowAnswers
+from unmask.rl.places import SIGN
 from unmask.settings import load_settings
-from unmask.tasks.base import Task
+from unmask.tasks.auto import load_task
+from unmask.tasks.base import Split, Task
 
 
 class CalibrateConfig(ComparisonConfig):
@@ -44,7 +46,10 @@ class CalibrateConfig(ComparisonConfig):
     ] = None  # type: ignore[assignment]
     split: Annotated[
         Literal["train", "validation", "test"] | None,
-        Field(description="Split of the prompts (default: validation; all rows where a task has one file)."),
+        Field(
+            description="Split of the prompts (default: validation; all rows where a task has one file). Those that "
+            "had a part in the policy of a run are left out."
+        ),
     ] = None
     prompts: Annotated[int, Ge(2), Field(description="Prompts, n: the more, the more can be promised.")] = 400
     seeds: Annotated[Literal[1], Parameter(parse=False)] = 1
@@ -129,10 +134,14 @@ def measure(
     shared = config.model_dump(include=set(ComparisonConfig.model_fields) - own, exclude_unset=True)
     output = config.output or str(_rows_folder(folder, config, task.name, decode))
     how = {"split": split, "prompts": config.prompts, "seeds": 1, "trajectories": 0, "output": output}
-    if split is not None and "skip" not in config.model_fields_set:
-        how["skip"] = _had_a_part(folder, task.name, split)
+    seen = frozenset[str]()
+    if "skip" not in config.model_fields_set:
+        if skip := _begun_with(Path(output), resume):
+            how["skip"] = skip
+        else:
+            seen = _had_a_part(folder, split)
     comparison = ComparisonConfig(**shared, **how)
-    found = compare(comparison, task, gen_length, entries, resume=resume, model=model)
+    found = compare(comparison, task, gen_length, entries, resume=resume, model=model, seen=seen)
     if found is None:
         return None
     axis = None if config.new_axis else policy.settings.speed_axis or None
@@ -152,26 +161,41 @@ def _rows_folder(policy: Path, config: CalibrateConfig, task: str, decode: Decod
     return (policy.parent if policy.name == "best" else policy) / name
 
 
-def _had_a_part(policy: Path, task: str, split: str) -> int:
-    """The first prompts of a split that trained this policy of a run, or chose it, which measure it too well."""
+def _begun_with(output: Path, resume: bool) -> int:
+    """Prompts that a calibration of an earlier version skipped, which goes on with those that it has."""
+    begun = output / "config.json"
+    return int(read_object(begun, "delete the folder").get("skip", 0)) if resume and begun.exists() else 0
+
+
+def _had_a_part(policy: Path, split: Split | None) -> frozenset[str]:
+    """The prompts that trained this policy of a run, or chose it, which measure it too well."""
     run = policy.parent / "config.json"
     if policy.name != "best" or not run.exists():
-        return 0
+        return frozenset()
     values = read_object(run, "calibrate a saved copy of the policy")
     asked = TrainTaskConfig.model_validate(values.get("task", {}))
     with suppress(UnmaskError):  # its data may have moved
-        if asked.load_task().name == task:
-            return had_a_part(asked, values.get("clone", {}).get("examples", 0)).get(split, 0)
-    return 0
+        return had_a_part(asked, values.get("clone", {}).get("examples", 0), split)
+    return frozenset()
 
 
-def had_a_part(asked: TrainTaskConfig, cloned: int) -> dict[str, int]:
-    """By split, how many of its first prompts a training takes: those that teach the policy, and those that choose it.
+def had_a_part(asked: TrainTaskConfig, cloned: int, split: Split | None) -> frozenset[str]:
+    """Prompts that a training takes: those that teach the policy, and those that choose it.
 
     Args:
         cloned: training prompts of the warm start.
+        split: of which; None for all.
     """
-    return {"train": max(asked.train_examples, cloned), "validation": asked.validation_prompts}
+    taken = {"train": [(asked.train_examples, 0), (cloned, 1)], "validation": [(asked.validation_prompts, 0)]}
+    tasks = [asked.load_task(), *(load_task(each.partition(SIGN)[0].strip()) for each in asked.also)]
+    return frozenset(
+        example.prompt
+        for task in tasks
+        for name, draws in taken.items()
+        for n, seed in draws
+        if split in (None, name) and n
+        for example in task.examples(name, n, seed)
+    )
 
 
 def set_axis(folder: Path, axis: Sequence[tuple[float, float]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -29,6 +29,7 @@ from unmask.rl.processes import Processes
 from unmask.settings import Output
 from unmask.tasks.base import Example, Split, Task
 from unmask.tasks.config import TaskConfig
+from unmask.tasks.unseen import unseen
 
 SPEEDS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
@@ -178,12 +179,14 @@ def compare(
     resume: bool,
     controls: bool = False,
     model: MaskedDiffusionModel | None = None,
+    seen: Set[str] = frozenset(),
 ) -> ComparisonResult | None:
     """Make the rows that are missing, in this process or in all that were launched.
 
     Args:
         controls: replay the average pace of each learned policy, too.
         model: the dLLM if it is loaded already.
+        seen: prompts to leave out.
 
     Returns:
         None in all processes but the first.
@@ -193,7 +196,7 @@ def compare(
         KeyboardInterrupt: stopped; rows so far are kept.
     """
     processes, bounded = launched(), check_bounded(config.bounds, task)
-    setup = _setup(config, task, processes, model)
+    setup = _setup(config, task, processes, model, seen)
     if config.chat and not setup.model.has_chat_template:
         raise UnmaskError(f"The tokenizer of the dLLM {setup.model.name!r} has no chat template: leave out --chat.")
     prompts = [encode_example(setup.model, example) for example in setup.examples]
@@ -229,21 +232,28 @@ def _split(config: ComparisonConfig) -> Split | None:
     return config.split or (None if config.from_file else "test")
 
 
-def _examples(config: ComparisonConfig, task: Task) -> Sequence[Example]:
+def _examples(config: ComparisonConfig, task: Task, seen: Set[str] = frozenset()) -> Sequence[Example]:
     split = _split(config)
-    examples = task.examples(split, config.skip + config.prompts, seed=config.sample_seed)[config.skip :]
+    examples = unseen(task, split, config.skip + config.prompts, seen, config.sample_seed)[config.skip :]
     if not examples and config.skip:
         raise UnmaskError(
             f"The task {task.name!r} has no prompts behind the first {config.skip} of its {split or 'file'}: lower "
             "--skip."
+        )
+    if not examples and seen:
+        raise UnmaskError(
+            f"The task {task.name!r} has no prompts in its {split or 'file'} that had no part in the policy: give "
+            "others, or another --split."
         )
     if not examples:
         raise UnmaskError(f"The task {task.name!r} has no prompts in its {split or 'file'}: give another --split.")
     return examples
 
 
-def _setup(config: ComparisonConfig, task: Task, processes: Processes, model: MaskedDiffusionModel | None) -> Setup:
-    examples = _examples(config, task)
+def _setup(
+    config: ComparisonConfig, task: Task, processes: Processes, model: MaskedDiffusionModel | None, seen: Set[str]
+) -> Setup:
+    examples = _examples(config, task, seen)
     task.prepare()
     if model is None:
         model = config.load(processes.device if config.device_map is None else None)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
@@ -39,10 +39,10 @@ from unmask.rl.run import read_metrics
 from unmask.rl.search import BEST, COLUMNS, EVERY, plain
 from unmask.rl.swept import swept
 from unmask.settings import laid_over, load_settings, read_toml
-from unmask.tasks.base import Task
+from unmask.tasks.base import Split, Task
 from unmask.tasks.puzzle import Puzzle
+from unmask.tasks.unseen import unseen
 
-Split = Literal["train", "validation"]
 SPEEDS = tuple(i / 7 for i in range(8))
 DEFAULTS: dict[str, dict[str, Any]] = {
     "policy": {"use_speed": True, "use_entropy": True, "top_k": 2},
@@ -127,23 +127,22 @@ def tuning(config: str | Path | None, overrides: dict[str, dict[str, Any]]) -> T
     return asked
 
 
-def calibrated_on(config: TrainConfig, prompts: int) -> tuple[Split, int, int]:
-    """Where the calibration finds prompts that had no part in the policy: behind those that chose the checkpoint; where
-    a task has too few of them, behind those that it was trained on, if that gives more.
+def calibrated_on(config: TrainConfig, prompts: int) -> tuple[Split, int]:
+    """Where the calibration finds prompts that had no part in the policy: among validation prompts; where a task has
+    too few of them, among training prompts, if that gives more.
 
     Returns:
-        The split, how many of its prompts come before them, and how many there are, at most `prompts`.
+        The split, and how many there are, at most `prompts`.
     """
     task = config.task.load_task()
-    used = had_a_part(config.task, config.clone.examples)
 
     def left(split: Split) -> int:
-        return max(len(task.examples(split, used[split] + prompts)) - used[split], 0)
+        return len(unseen(task, split, prompts, had_a_part(config.task, config.clone.examples, split)))
 
     found = left("validation")
     if found < prompts and (spare := left("train")) > found:
-        return "train", used["train"], spare
-    return "validation", used["validation"], found
+        return "train", spare
+    return "validation", found
 
 
 def check_prompts(config: TrainConfig, calibration: int, held_out: int) -> None:
@@ -156,11 +155,15 @@ def check_prompts(config: TrainConfig, calibration: int, held_out: int) -> None:
         config.task.load_task().examples("test", held_out)
     except UnmaskError as e:
         raise UnmaskError(f"{e} (--held-out-prompts)") from None
-    (split, skip, left), name = calibrated_on(config, calibration), config.task.load_task().name
+    name = config.task.load_task().name
+    try:
+        split, left = calibrated_on(config, calibration)
+    except UnmaskError as e:
+        raise UnmaskError(f"{e} (--calibration-prompts, --validation-prompts)") from None
     if left < 2:
         raise UnmaskError(
-            f"The task {name!r} has too few prompts: --validation-prompts takes {skip} to choose the checkpoint and "
-            f"leaves {left} for the calibration. Lower it, or --train-examples."
+            f"The task {name!r} has too few prompts: --validation-prompts takes {config.task.validation_prompts} to "
+            f"choose the checkpoint and leaves {left} for the calibration. Lower it, or --train-examples."
         )
     told = ""
     if split == "train":
@@ -258,9 +261,9 @@ def _calibrate(
     again = resume and begun.exists()
     if again:  # as it was begun, perhaps by a version that chose others
         before = read_object(begun, "delete the folder calibration, and resume again")
-        split, skip = before["split"], before["skip"]
+        split = before["split"]
     else:
-        split, skip, _ = calibrated_on(config, prompts)
+        split, _ = calibrated_on(config, prompts)
     settings = CalibrateConfig(
         **shared,
         prompts=prompts,
@@ -268,7 +271,6 @@ def _calibrate(
         new_axis=True,
         split=split,
         output=str(folder / "calibration"),
-        skip=skip,
     )
     table = measure(settings, folder / "best", policy, resume=again, task=slow, model=model)
     assert table is not None

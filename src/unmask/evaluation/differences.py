@@ -137,13 +137,23 @@ def paired_curves(
 
     def gap(counts: Float[Tensor, "d p"]) -> Float[Tensor, " d"]:
         at = torch.full((len(counts),), nfe, dtype=torch.float64)
-        return _between(*_over(counts, own), nfe) - accuracies_at(*_over(counts, rule), at, hull)
+        return between_speeds(*_over(counts, own), nfe) - accuracies_at(*_over(counts, rule), at, hull)
 
     return _bootstrapped(gap, prompts, draws, seed)
 
 
-def _between(speeds: Float[Tensor, "d c"], accuracy: Float[Tensor, "d c"], nfe: float) -> Float[Tensor, " d"]:
-    """On the line between the neighbours in NFE; beyond the slowest its own accuracy, NaN below the fastest."""
+def between_speeds(speeds: Float[Tensor, "d c"], accuracy: Float[Tensor, "d c"], nfe: float) -> Float[Tensor, " d"]:
+    """Accuracy on the line between the neighbours in NFE; beyond the slowest its own, NaN below the fastest.
+
+    Several speeds with the same NFE count as one with their mean accuracy, so that none is chosen for its luck.
+
+    Args:
+        speeds: NFE of each of c speeds, in d cases.
+        accuracy: theirs.
+        nfe: forward passes per prompt.
+    """
+    same = (speeds[:, :, None] - speeds[:, None, :]).abs() < 1e-9
+    accuracy = (same * accuracy[:, None, :]).sum(dim=2) / same.sum(dim=2)
     speeds, order = speeds.sort(dim=1)
     accuracy = accuracy.gather(1, order)
     right = (speeds <= nfe).sum(dim=1, keepdim=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -51,14 +52,13 @@ class MixtureTask(Task):
         self.verifiable = all(task.verifiable for task in tasks)
 
     def examples(self, split: str | None = None, n: int | None = None, seed: int = 0) -> list[Example]:
-        """n examples in an order of the seed's; without n all of the union in the order of the tasks, or as many as the
-        weights allow.
+        """n examples in an order of the seed's, of which fewer are the first; without n all of the union in the order
+        of the tasks, or as many as the weights allow.
 
         Raises:
             UnmaskError: as its tasks' `examples`; a task has too few for its weight.
         """
         check_count(n)
-        rng = random.Random(f"{self.name}/{split}/{seed}")
         endless = [name for name, task in self.tasks.items() if task.endless]
         if endless and (self.weights is None or n is None):
             raise UnmaskError(
@@ -66,11 +66,10 @@ class MixtureTask(Task):
             )
         if self.weights is None:
             union = [example for name in self.tasks for example in self._all(name, split)]
-            return union if n is None else rng.sample(union, min(n, len(union)))
-        counts = self._counts(self.weights, split, n)
-        drawn = [e for name, count in counts.items() for e in self._draw(name, split, count, seed, rng)]
-        rng.shuffle(drawn)
-        return drawn
+            return union if n is None else _shuffled(union, f"{self.name}/{split}/{seed}")[:n]
+        order = self._order(self.weights, split, n)
+        drawn = {name: iter(self._draw(name, split, count, seed)) for name, count in Counter(order).items()}
+        return [next(drawn[name]) for name in order]
 
     def prepare(self) -> None:
         for task in self.tasks.values():
@@ -97,23 +96,29 @@ class MixtureTask(Task):
     def _all(self, name: str, split: str | None, n: int | None = None, seed: int = 0) -> list[Example]:
         return [replace(example, task=name) for example in self.tasks[name].examples(split, n, seed)]
 
-    def _counts(self, weights: Sequence[float], split: str | None, n: int | None) -> dict[str, int]:
-        """Whole shares of n, the largest remainders rounded up; without n of the most that all tasks can fill."""
+    def _order(self, weights: Sequence[float], split: str | None, n: int | None) -> list[str]:
+        """Whose turn it is, n times: the task's that has had least of its share; without n as often as all can."""
         if n is None:
             sizes = [len(self._all(name, split)) for name in self.tasks]
             n = math.floor(min(size / weight for size, weight in zip(sizes, weights, strict=True)) + 1e-9)
-        shares = {name: n * weight for name, weight in zip(self.tasks, weights, strict=True)}
-        counts = {name: math.floor(share) for name, share in shares.items()}
-        by_remainder = sorted(shares, key=lambda name: counts[name] - shares[name])
-        for name in by_remainder[: n - sum(counts.values())]:
+        shares = dict(zip(self.tasks, weights, strict=True))
+        order, counts = [], dict.fromkeys(shares, 0)
+        for turn in range(1, n + 1):
+            name = max(shares, key=lambda name: round(turn * shares[name] - counts[name], 9))
             counts[name] += 1
-        return counts
+            order.append(name)
+        return order
 
-    def _draw(self, name: str, split: str | None, count: int, seed: int, rng: random.Random) -> list[Example]:
-        found = self._all(name, split, count, seed) if self.tasks[name].endless else self._all(name, split)
+    def _draw(self, name: str, split: str | None, count: int, seed: int) -> list[Example]:
+        endless = self.tasks[name].endless
+        found = self._all(name, split, count, seed) if endless else self._all(name, split)
         if len(found) < count:
             raise UnmaskError(
                 f"{name} has {len(found)} {split or 'test'} examples, and its weight asks for {count}: ask for "
                 "fewer, or lower the weight."
             )
-        return rng.sample(found, count)
+        return found if endless else _shuffled(found, f"{self.name}/{split}/{seed}/{name}")[:count]
+
+
+def _shuffled(examples: Sequence[Example], seed: str) -> list[Example]:
+    return random.Random(seed).sample(examples, len(examples))
