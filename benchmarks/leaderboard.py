@@ -27,7 +27,9 @@ from benchmarks.tuning import decode
 from unmask.evaluation.entries import Entry
 from unmask.evaluation.intervals import Interval, quantiles, resample, t95
 from unmask.evaluation.rows import ResultRow
+from unmask.hub import weights_digest
 from unmask.pareto import Point, aup, frontier, hypervolume
+from unmask.policies.auto import load_policy
 
 DOCS = Path("docs/leaderboard.md")
 BUNDLED = {"house": "house-base-full", "ledger": "house-base-both"}  # decoded here where the rules are there
@@ -101,15 +103,20 @@ def lines(out: Path, place: str, seeds: Sequence[int]) -> list[Line]:
         rules.setdefault(entry.label, []).append((entry, rows))
     policies: dict[str, list[Cells]] = {}
     names = {folder(out, study, 0).parent.name: study for study in STUDIES}
-    own = {path.parts[-4] for path in out.glob(f"*/seed-*/held-out/{place}")} - {_bundled(out, place).parts[-4], *names}
+    added = {path.parts[-4] for path in out.glob(f"*/seed-*/held-out/{place}")} - {
+        _bundled(out, place).parts[-4],
+        *names,
+    }
     studies = [study for study, (home, _) in STUDIES.items() if home == place]
-    for study in [*studies, *sorted(own)]:
+    for study in [*studies, *sorted(added)]:
         for seed in seeds:
             path = folder(out, study, seed) / "held-out" / place
             if path.exists():
                 policies.setdefault(study, []).append([one for one in results(path) if one[0].kind == "policy"])
     if place in BUNDLED and (bundled := _bundled(out, place)).exists():
-        policies[f"{place}, bundled"] = [[one for one in results(bundled) if one[0].kind == "policy"]]
+        own = load_policy(BUNDLED[place]).weights()
+        now = None if own is None else weights_digest(own)  # rows of earlier weights may lie there, too
+        policies[f"{place}, bundled"] = [[one for one in results(bundled) if one[0].weights == now]]
     every = [*rules.values(), *(cells for each in policies.values() for cells in each)]
     top = max(sum(row["correct"] for row in rows) / len(rows) for cells in every for _, rows in cells)
     found = []
@@ -119,7 +126,7 @@ def lines(out: Path, place: str, seeds: Sequence[int]) -> list[Line]:
     for study, each in policies.items():
         scores = [score(cells, length, top) for cells in each]
         area, volume = (over_seeds([one[i] for one in scores]) for i in range(2))
-        differs = f", {study}" if study in own else study.removeprefix(place)  # "" of the place's own study
+        differs = f", {study}" if study in added else study.removeprefix(place)  # "" of the place's own study
         name, trained = f"policy of every speed{differs}", study if study in STUDIES else None
         found.append(Line(f"**{name}**", len(each[0]), len(each), area, volume, _best(each), trained))
     return sorted(found, key=lambda line: -line.aup.mean)

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from benchmarks.curves import against, spread, told
+from benchmarks.curves import against, nfe_of, spread, told
 from benchmarks.puzzles import HOUSE, SPEEDS, Setting, made, main, region, run, setting
 from benchmarks.studies import SPEEDS as KNOBS
 from benchmarks.studies import folder, unmask
@@ -72,8 +72,7 @@ def speeds(args: argparse.Namespace) -> None:
         if not mixed or len(mixed) != len(native):
             print(f"{place}: {len(mixed)} policies of all, {len(native)} native ones", file=sys.stderr)
             continue
-        for i in range(KNOBS):
-            nfe = sum(each[i].nfe.mean().item() for each in native) / len(native)
+        for i, nfe in enumerate(nfe_of(native)):
             reached, gap = against(mixed, native, nfe, hull=True)
             right = sum(each[i].correct.mean().item() for each in native) / len(native)
             told_of = told(*gap, none=f"native {100 * right:.1f}")  # where all speeds are alike

@@ -131,7 +131,7 @@ def train(out: Path, study: str, name: str, flags: Flags, seed: int) -> None:
         given = {**COMMON, **flags, "seed": seed, "run": run}
         if given.pop("warm", False):
             given |= {**SCRATCH, "policy.init": clone_of(out, flags, seed) / "best"}
-        unmask("train", *options(given), *(["--resume"] if (run / "config.json").exists() else []))
+        unmask("train", *options(given), *(["--resume"] if begun(run) else []))
         place = options({key: flags[key] for key in PLACE if key in flags})
         block = str(flags.get("block-length", flags.get("gen-length", 32)))
         where = ["--block-lengths", block, "--prompts", str(PROMPTS), "--seeds", "1"]
@@ -140,7 +140,12 @@ def train(out: Path, study: str, name: str, flags: Flags, seed: int) -> None:
 
 def command(name: str, folder: Path, *argv: str) -> None:
     """`unmask eval`, `sweep` or `transfer` into a folder, resumed if it was cut."""
-    unmask(name, *argv, "--output", str(folder), *(["--resume"] if (folder / "config.json").exists() else []))
+    unmask(name, *argv, "--output", str(folder), *(["--resume"] if begun(folder) else []))
+
+
+def begun(folder: Path) -> bool:
+    """Whether a command has written into it; a transfer does so into a folder for each target."""
+    return (folder / "config.json").exists() or any(folder.glob("*/config.json"))
 
 
 def clone_of(out: Path, flags: Flags, seed: int) -> Path:
@@ -154,7 +159,8 @@ def prepare(out: Path, flags: Flags, seed: int) -> None:
     run = clone_of(out, flags, seed)
     if flags.get("warm") and not (run / "best" / "README.md").exists():
         where = options({key: flags[key] for key in (*PLACE, "block-length") if key in flags})
-        unmask("clone", *where, f"--seed={seed}", f"--run={run}", "--validation-prompts=128")
+        again = ["--resume"] if begun(run) else []
+        unmask("clone", *where, f"--seed={seed}", f"--run={run}", "--validation-prompts=128", *again)
 
 
 def rules(out: Path) -> None:

@@ -74,7 +74,6 @@ from unmask.hub import ASSETS, read_weights
 from unmask.pareto import frontier
 from unmask.policies.auto import load_policy
 from unmask.policies.base import LearnedPolicy
-from unmask.policies.calibration import bound
 from unmask.rl.config import TrainConfig
 from unmask.rl.run import read_metrics
 
@@ -279,7 +278,7 @@ RULES_OF = {"house-blocks": "house"}  # beside those in its own blocks: the rule
 
 def promise(args: argparse.Namespace) -> None:
     """Calibrations on 400 of the held-out prompts, drawn anew; on the others the promise is kept or broken."""
-    print("| study | seed | drop | promises made | broken, share (95% interval) |\n|---|---|---|---|---|")
+    print("| study | seed | drop | promises made | broken |\n|---|---|---|---|---|")
     for study, place in [(one, home) for one in args.studies for home in homes(one)]:
         for seed in args.seeds:
             run = folder(args.out, study, seed)
@@ -289,10 +288,10 @@ def promise(args: argparse.Namespace) -> None:
             found.sort(key=lambda one: one[0].decode.speed or 0.0)
             for drop in (0.01, 0.02, 0.05):
                 made, broken = calibrations(policy, found, drop)
-                count, total = sum(broken), len(broken)
-                low, high = 100 * bound(count, total, 0.025, "greater"), 100 * bound(count, total, 0.025, "less")
-                interval = f"{100 * count / total:.1f}% ({low:.1f} to {high:.1f})"
-                print(f"| {study} | {seed} | {100 * drop:g} | {made} of {total} | {interval} |", flush=True)
+                total = len(broken)
+                print(
+                    f"| {study} | {seed} | {100 * drop:g} | {made} of {total} | {sum(broken)} of {total} |", flush=True
+                )
 
 
 def calibrations(

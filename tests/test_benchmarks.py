@@ -285,3 +285,17 @@ def test_what_is_there_already_is_no_pace_for_the_rest(monkeypatch, capsys):
         "2/5  made, about 5:00 left",
         "3/5  made too, about 3:20 left",
     ]
+
+
+def test_what_was_begun_goes_on(tmp_path, monkeypatch):
+    """A clone that was killed, and a transfer, which has a folder for each of its targets."""
+    paper, ran = import_module("benchmarks.paper"), []
+    monkeypatch.setattr(paper, "unmask", lambda *words: ran.append(words))
+    flags = paper.STUDIES["alpha"]["scaled, alpha 1"]
+    for place in (paper.clone_of(tmp_path, flags, 0), tmp_path / "transfer" / "target"):
+        place.mkdir(parents=True)
+        (place / "config.json").touch()
+    paper.prepare(tmp_path, flags, 0)
+    paper.prepare(tmp_path, flags, 1)
+    paper.command("transfer", tmp_path / "transfer")
+    assert ["--resume" in words for words in ran] == [True, False, True]

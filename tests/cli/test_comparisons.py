@@ -338,7 +338,7 @@ native = "{tmp_path / "a"}"
         ("", "give a --config with [policies] and [[targets]]"),
         ('[policies]\na = "klass"\n[[targets]]\nname = "x"\nnative = "klass"\npolicies = ["b"]', "unknown policy 'b'"),
         ('[policies]\na = "klass"\n' + 2 * '[[targets]]\nname = "x"\nnative = "klass"\n', "Two targets are called 'x'"),
-        ('[policies]\n"trained there" = "klass"\n[[targets]]\nname = "x"\nnative = "klass"', "another name"),
+        ('[policies]\n"trained there too" = "klass"\n[[targets]]\nname = "x"\nnative = "klass"', "another name"),
         ('[policies]\na = "klas"\n[[targets]]\nname = "x"\nnative = "klass"', "did you mean 'klass'?"),
         ('[policies]\na = []\n[[targets]]\nname = "x"\nnative = "klass"', "policies.a"),
     ],

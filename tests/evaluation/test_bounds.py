@@ -6,6 +6,7 @@ from itertools import permutations
 import pytest
 import torch
 
+import unmask
 from unmask.decoding.options import DecodeConfig
 from unmask.errors import UnmaskError
 from unmask.evaluation.bounds import (
@@ -118,6 +119,12 @@ def test_latents_first_is_exact_and_clauses_first_is_not():
     assert sum(bounds) / 200 < 0.4
     costs = [total_correlation(task.answers(one), task.order(one), one.answer.split()) for one in examples]
     assert max(costs) < 1e-6
+
+
+def test_a_dllm_with_blocks_of_its_own_is_decoded_in_them():
+    model, task = unmask.load_model("house-block-causal"), load_task("house")
+    together = decode_in_order(model, task, task.examples("test", 2), [[0] * 32] * 2)
+    assert together.nfe.tolist() == [2, 2], "one pass for each block of 16"
 
 
 def test_what_does_not_fit_is_refused():

@@ -96,8 +96,8 @@ def transfer(
 def _check(config: TransferConfig) -> None:
     if not config.policies or not config.targets:
         raise UnmaskError("Nothing to transfer: give a --config with [policies] and [[targets]].")
-    if NATIVE in config.policies:
-        raise UnmaskError(f"{NATIVE!r} is what the native policy is called: give that policy another name.")
+    if taken := next((name for name in config.policies if name.startswith(NATIVE)), None):
+        raise UnmaskError(f"{NATIVE!r} is what the native policy is called: give {taken!r} another name.")
     folders = [_folder(target.name) for target in config.targets]
     for target in config.targets:
         if folders.count(_folder(target.name)) > 1:

@@ -72,7 +72,8 @@ def decode_in_order(
 
     Args:
         order: of each prompt, the pass in which each position of the region is revealed, from 0, none left out.
-        config: the token temperature and more; the region is the task's, and one block.
+        config: the token temperature and more; the region is the task's, and one block, but for a dLLM with blocks of
+            its own, which are filled one by one, each in the given order.
 
     Raises:
         UnmaskError: no examples, orders that do not fit; as `unmask.generate`.
@@ -87,8 +88,8 @@ def decode_in_order(
     never = int(when.max()) + 1
 
     def choose(seen: Observation, rows: Int[Tensor, " b"]) -> Bool[Tensor, "b l"]:
-        left = when[rows].masked_fill(~seen.masked, never)
-        return seen.masked & (left == left.amin(dim=1, keepdim=True))
+        left = when[rows].masked_fill(~seen.selectable, never)
+        return seen.selectable & (left == left.amin(dim=1, keepdim=True))
 
     return roll_out(model, task, examples, choose, config, seed)
 

@@ -25,6 +25,8 @@ from unmask.rl.rewards import Outcome, Reward, correct_by_task
 from unmask.rl.rollout import Rollouts, joined, roll_out
 from unmask.tasks.base import Task
 
+MANY = 2**20  # more than the prompts of an iteration, on all processes together
+
 Metrics = dict[str, float]
 
 
@@ -105,7 +107,7 @@ class Collector:
             rolled += [self._elsewhere(prompts, seed, each, (i + self.group_size) * len(speeds)) for i in further]
         behind = self.group_size + self.other_speeds
         for i in range(self.bold):
-            first = (i + behind) * len(speeds or prompts)
+            first = (i + behind) * (len(speeds) if speeds else MANY)
             rolled.append(self._play(Bold(self.actor), self.config, prompts, 1, seed, each, first))
         played = [part.out for part in rolled]
         for i in range(self.leaps):
