@@ -4,7 +4,7 @@
     mark b k a      ->   b * a     (exactly one item, whichever)
     shuffle b k a   ->   k b a     (any order)
 
-Copied, reversed and sorted items are all known at once. Of shuffled items each excludes one elsewhere: one a pass. Of
+Copied, reversed and sorted items are all known at once. Of shuffled items each excludes one elsewhere: one per pass. Of
 `mark` all but one position may be revealed at once, and the last one must be the mark if no other is. Two more must be
 asked for: `replace`, which is `mark` with any other letter, and `pairs`.
 
@@ -112,7 +112,7 @@ class Lists(Puzzle):
         return len(new) == 1 and new[0] in right
 
     def order(self, example: Example) -> list[int]:
-        """All at once; shuffled items one a pass; of `mark` and `replace` all but the last; of each pair the first."""
+        """All at once; shuffled items one by one; of `mark` and `replace` all but the last; of each pair the first."""
         n, (operation, *items) = self.options.items, example.prompt.split()
         if operation == "shuffle":
             return list(range(n))
