@@ -218,8 +218,9 @@ def test_settings_of_released_code_are_refused_or_told_apart(capsys, tmp_path):
     assert "judge_unfinished" in err or "max_block_steps" in err
 
 
-def test_right_answers_say_what_revealing_together_cost(capsys, tmp_path):
+def test_right_answers_say_what_revealing_together_cost(capsys, tmp_path, monkeypatch):
     """All of 8 but one at once: of `mark` that tells of 7 positions which is marked, 7 h(1/8) - ln 8 nats."""
+    monkeypatch.setattr("unmask.evaluation.bounds.ROLL_OUTS", 4)
     argv = ["eval", "--model", "lists", "--task", "lists", "--policies", "top_k_confidence:k=7", "--prompts", 20]
     out = tmp_path / "a"
     assert run(capsys, *argv, "--output", out)[0] == 0
