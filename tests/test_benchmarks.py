@@ -249,11 +249,12 @@ def test_a_policy_that_is_fast_and_useless_is_above_no_rule():
     assert "no such rule is as fast (the fastest 100.0 @ 6.00)" in words
 
 
-def test_a_policy_that_is_halved_is_calibrated_as_it_has_become(tmp_path):
+def test_a_policy_that_is_halved_is_calibrated_as_it_has_become(tmp_path, monkeypatch):
     """What ships is float16; its table is of those weights, and of prompts that chose no checkpoint."""
-    from benchmarks.tuning import halve
+    from benchmarks import tuning as tunings
 
     from unmask import load_policy
+    from unmask.cli.main import main
     from unmask.cli.tune import tuning
     from unmask.hub import bundled, read_weights
 
@@ -262,7 +263,8 @@ def test_a_policy_that_is_halved_is_calibrated_as_it_has_become(tmp_path):
     whole.save(draft)
     assert {one.dtype for one in read_weights(draft / "model.safetensors").values()} == {torch.float32}
     config = tuning(ROOT / "configs" / "tune" / "house-base-full.toml", {"task": {"validation_prompts": 256}})
-    halve(draft, config, 20, tmp_path / "rows")
+    monkeypatch.setattr(tunings, "unmask", lambda *words: main(list(map(str, words))))  # in this process
+    tunings.halve(draft, config, 20, tmp_path / "rows")
     weights = read_weights(draft / "model.safetensors")
     assert {one.dtype for one in weights.values()} == {torch.float16}
     shipped = read_weights(bundled("policies")["house-base-full"] / "model.safetensors")

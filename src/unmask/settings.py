@@ -165,7 +165,7 @@ def explain(error: ValidationError) -> str:
     more = f", and {error.error_count() - 1} more" if error.error_count() > 1 else ""
     if not first["loc"] and first["type"] == "value_error":  # of several settings together: the message names them
         return f"{message}{more}."
-    if first["type"] == "dict_type":
+    if first["type"] == "dict_type" and isinstance(first["input"], str):  # a flag's
         return f"{leaf} = {first['input']!r}: give each its own, such as {leaf}.NAME=VALUE{more}."
     return f"{leaf} = {first['input']!r} ({message}){more}." if first["type"] != "missing" else f"{leaf} is missing."
 

@@ -53,7 +53,7 @@ CELLS = [(load_policy(policy), options) for policy, options in CELLS]
 ALONE = decoded(CELLS)
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(order=st.permutations(range(len(CELLS))), limit=st.sampled_from([1, 20_000, 2**20]), batch=st.integers(1, 6))
 def test_decodings_that_share_passes_are_what_they_are_alone(order, limit, batch):
     memo = Memo(MODEL, memo_of(MODEL, [policy for policy, _ in CELLS]).needs, limit)
