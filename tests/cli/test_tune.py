@@ -10,12 +10,12 @@ from tests.cli.test_cli import run
 from tests.one_speed import HOUSE_BLOCK8
 from tests.policies.test_calibration import STEPS
 from tests.policies.test_speed import conditioned
-from unmask.cli.calibrate import had_a_part
 from unmask.cli.tune import DEFAULTS, calibrated_on, check_prompts, finalists, tuning
 from unmask.errors import UnmaskError
 from unmask.hub import weights_digest
 from unmask.policies.calibration import read_calibrations, write_calibration
 from unmask.rl.config import PolicyConfig, TrainTaskConfig
+from unmask.rl.places import had_a_part
 from unmask.rl.start import starting_policy
 from unmask.tasks.unseen import unseen
 

@@ -30,9 +30,8 @@ from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import Calibration, Labels, write_calibration
 from unmask.rl.config import TrainTaskConfig
 from unmask.rl.labels import SlowAnswers
-from unmask.rl.places import SIGN
+from unmask.rl.places import had_a_part
 from unmask.settings import load_settings
-from unmask.tasks.auto import load_task
 from unmask.tasks.base import Split, Task
 
 
@@ -177,25 +176,6 @@ def _had_a_part(policy: Path, split: Split | None) -> frozenset[str]:
     with suppress(UnmaskError):  # its data may have moved
         return had_a_part(asked, values.get("clone", {}).get("examples", 0), split)
     return frozenset()
-
-
-def had_a_part(asked: TrainTaskConfig, cloned: int, split: Split | None) -> frozenset[str]:
-    """Prompts that a training takes: those that teach the policy, and those that choose it.
-
-    Args:
-        cloned: training prompts of the warm start.
-        split: of which; None for all.
-    """
-    taken = {"train": [(asked.train_examples, 0), (cloned, 1)], "validation": [(asked.validation_prompts, 0)]}
-    tasks = [asked.load_task(), *(load_task(each.partition(SIGN)[0].strip()) for each in asked.also)]
-    return frozenset(
-        example.prompt
-        for task in tasks
-        for name, draws in taken.items()
-        for n, seed in draws
-        if split in (None, name) and n
-        for example in task.examples(name, n, seed)
-    )
 
 
 def set_axis(folder: Path, axis: Sequence[tuple[float, float]]) -> None:

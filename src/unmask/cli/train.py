@@ -37,7 +37,7 @@ from unmask.rl.config import (
 from unmask.rl.labels import FILE, SlowAnswers
 from unmask.rl.places import Place, at_all, places_of
 from unmask.rl.processes import Processes
-from unmask.rl.prompts import fitting
+from unmask.rl.prompts import LEARNT, fitting
 from unmask.rl.run import Metrics, by_dots
 from unmask.rl.trainer import Trainer
 from unmask.rl.validation import Validate, validator
@@ -204,7 +204,7 @@ def _place(config: TrainConfig, device: Any) -> Place:
 
 def _validator(config: TrainConfig, model: MaskedDiffusionModel, task: Task, processes: Processes) -> Validate:
     limits, settings = config.task, config.algorithm.settings
-    examples = task.examples("validation", limits.validation_prompts)
+    examples = task.examples("validation", limits.validation_prompts, LEARNT)
     length = config.decode.region(task, model)
     prompts, note = fitting(model, examples, length, limits.max_prompt_length, limits.long_prompts)
     if note:

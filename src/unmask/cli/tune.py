@@ -12,7 +12,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from unmask.cli.bounds import measure_bounds, most_passes_of_bounds
-from unmask.cli.calibrate import CalibrateConfig, had_a_part, measure, show
+from unmask.cli.calibrate import CalibrateConfig, measure, show
 from unmask.cli.common import ConfigFile, DryRun, Resume, draw
 from unmask.cli.comparison import ComparisonConfig, compare
 from unmask.cli.console import console, errors
@@ -35,6 +35,7 @@ from unmask.policies.base import LearnedPolicy
 from unmask.policies.calibration import Calibration
 from unmask.rl.algorithms.auto import load_algorithm
 from unmask.rl.config import DEFAULT_ALGORITHM, TrainConfig
+from unmask.rl.places import had_a_part
 from unmask.rl.run import read_metrics
 from unmask.rl.search import BEST, COLUMNS, EVERY, plain
 from unmask.rl.swept import swept

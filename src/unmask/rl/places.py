@@ -9,10 +9,12 @@ from typing import Any
 from unmask.errors import UnmaskError
 from unmask.models.base import MaskedDiffusionModel
 from unmask.policies.base import Policy
-from unmask.rl.config import TrainConfig
+from unmask.rl.config import TrainConfig, TrainTaskConfig
+from unmask.rl.prompts import CLONED, LEARNT
 from unmask.rl.run import Metrics
 from unmask.rl.validation import Validate
-from unmask.tasks.base import Task
+from unmask.tasks.auto import load_task
+from unmask.tasks.base import Split, Task
 from unmask.tasks.config import TaskConfig
 from unmask.tasks.mixture import MixtureTask
 
@@ -96,3 +98,28 @@ def at_all(validations: Mapping[str, Validate]) -> Validate:
         return means
 
     return validate
+
+
+def had_a_part(asked: TrainTaskConfig, cloned: int, split: Split | None) -> frozenset[str]:
+    """Prompts that a training takes at its places: those that teach the policy, and those that choose it.
+
+    Args:
+        cloned: training prompts of the warm start.
+        split: of which; None for all.
+
+    Raises:
+        UnmaskError: as the tasks' `examples`.
+    """
+    taken = {
+        "train": [(asked.train_examples, LEARNT), (cloned, CLONED)],
+        "validation": [(asked.validation_prompts, LEARNT)],
+    }
+    tasks = [asked.load_task(), *(load_task(each.partition(SIGN)[0].strip()) for each in asked.also)]
+    return frozenset(
+        example.prompt
+        for task in tasks
+        for name, draws in taken.items()
+        for n, seed in draws
+        if split in (None, name) and n
+        for example in task.examples(name, n, seed)
+    )

@@ -13,6 +13,8 @@ from unmask.models.base import MaskedDiffusionModel
 from unmask.rl.config import TrainConfig
 from unmask.tasks.base import Example, Task
 
+LEARNT, CLONED = 0, 1  # seeds of a task's draws: for the training and its validation, for the warm start
+
 
 @dataclass(frozen=True)
 class Prompt:

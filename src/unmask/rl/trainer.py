@@ -32,7 +32,7 @@ from unmask.rl.config import TrainConfig
 from unmask.rl.optimise import Optimiser, learning_rates
 from unmask.rl.places import Place, first_of
 from unmask.rl.processes import Processes, Stop, never
-from unmask.rl.prompts import Prompt, draw_prompts, training_prompts
+from unmask.rl.prompts import CLONED, LEARNT, Prompt, draw_prompts, training_prompts
 from unmask.rl.run import Metrics
 from unmask.rl.search import Report, demonstrations
 from unmask.rl.start import deterministic, expert_block, starting_policy
@@ -155,7 +155,7 @@ class Trainer:
             Stopped: `stop` said so.
         """
         settings = self.config.algorithm.settings
-        found = [self._training_prompts(place, self.config.task.train_examples, seed=0) for place in self.places]
+        found = [self._training_prompts(place, self.config.task.train_examples, seed=LEARNT) for place in self.places]
         self.prompts, note = [prompts for prompts, _ in found], " ".join(told for _, told in found if told)
         begun, tried = False, None
         if resume:
@@ -225,7 +225,7 @@ class Trainer:
                         keeper.folder.path / (f"search-{i}.jsonl" if i else "search.jsonl"),
                         None if i else tried,
                     ),
-                    self._training_prompts(place, config.clone.examples, seed=1)[0],
+                    self._training_prompts(place, config.clone.examples, seed=CLONED)[0],
                 )
                 for i, place in enumerate(self.places)
             ]
