@@ -255,8 +255,9 @@ def show(args: argparse.Namespace) -> None:
                 print(f"| {speed} | {reached} | {difference} | {alone} |", flush=True)
             gaps = [paired_bootstrap(one, cells, hull=True) for seed in seeds for one in seed]
             gaps = [one for one in gaps if not math.isnan(one.mean)]
-            least, low = min(one.mean for one in gaps), min(one.low for one in gaps)
-            print(f"a seed alone at a speed: {100 * least:+.1f} at least; its intervals reach down to {100 * low:+.1f}")
+            if gaps:  # some rule is as fast as some speed
+                least, low = (100 * min(ends) for ends in zip(*((one.mean, one.low) for one in gaps), strict=True))
+                print(f"a seed alone at a speed: {least:+.1f} at least; its intervals reach down to {low:+.1f}")
             length = region(place)
             print(f"area under the curve over log NFE: {spread([area(one, length) for one in seeds])}", end="")
             print(f", all rules' frontier {100 * area(cells, length):.1f}")

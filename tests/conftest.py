@@ -7,14 +7,18 @@ modules = TemporaryDirectory(prefix="unmask-tests-")  # for the code of models, 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_MODULES_CACHE"] = modules.name
 
+import jaxtyping
+import torch
+import transformers.modeling_utils
+import transformers.models.auto.modeling_auto  # noqa: F401 (the hook finds no byte code of what unmask is first to import)
 from jaxtyping import install_import_hook
 
-from tests import typecheck  # noqa: F401 (the hook names it)
+from tests import typecheck
 
-hook = install_import_hook("unmask", "tests.typecheck.check")
+jaxtyping.jaxtyped = typecheck.instead_of_jaxtyped
+hook = install_import_hook("unmask", None)
 
 import pytest
-import torch
 
 from unmask.models.masked_lm import MaskedLM
 from unmask.pretrain import PretrainConfig, build_network, build_tokenizer
