@@ -58,10 +58,15 @@ def best_of_each(found: Sequence[tuple[Entry, Sequence[ResultRow]]]) -> list[Ent
 
 
 def rivals(args: argparse.Namespace, place: str) -> list[Outcomes]:
+    """Of `rival_rows`, what each prompt came to."""
+    return [outcomes(rows) for _, rows in rival_rows(args, place)]
+
+
+def rival_rows(args: argparse.Namespace, place: str) -> list[tuple[Entry, list[ResultRow]]]:
     """The rules near the best on other prompts, on the held-out ones."""
     kept = {entry.key for entry in near_the_best(results(args.out / "rules" / f"{place}-tried"))}
     found = results(args.out / "rules" / place)
-    return [outcomes(rows) for entry, rows in found if entry.kind == "rule" and entry.key in kept]
+    return [(entry, rows) for entry, rows in found if entry.kind == "rule" and entry.key in kept]
 
 
 def nfe_of(seeds: Sequence[Sequence[Outcomes]]) -> list[float]:

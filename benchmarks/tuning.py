@@ -1,7 +1,7 @@
 """One policy for every speed against every rule, over training seeds. Each command can be stopped and started again.
 
 python benchmarks/tuning.py train --studies house          `unmask tune` for each seed, ten minutes of one core each
-python benchmarks/tuning.py bundle                         the median seeds into the package
+python benchmarks/tuning.py bundle --studies house         the median seed into the package
 python benchmarks/tuning.py rules --studies house          every cell of every rule; the best on the held-out prompts
 python benchmarks/tuning.py show --studies house           the table: differences at equal NFE, with 95% intervals
 python benchmarks/tuning.py picture --studies house        the median seed's curve above all rules
@@ -41,6 +41,7 @@ from benchmarks.curves import (
     point,
     points_of,
     results,
+    rival_rows,
     rivals,
     spread,
     told,
@@ -124,8 +125,8 @@ def evaluated(place: str) -> list[str]:
 
 
 def bundle(args: argparse.Namespace) -> None:
-    """Put the median seed of each kind that ships into the package: its policy, its card, its calibration."""
-    for study, name in BUNDLED.items():
+    """Put the median seed of each study that ships into the package: its policy, its card, its calibration."""
+    for study, name in ((study, name) for study, name in BUNDLED.items() if study in args.studies):
         seeds = [seed for seed in args.seeds if (folder(args.out, study, seed) / "tuned.json").exists()]
         if not seeds:
             continue
@@ -191,8 +192,8 @@ def picture(args: argparse.Namespace) -> None:
         (place,) = homes(study)
         seeds = sorted(args.seeds, key=lambda seed: read_best(folder(args.out, study, seed)))
         run = folder(args.out, study, seeds[len(seeds) // 2])
-        found = results(run / "held-out" / place) + results(args.out / "rules" / place)
-        summaries = [summarise(entry, rows) for entry, rows in found if entry.kind in ("policy", "rule")]
+        policy = [one for one in results(run / "held-out" / place) if one[0].kind == "policy"]
+        summaries = [summarise(entry, rows) for entry, rows in policy + rival_rows(args, place)]
         title = f"{PLACES[place].get('model', 'house-base')} on {PLACES[place]['task']}, {args.prompts:,} test prompts"
         print(*curve(summaries, args.out / f"{study}.png", title))
 
