@@ -62,7 +62,7 @@ def rivals(args: argparse.Namespace, place: str) -> list[Outcomes]:
     return [outcomes(rows) for _, rows in rival_rows(args, place)]
 
 
-def rival_rows(args: argparse.Namespace, place: str) -> list[tuple[Entry, list[ResultRow]]]:
+def rival_rows(args: argparse.Namespace, place: str) -> list[tuple[Entry, Sequence[ResultRow]]]:
     """The rules near the best on other prompts, on the held-out ones."""
     kept = {entry.key for entry in near_the_best(results(args.out / "rules" / f"{place}-tried"))}
     found = results(args.out / "rules" / place)

@@ -86,6 +86,7 @@ def parts(jobs: int) -> dict[str, list[Step]]:
             Step("both", "tuning", ["train", "--studies", "both", *at_once], tuned("both")),  # cloned from those
             Step("rules", "tuning", ["rules", "--studies", *EVERY_SPEED]),
             Step("every-speed", "tuning", ["show", "--studies", *EVERY_SPEED, "both"]),
+            Step("domains", "origins", ["domains"]),
             Step("promises", "tuning", ["promise", "--studies", *EVERY_SPEED]),
         ],
         "puzzles": [

@@ -61,7 +61,7 @@ def elsewhere(args: argparse.Namespace) -> None:
 
 
 def speeds(args: argparse.Namespace) -> None:
-    """At the passes of each speed of the native policies; the bundled one of house stands for all seeds if none was trained."""
+    """At the passes of each speed of the native policies; of house, the bundled one if none was trained."""
     print("| decoding | speed | all: accuracy % @ NFE | difference to native at this NFE, points |\n|---|---|---|---|")
     for place in [place for place in MIXED if place in ("house", *args.places)]:
         one = setting(place, args.prompts)

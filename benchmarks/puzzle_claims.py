@@ -117,7 +117,7 @@ def usual_baseline(args: argparse.Namespace, place: str) -> Iterator[Judged]:
 
 
 def reached(args: argparse.Namespace, one: Setting, source: str, study: str | None = None) -> Outcomes | None:
-    """What the policies of a place do elsewhere, at speed 0: seeds by prompts; of house the bundled one if none was trained."""
+    """What a place's policies do elsewhere, at speed 0, seeds by prompts; the bundled one of house if none is there."""
     paths = (made if source == "house" else trained)(args, source, study).values()
     found = [run(one, load_policy(path), region(one, speed=0.0), costs=False) for path in paths]
     if not found:

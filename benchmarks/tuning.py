@@ -126,17 +126,22 @@ def evaluated(place: str) -> list[str]:
 
 def bundle(args: argparse.Namespace) -> None:
     """Put the median seed of each study that ships into the package: its policy, its card, its calibration."""
-    for study, name in ((study, name) for study, name in BUNDLED.items() if study in args.studies):
+    for study in args.studies:
+        if study not in BUNDLED:
+            raise SystemExit(f"No policy of {study!r} ships: choose of {', '.join(BUNDLED)}.")
+        name = BUNDLED[study]
         seeds = [seed for seed in args.seeds if (folder(args.out, study, seed) / "tuned.json").exists()]
         if not seeds:
-            continue
+            raise SystemExit(f"No policy of {study!r} is there: run `python benchmarks/tuning.py train` of it first.")
         areas = [(read_best(folder(args.out, study, seed)), seed) for seed in seeds]
         _, median = sorted(areas)[len(areas) // 2]
         best, target = folder(args.out, study, median) / "best", ASSETS / "policies" / name
-        begun = json.loads((best.parent / "config.json").read_text(encoding="utf-8"))["run"]["temperatures"]
+        begun = json.loads((best.parent / "config.json").read_text(encoding="utf-8"))["run"]
         config = tuning(f"configs/tune/{name}.toml", {})
-        if tuple(begun) != config.run.temperatures:
-            raise SystemExit(f"{best.parent} has run.temperatures {begun}: let configs/tune/{name}.toml say so, too.")
+        for key, asked in (("temperatures", list(config.run.temperatures)), ("iterations", config.run.iterations)):
+            if begun[key] != asked:
+                says = f"let configs/tune/{name}.toml say so, too"
+                raise SystemExit(f"{best.parent} has run.{key} {begun[key]}: {says}.")
         draft = best.parent / "bundled"
         shutil.rmtree(draft, ignore_errors=True)
         shutil.copytree(best, draft, ignore=shutil.ignore_patterns("origin.json"))
@@ -187,7 +192,7 @@ BUNDLED = {
 
 
 def picture(args: argparse.Namespace) -> None:
-    """The curve of each study's median seed above all rules on the held-out prompts, as docs/images has it."""
+    """The curve of each study's median seed and the rules near the best, on the held-out prompts: docs/images."""
     for study in args.studies:
         (place,) = homes(study)
         seeds = sorted(args.seeds, key=lambda seed: read_best(folder(args.out, study, seed)))
@@ -257,7 +262,7 @@ def show(args: argparse.Namespace) -> None:
             gaps = [paired_bootstrap(one, cells, hull=True) for seed in seeds for one in seed]
             gaps = [one for one in gaps if not math.isnan(one.mean)]
             if gaps:  # some rule is as fast as some speed
-                least, low = (100 * min(ends) for ends in zip(*((one.mean, one.low) for one in gaps), strict=True))
+                least, low = 100 * min(one.mean for one in gaps), 100 * min(one.low for one in gaps)
                 print(f"a seed alone at a speed: {least:+.1f} at least; its intervals reach down to {low:+.1f}")
             length = region(place)
             print(f"area under the curve over log NFE: {spread([area(one, length) for one in seeds])}", end="")

@@ -1,6 +1,7 @@
 """Real classes at tiny size: a random two-layer dLLM, its tokenizer, and the bundled tasks."""
 
 import os
+from importlib import import_module
 from tempfile import TemporaryDirectory
 
 modules = TemporaryDirectory(prefix="unmask-tests-")  # for the code of models, as transformers copies it
@@ -10,12 +11,12 @@ os.environ["HF_MODULES_CACHE"] = modules.name
 import jaxtyping
 import torch
 import transformers.modeling_utils
-import transformers.models.auto.modeling_auto  # noqa: F401 (the hook finds no byte code of what unmask is first to import)
+import transformers.models.auto.modeling_auto  # noqa: F401 (what is first imported under the hook is compiled anew)
 from jaxtyping import install_import_hook
 
 from tests import typecheck
 
-jaxtyping.jaxtyped = typecheck.instead_of_jaxtyped
+jaxtyping.jaxtyped = typecheck.instead_of_jaxtyped  # for good: what the hook put before functions runs later, too
 hook = install_import_hook("unmask", None)
 
 import pytest
@@ -24,6 +25,20 @@ from unmask.models.masked_lm import MaskedLM
 from unmask.pretrain import PretrainConfig, build_network, build_tokenizer
 from unmask.tasks.auto import load_task
 
+for name in (
+    "decoding.decode",
+    "decoding.session",
+    "evaluation.bounds",
+    "evaluation.differences",
+    "integrations.engine",
+    "policies.auto",
+    "rl.algorithms.ppo",
+    "rl.algorithms.rloo",
+    "rl.env",
+    "rl.trainer",
+    "testing.exact",
+):
+    import_module(f"unmask.{name}")
 hook.uninstall()
 torch.set_num_threads(1)
 
@@ -42,6 +57,12 @@ def make_tiny(seed: int = 0, scale: float = 3.0) -> MaskedLM:
             for projection in (layer.attention.self.query, layer.attention.self.key, layer.attention.self.value):
                 projection.weight.mul_(12)
     return MaskedLM("tiny", network, tokenizer)
+
+
+@pytest.fixture(autouse=True)
+def types_and_shapes(request: pytest.FixtureRequest):
+    """Checked at the first calls of each test, but where it gives other types on purpose."""
+    typecheck.begin(request.node.get_closest_marker("unchecked") is None)
 
 
 @pytest.fixture(scope="session")

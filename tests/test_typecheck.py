@@ -1,9 +1,10 @@
-"""What the tests check beside what they assert: types and shapes at every call of unmask."""
+"""What the tests check beside what they assert: types and shapes at the first calls of each test."""
 
 import pytest
 import torch
 from beartype.roar import BeartypeCallHintViolation
 
+from unmask.decoding.passes import deduplicate
 from unmask.observation import Needs, Observation
 
 
@@ -22,3 +23,10 @@ def test_a_method_given_another_type_is_refused():
     assert seen().only(Needs()).entropy is None
     with pytest.raises(BeartypeCallHintViolation):
         seen().only("confidence")
+
+
+def test_arguments_whose_shapes_do_not_fit_are_refused():
+    looked = torch.zeros(2, 3, dtype=torch.long)
+    assert len(deduplicate(looked, torch.zeros(2, dtype=torch.bool)).rows) == 1
+    with pytest.raises(BeartypeCallHintViolation):
+        deduplicate(looked, torch.zeros(3, dtype=torch.bool))

@@ -1,7 +1,7 @@
 """What decoding refuses, each in one sentence."""
 
-import subprocess
-import sys
+from collections.abc import Callable, Iterable
+from functools import partial
 
 import pytest
 import torch
@@ -11,8 +11,9 @@ from unmask.decoding.blocks import AdaptiveBlocks
 from unmask.decoding.decode import decode
 from unmask.decoding.generate import generate
 from unmask.errors import UnmaskError
-from unmask.models.auto import load_model
-from unmask.policies import ConfidenceThreshold
+from unmask.policies import ConfidenceThreshold, Factor
+from unmask.policies.auto import load_policy
+from unmask.tasks.auto import load_task
 
 TINY = make_tiny()
 
@@ -50,49 +51,39 @@ def test_bad_settings_are_refused_in_one_sentence(options, message):
     assert str(refused.value).startswith(message)
 
 
-def test_names_instead_of_objects_are_refused():
-    """In a process of its own: here the type checker would speak first."""
-    program = """
-import unmask
-model, policy = unmask.load_model(), unmask.load_policy("factor")
-for pair in (("house-base", policy), (model, "factor"), (model, unmask.policies.Factor)):
-    try:
-        unmask.generate(*pair, "hall: red?", gen_length=8)
-    except unmask.UnmaskError as e:
-        print(e)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    sentence = "Pass a dLLM and a policy, as unmask.load_model(...) and unmask.load_policy(...) give them."
-    assert done.stdout.splitlines() == [sentence] * 3, done.stderr
+@pytest.mark.unchecked
+@pytest.mark.parametrize("pair", [("tiny", Factor()), (TINY, "factor"), (TINY, Factor)])
+def test_names_instead_of_objects_are_refused(pair):
+    with pytest.raises(UnmaskError) as refused:
+        generate(*pair, "hall: red?", gen_length=8)
+    assert str(refused.value) == (
+        "Pass a dLLM and a policy, as unmask.load_model(...) and unmask.load_policy(...) give them."
+    )
 
 
+def said_by(calls: Iterable[Callable[[], object]]) -> list[str]:
+    """The sentences of calls that are all refused."""
+    said = []
+    for call in calls:
+        with pytest.raises(UnmaskError) as refused:
+            call()
+        said.append(str(refused.value))
+    return said
+
+
+@pytest.mark.unchecked
 def test_prompts_of_other_kinds_are_refused():
-    """In a process of its own: here the type checker would speak first."""
-    program = """
-import unmask
-from unmask.decoding.decode import decode
-model, policy, ids = unmask.load_model(), unmask.load_policy("factor"), [5, 6]
-message = {"role": "user", "content": "x"}
-calls = [([message], {}), (message, {}), (ids, {}), (None, {}), ([None], {}), ([b"hall"], {})]
-calls += [([[5, 999999]], {}), ([[5, -1]], {})]
-calls += [([[5, 1.5]], {}), ([ids], {"seed": None}), ([ids], {"seed": "a"}), ([ids], {"seed": 2**63})]
-calls += [([ids], {"config": {"gen_length": 8}}), ([ids], {"temperature": 1e-300}), ([ids], {"batch_size": 10**24})]
-for prompts, options in calls:
-    try:
-        unmask.generate(model, policy, prompts, **options)
-    except unmask.UnmaskError as e:
-        print(e)
-for streams in ([0], []):
-    try:
-        decode(model, policy, [ids, ids], streams=streams)
-    except unmask.UnmaskError as e:
-        print(e)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    policy, ids, message = Factor(), [5, 6], {"role": "user", "content": "x"}
+    given = [([message], {}), (message, {}), (ids, {}), (None, {}), ([None], {}), ([b"hall"], {})]
+    given += [([[5, 999999]], {}), ([[5, -1]], {})]
+    given += [([[5, 1.5]], {}), ([ids], {"seed": None}), ([ids], {"seed": "a"}), ([ids], {"seed": 2**63})]
+    given += [([ids], {"config": {"gen_length": 8}}), ([ids], {"temperature": 1e-300}), ([ids], {"batch_size": 10**24})]
+    calls = [partial(generate, TINY, policy, prompts, **options) for prompts, options in given]
+    calls += [partial(decode, TINY, policy, [ids, ids], streams=streams) for streams in ([0], [])]
     seed = "give a whole number of at most 64 bits."
     kinds = "give a text, the messages of a chat, or a list of token ids; one list of ids is one prompt, as in [ids]."
-    last = load_model().vocab_size - 1
-    assert done.stdout.splitlines() == [
+    last = TINY.vocab_size - 1
+    assert said_by(calls) == [
         "Prompt 0 is one message of a chat: put each chat into a list of its own, as in [chat].",
         "The prompts are a dict: give a text, or a list of prompts.",
         f"Prompt 0 is 5: {kinds}",
@@ -100,8 +91,7 @@ for streams in ([0], []):
         f"Prompt 0 is None: {kinds}",
         f"Prompt 0 is b'hall': {kinds}",
         *(
-            f"Prompt 0 holds {token}, which is no token id of 'house-base': give whole numbers from 0 to {last}, or a "
-            "text."
+            f"Prompt 0 holds {token}, which is no token id of 'tiny': give whole numbers from 0 to {last}, or a text."
             for token in (999999, -1, 1.5)
         ),
         *(f"The seed is {value}: {seed}" for value in ("None", "'a'", 2**63)),
@@ -110,7 +100,7 @@ for streams in ([0], []):
         f"{BAD}: batch_size = {10**24} (give a whole number of at most 64 bits).",
         "There are 1 streams for 2 prompts: give one per prompt.",
         "There are 0 streams for 2 prompts: give one per prompt.",
-    ], done.stderr
+    ]
 
 
 def test_half_a_surrogate_pair_is_no_text():
@@ -135,19 +125,11 @@ def test_nan_logits_are_refused():
         generate(broken, ConfidenceThreshold(0.9), ["hall: red?"], gen_length=8)
 
 
+@pytest.mark.unchecked
 def test_names_and_numbers_of_other_kinds_are_refused():
-    """In a process of its own: here the type checker would speak first."""
-    program = """
-import unmask
-for call in (lambda: unmask.load_task(7), lambda: unmask.load_task(["house", 7]), lambda: unmask.load_policy(" "),
-             *(lambda n=n: unmask.load_task("house").examples("test", n) for n in (float("nan"), "3", 1.5))):
-    try:
-        call()
-    except unmask.UnmaskError as e:
-        print(e)
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert done.stdout.splitlines() == [
+    named = [partial(load_task, 7), partial(load_task, ["house", 7]), partial(load_policy, " ")]
+    examples = load_task("house").examples
+    assert said_by([*named, *(partial(examples, "test", n) for n in (float("nan"), "3", 1.5))]) == [
         "The task is 7: give its name, or a list of names.",
         "The task is ['house', 7]: give its name, or a list of names.",
         "The name of the policy is empty: give a name, a folder or a rule.",
@@ -155,7 +137,7 @@ for call in (lambda: unmask.load_task(7), lambda: unmask.load_task(["house", 7])
             f"The number of examples is {n}: give a whole number from 0, or None for all."
             for n in ("nan", "'3'", "1.5")
         ),
-    ], done.stderr
+    ]
 
 
 def test_too_little_memory_says_which_batch_size_to_try(tiny, monkeypatch):

@@ -129,6 +129,7 @@ def test_a_dllm_with_blocks_of_its_own_is_decoded_in_them():
     assert decode_in_order(model, task, examples, [[0] * 32] * 4).nfe.tolist() == touched
 
 
+@pytest.mark.unchecked
 def test_what_does_not_fit_is_refused():
     task = load_task("lists:operation=shuffle,items=4")
     model, examples = ExactModel(task), task.examples("test", 2)

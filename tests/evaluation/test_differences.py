@@ -96,6 +96,7 @@ def test_a_seed_that_trades_speed_for_accuracy_along_the_rule_is_no_better():
     assert paired_bootstrap(apart, cells).high > 0.3
 
 
+@pytest.mark.unchecked
 def test_refusals():
     right = torch.ones(1, 3)
     with pytest.raises(UnmaskError, match=r"cells with outcomes on the policy's 3 prompts: evaluate them on those"):

@@ -96,6 +96,7 @@ def test_nothing_is_kept_of_a_request_that_is_gone(sglang, make, dllm):
     assert len(sglang.Unmask._requests) == 0
 
 
+@pytest.mark.unchecked
 def test_a_bad_speed_refuses_the_request_alone(make):
     make(policy="house-block-causal")
     algorithm = make(policy="house-block-causal")

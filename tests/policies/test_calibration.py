@@ -162,6 +162,7 @@ def test_interpolation_stays_inside():
     assert [interpolate(points, x) for x in (-1, 0, 1, 2, 5)] == [1.0, 1.0, 2.0, 3.0, 3.0]
 
 
+@pytest.mark.unchecked
 def test_a_folder_keeps_a_table_per_dllm_and_task(tmp_path):
     policy = conditioned()
     policy.save(tmp_path / "p")

@@ -86,6 +86,7 @@ def test_a_file_that_cannot_be_taken_is_named(tmp_path, monkeypatch, files, mess
             sys.modules.pop(f"unmask.policies.{name}", None)
 
 
+@pytest.mark.unchecked
 def test_unknown_names_are_refused_with_the_nearest():
     with pytest.raises(UnmaskError, match=r"Unknown policy type 'factr' in here: did you mean 'factor'\?"):
         make_policy({"type": "factr"}, "here")

@@ -161,6 +161,7 @@ def test_sizes_beyond_any_policy_are_refused_before_memory_is_asked_for(sizes):
         load_policy({"type": "transformer", **sizes})
 
 
+@pytest.mark.unchecked
 def test_a_type_of_another_kind_and_weights_that_are_a_folder(tmp_path):
     with pytest.raises(UnmaskError, match="Unknown policy type"):
         load_policy({"type": ["transformer"]})

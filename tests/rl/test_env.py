@@ -144,6 +144,7 @@ def test_rows_that_cannot_begin_change_nothing(tiny, rows, message):
     assert env.step(torch.ones(3, 8, dtype=torch.bool)).terminated.all()
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize("kind", [torch.long, torch.float32, "numpy"])
 def test_an_action_of_another_kind_reveals_nothing(tiny, kind):
     task = load_task("house")
@@ -159,6 +160,7 @@ def test_an_action_of_another_kind_reveals_nothing(tiny, kind):
     assert env.nfe.tolist() == [0, 0]
 
 
+@pytest.mark.unchecked
 def test_before_its_first_reset_the_environment_is_empty(tiny):
     task = load_task("house")
     env = DecodingEnv(tiny, task, gen_length=8, reward=lambda outcome: outcome.nfe * torch.nan)

@@ -45,7 +45,7 @@ def table_of(
     """The axis of speeds and the table, from the rows of `calibration_entries`, one seed.
 
     Speed 0 is the slowest of those with the highest accuracy, and each of the others is faster than all before it: what
-    is both slower and less accurate has no place on an axis that is made here.
+    is slower than speed 0 and less accurate has no place on an axis that is made here.
 
     Args:
         labels: judge by what the rows say, or (``agreement``) by whether the text is that of the slowest speed.
