@@ -39,8 +39,8 @@ floors: setup
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-# Everything that is claimed, from scratch, in many hours; `benchmarks/everything.py --times` says what they were. Can be
-# stopped and started again. Writes docs/reproduction.md and docs/leaderboard.md, and tables into runs/everything.
+# Everything that is claimed, from scratch, in ten hours on two cores; `benchmarks/everything.py --times` says what they
+# were. Can be stopped and started again. Writes docs/reproduction.md and docs/leaderboard.md, and tables into runs/everything.
 reproduce: setup
 	$(BIN)/python benchmarks/everything.py
 

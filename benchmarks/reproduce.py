@@ -110,7 +110,7 @@ def page(found: Sequence[Claim], out: Path) -> str:
     return f"""# The paper's claims, one by one
 
 `benchmarks/reproduce.py`, the first part of `make reproduce`, trains, sweeps and transfers everything down to the picture from
-scratch and writes it; it can be stopped and goes on where it was. On two cores it takes about {math.ceil(hours / 2 + 1)} hours (training: {hours:.1f}
+scratch and writes it; it can be stopped and goes on where it was. On two cores it takes about {math.ceil(hours / 2)} hours (training: {hours:.1f}
 core-hours, as logged).
 
 The claims are those of "Learning Unmasking Policies for Diffusion Language Models" (arXiv 2512.09106), reported for LLaDA-8B
