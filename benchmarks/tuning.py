@@ -194,7 +194,11 @@ BUNDLED = {
 def picture(args: argparse.Namespace) -> None:
     """The curve of each study's median seed and the rules near the best, on the held-out prompts: docs/images."""
     for study in args.studies:
+        if len(homes(study)) > 1:
+            raise SystemExit(f"{study!r} is of several tasks, and a picture is of one: choose another study.")
         (place,) = homes(study)
+        for seed in args.seeds:
+            results(folder(args.out, study, seed) / "held-out" / place)
         seeds = sorted(args.seeds, key=lambda seed: read_best(folder(args.out, study, seed)))
         run = folder(args.out, study, seeds[len(seeds) // 2])
         policy = [one for one in results(run / "held-out" / place) if one[0].kind == "policy"]
@@ -289,9 +293,9 @@ def promise(args: argparse.Namespace) -> None:
     for study, place in [(one, home) for one in args.studies for home in homes(one)]:
         for seed in args.seeds:
             run = folder(args.out, study, seed)
+            found = [one for one in results(run / "held-out" / place) if one[0].kind == "policy"]
             policy = load_policy(run)
             assert isinstance(policy, LearnedPolicy)
-            found = [one for one in results(run / "held-out" / place) if one[0].kind == "policy"]
             found.sort(key=lambda one: one[0].decode.speed or 0.0)
             for drop in (0.01, 0.02, 0.05):
                 made, broken = calibrations(policy, found, drop)

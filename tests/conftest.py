@@ -26,15 +26,18 @@ from unmask.pretrain import PretrainConfig, build_network, build_tokenizer
 from unmask.tasks.auto import load_task
 
 for name in (
-    "decoding.decode",
+    "decoding.generate",
     "decoding.session",
+    "decoding.trajectory",
     "evaluation.bounds",
+    "evaluation.calibrate",
     "evaluation.differences",
     "integrations.engine",
     "policies.auto",
     "rl.algorithms.ppo",
     "rl.algorithms.rloo",
     "rl.env",
+    "rl.labels",
     "rl.trainer",
     "testing.exact",
 ):
@@ -59,10 +62,10 @@ def make_tiny(seed: int = 0, scale: float = 3.0) -> MaskedLM:
     return MaskedLM("tiny", network, tokenizer)
 
 
-@pytest.fixture(autouse=True)
-def types_and_shapes(request: pytest.FixtureRequest):
-    """Checked at the first calls of each test, but where it gives other types on purpose."""
-    typecheck.begin(request.node.get_closest_marker("unchecked") is None)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Types and shapes are checked at the first calls of each test, but where it gives other types on purpose."""
+    typecheck.begin(item.get_closest_marker("unchecked") is None)
 
 
 @pytest.fixture(scope="session")

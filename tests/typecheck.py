@@ -5,7 +5,6 @@ from functools import wraps
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
-from beartype.roar import BeartypeDecorHintPep673Exception
 
 CALLS = 20
 _beartyped = beartype(conf=BeartypeConf(is_pep484_tower=True))
@@ -33,11 +32,7 @@ def check(checked):
         return checked
     if "<locals>" in checked.__qualname__:
         return checked
-    try:
-        strict = _jaxtyped(_beartyped(checked), typechecker=None)
-    except BeartypeDecorHintPep673Exception:  # it gives back its own class (`Self`), which is not known here
-        return checked
-    name = id(checked)
+    strict, name = _jaxtyped(_beartyped(checked), typechecker=None), id(checked)
 
     @wraps(checked)
     def counted(*args, **kwargs):

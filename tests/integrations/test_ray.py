@@ -73,6 +73,7 @@ def test_an_empty_block_has_the_columns_of_others(tiny):
     }  # fmt: skip
 
 
+@pytest.mark.unchecked
 @pytest.mark.parametrize(
     ("options", "batch", "message"),
     [
