@@ -179,6 +179,8 @@ def halve(folder: Path, config: TrainConfig, prompts: int, rows: Path) -> None:
 def read_best(run: Path) -> float:
     """The area under the curve that chose the checkpoint, on validation prompts."""
     lines = read_metrics(run / "metrics.jsonl")
+    if not lines:
+        raise SystemExit(f"{run} is not there: run `python benchmarks/tuning.py train` of its study first.")
     return max(line["reward"] for line in lines if line["stage"] in ("validation", "temperature"))
 
 
@@ -197,8 +199,6 @@ def picture(args: argparse.Namespace) -> None:
         if len(homes(study)) > 1:
             raise SystemExit(f"{study!r} is of several tasks, and a picture is of one: choose another study.")
         (place,) = homes(study)
-        for seed in args.seeds:
-            results(folder(args.out, study, seed) / "held-out" / place)
         seeds = sorted(args.seeds, key=lambda seed: read_best(folder(args.out, study, seed)))
         run = folder(args.out, study, seeds[len(seeds) // 2])
         policy = [one for one in results(run / "held-out" / place) if one[0].kind == "policy"]
