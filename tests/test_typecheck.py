@@ -1,10 +1,14 @@
 """What the tests check beside what they assert: types and shapes at the first calls of each test."""
 
+import gc
+import random
+
 import pytest
 import torch
 from beartype.roar import BeartypeCallHintViolation
 
 from unmask.decoding.passes import deduplicate
+from unmask.journal import Claim
 from unmask.observation import Needs, Observation
 
 
@@ -30,3 +34,15 @@ def test_arguments_whose_shapes_do_not_fit_are_refused():
     assert len(deduplicate(looked, torch.zeros(2, dtype=torch.bool)).rows) == 1
     with pytest.raises(BeartypeCallHintViolation):
         deduplicate(looked, torch.zeros(3, dtype=torch.bool))
+
+
+def test_a_check_draws_from_a_generator_of_its_own(tmp_path):
+    """Where the collector finds a claim that another test left, nothing changes that a test draws with `random`."""
+    claim = Claim("the folder", tmp_path / "made" / "lock", "--output")
+    left = [claim]
+    left.append(left)
+    before = random.getstate()
+    del claim, left
+    gc.collect()
+    assert random.getstate() == before
+    assert not (tmp_path / "made").exists()

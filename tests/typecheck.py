@@ -1,12 +1,17 @@
 """The runtime type checker of the tests; an int is as good as a float."""
 
+import random
 from collections import Counter
 from functools import wraps
 
 import jaxtyping
 from beartype import BeartypeConf, beartype
+from beartype._check.code import codemain
 
 CALLS = 20
+# The items of a list that are checked are drawn; from `random` itself, a finalizer or a thread that another test left
+# would change what a test draws, and hypothesis refuses that.
+codemain.getrandbits = random.Random(0).getrandbits
 _beartyped = beartype(conf=BeartypeConf(is_pep484_tower=True))
 _jaxtyped = jaxtyping.jaxtyped
 _calls: Counter[int] = Counter()
