@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from tests.rl.runs import checkpoint, config, told, trainer
-from tests.rl.tasks import Easy, Short
+from tests.rl.tasks import Easy, Odd, Short
 from unmask.errors import Stopped, UnmaskError
 from unmask.pareto import Point, curve_volume
 from unmask.policies import load_policy
@@ -21,6 +21,7 @@ from unmask.rl.rollout import roll_out
 from unmask.rl.search import Demonstration, Search, demonstrations
 from unmask.rl.validation import validator
 from unmask.rl.warm_start import WarmStart
+from unmask.tasks.mixture import MixtureTask
 
 SPEED = {"policy": {"use_speed": True, "use_entropy": True}, "speeds": 3, "prompts": 6, "group_size": 4}
 
@@ -160,6 +161,27 @@ def test_a_policy_with_a_speed_is_judged_by_its_curve(tiny, tmp_path):
     points = [Point(found[f"nfe@{s}"], found[f"correct@{s}"]) for s in ("0.00", "0.50", "1.00")]
     assert found["reward"] == pytest.approx(curve_volume(points, 8))
     assert found["nfe"] == pytest.approx(sum(point.nfe for point in points) / 3)
+
+
+def test_tasks_of_a_mixture_are_judged_by_a_curve_each(tiny, tmp_path):
+    run = config(tmp_path, **SPEED)
+    task = MixtureTask([Easy(), Odd()], weights=[3, 1])
+    examples = sorted(task.examples("validation", 8), key=lambda example: example.task)
+    prompts = fitting(tiny, examples, 8)[0]
+    assert [prompt.example.task for prompt in prompts] == ["odd"] * 2 + ["short"] * 6
+
+    def judged(some):
+        decode, settings = run.decode.model_copy(update={"gen_length": 8}), run.algorithm.settings
+        torch.manual_seed(0)
+        return validator(tiny, task, some, decode, settings)(run.policy.fresh(None))
+
+    found, odd = judged(prompts), judged(prompts[:2])
+    assert found["reward_odd"] == odd["reward"]
+    points = [Point(odd[f"nfe@{s}"], odd[f"correct@{s}"]) for s in ("0.00", "0.50", "1.00")]
+    assert odd["reward"] == pytest.approx(curve_volume(points, 8))
+    assert found["reward"] == pytest.approx((found["reward_odd"] + 3 * found["reward_short"]) / 4)
+    pooled = [Point(found[f"nfe@{s}"], found[f"correct@{s}"]) for s in ("0.00", "0.50", "1.00")]
+    assert found["reward"] != pytest.approx(curve_volume(pooled, 8)), "one curve of both would hide what each is worth"
 
 
 @pytest.mark.parametrize(

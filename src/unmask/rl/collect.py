@@ -207,7 +207,12 @@ def part_of(speeds: Sequence[float] | None, parts: int, n: int) -> Int[Tensor, "
 
 
 def by_speed(
-    outcome: Outcome | None, reward: Tensor | None, parts: int, processes: Processes, cost: Cost = "passes"
+    outcome: Outcome | None,
+    reward: Tensor | None,
+    parts: int,
+    processes: Processes,
+    cost: Cost = "passes",
+    task: str | None = None,
 ) -> Metrics:
     """``correct@0.50``, ``nfe@0.50`` and ``reward@0.50``: means near each evenly spaced speed, over all processes.
 
@@ -216,6 +221,7 @@ def by_speed(
     Args:
         outcome: of episodes with a speed; None where this process had none.
         reward: of each.
+        task: of a mixture, which alone counts; None for all.
     """
     mine: list[tuple[float, ...]] = []
     names = ["correct", "nfe", "reward", *(["equivalents"] if cost == "positions" else [])]
@@ -223,11 +229,12 @@ def by_speed(
         near = part_of(outcome.speed.tolist(), parts, len(outcome.nfe)).tolist()
         each = [outcome.correct, outcome.nfe, reward.flatten()]
         each += [outcome.spent(cost)] if cost == "positions" else []
-        mine = list(zip(near, *(values.tolist() for values in each), strict=True))
-    told = processes.gather(mine)
+        told = zip(near, *(values.tolist() for values in each), strict=True)
+        mine = [numbers for numbers, of in zip(told, outcome.examples, strict=True) if task in (None, of.task)]
+    every = processes.gather(mine)
     found: Metrics = {}
-    for part in sorted({part for part, *_ in told}):
-        rows = [numbers for each, *numbers in told if each == part]
+    for part in sorted({part for part, *_ in every}):
+        rows = [numbers for each, *numbers in every if each == part]
         for name, values in zip(names, zip(*rows, strict=True), strict=True):
             found[f"{name}@{part / (parts - 1):.2f}"] = sum(values) / len(rows)
     return found

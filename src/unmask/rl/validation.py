@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from unmask.decoding.decode import decode
@@ -32,7 +33,8 @@ def validator(
     """What scores a policy on these prompts: correctness, NFE, and the reward that training raises.
 
     A policy with a speed decodes each prompt at each of evenly spaced speeds; its ``reward`` is the area under that
-    curve (`unmask.pareto.curve_volume`), as no single reward stands for all speeds.
+    curve (`unmask.pareto.curve_volume`), as no single reward stands for all speeds. Tasks of a mixture have a curve
+    each, since they differ in the passes they need; the reward is the mean of the areas, by the prompts of each.
 
     Args:
         settings: of the algorithm: its reward, and how many speeds.
@@ -44,10 +46,19 @@ def validator(
     team, reward, speeds = processes or Processes(), settings.load_reward(), settings.speeds
     mine = team.share(list(enumerate(prompts)))
     config = config.of(task, model)
+    shares = Counter(prompt.example.task for prompt in prompts)
+
+    evenly = [part / (speeds - 1) for part in range(speeds)]
+
+    def volume(curve: Metrics) -> float:
+        # Positions may amount to less than a whole pass: counted in parts of one.
+        spent, parts = ("nfe", 1) if settings.cost == "passes" else ("equivalents", config.region())
+        points = [Point(parts * curve[f"{spent}@{speed:.2f}"], curve[f"correct@{speed:.2f}"]) for speed in evenly]
+        return curve_volume(points, parts * max(config.region(), 2))
 
     def validate(policy: Policy) -> Metrics:
         sums, seconds, outcome, earned_each = [0.0] * 3, [0.0] * 3, None, None
-        at = [part / (speeds - 1) for part in range(speeds)] if policy.needs.speed else [None]
+        at = evenly if policy.needs.speed else [None]
         if mine:
             rows = [(prompt, index, speed) for speed in at for index, prompt in mine]
             asked = [speed for *_, speed in rows if speed is not None] or None
@@ -67,13 +78,13 @@ def validator(
             sums = [x.sum().item() for x in (earned_each, outcome.correct, outcome.nfe)]
             seconds = [out.total_seconds, out.model_seconds, out.policy_seconds]
         earned, correct, nfe = (total / (len(prompts) * len(at)) for total in team.total(*sums))
-        cost = settings.cost
-        curve = by_speed(outcome, earned_each, speeds, team, cost) if policy.needs.speed else {}
-        if curve:
-            # Positions may amount to less than a whole pass: counted in parts of one.
-            spent, parts = ("nfe", 1) if cost == "passes" else ("equivalents", config.region())
-            points = [Point(parts * curve[f"{spent}@{speed:.2f}"], curve[f"correct@{speed:.2f}"]) for speed in at]
-            earned = curve_volume(points, parts * max(config.region(), 2))
+        curve: Metrics = {}
+        if policy.needs.speed:
+            ended = (outcome, earned_each, speeds, team, settings.cost)
+            curve = by_speed(*ended)
+            volumes = {name: volume(by_speed(*ended, name)) for name in shares}
+            earned = sum(volumes[name] * share for name, share in shares.items()) / len(prompts)
+            curve |= {f"reward_{name}": volumes[name] for name in volumes if name}
         return {
             "reward": earned,
             "correct": correct,
