@@ -47,7 +47,6 @@ def validator(
     mine = team.share(list(enumerate(prompts)))
     config = config.of(task, model)
     shares = Counter(prompt.example.task for prompt in prompts)
-
     evenly = [part / (speeds - 1) for part in range(speeds)]
 
     def volume(curve: Metrics) -> float:
