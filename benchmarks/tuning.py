@@ -148,7 +148,7 @@ def bundle(args: argparse.Namespace) -> None:
         card = (best / "README.md").read_text(encoding="utf-8").replace(f"# seed-{median}\n", f"# {name}\n", 1)
         made = f"`unmask tune --config configs/tune/{name}.toml --seed {median}` makes it:\n"
         of = f"the median of {len(areas)} seeds by the area under the validation curve"
-        made += f"{of if len(areas) > 1 else 'one seed'}.\n{HALVED}"
+        made += f"{of if len(areas) > 1 else 'one seed'}.\n{HALVED.format(args.calibration_prompts)}"
         head, code, rest = card.partition("```python")
         text = f"{head}{made}\n\n{code}{rest}".replace("load_policy(...)", f'load_policy("{name}")')
         for home in homes(study):  # teachers, as its config names them
@@ -160,7 +160,10 @@ def bundle(args: argparse.Namespace) -> None:
         print(f"{name}: seed {median} of {study}")
 
 
-HALVED = "The packaged weights are float16 and were calibrated again. The numbers below are of the float32 weights."
+HALVED = (
+    "The packaged weights are float16 and were calibrated again, on {} prompts. The numbers below are of the float32 "
+    "weights."
+)
 
 
 def halve(folder: Path, config: TrainConfig, prompts: int, rows: Path) -> None:

@@ -8,6 +8,7 @@ from tests.rl.runs import config
 from unmask.cli.main import main
 from unmask.errors import Stopped, UnmaskError
 from unmask.models.auto import load_model
+from unmask.policies import ConfidenceThreshold
 from unmask.policies.auto import load_policy
 from unmask.pretrain import PretrainConfig, pretrain
 from unmask.rl.places import Place, at_all, first_of, places_of
@@ -69,6 +70,16 @@ def test_iterations_take_turns_and_both_are_validated(dllms, tmp_path):
     assert trainer.algorithm.scale.square.shape == (16,), "advantages are scaled for each speed of each place"
     assert (tmp_path / "run" / "search-1.jsonl").exists()
     assert load_policy(tmp_path / "run" / "best").needs.speed
+
+
+def test_tasks_of_a_mixture_at_a_place_keep_their_numbers():
+    one = {"reward": 0.5, "reward_house": 0.4, "correct_house": 0.9, "correct": 0.8, "correct@0.00": 1.0, "nfe": 3.0}
+    other = {"reward": 0.7, "correct": 0.6, "correct@0.00": 0.5, "nfe": 5.0}
+    found = at_all({"a": lambda policy: one, "b": lambda policy: other})(ConfidenceThreshold(0.9))
+    assert found["reward_house[a]"] == 0.4
+    assert found["correct_house[a]"] == 0.9
+    assert {key for key in found if "[" not in key} == set(other)
+    assert found["correct@0.00"] == 0.75
 
 
 def test_a_run_that_is_stopped_between_places_goes_on_as_if_it_were_not(dllms, tmp_path):
