@@ -40,7 +40,8 @@ docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Everything that is claimed, from scratch, in ten hours on two cores; `benchmarks/everything.py --times` says what they
-# were. Can be stopped and started again. Writes docs/reproduction.md and docs/leaderboard.md, and tables into runs/everything.
+# were. Can be stopped and started again. Writes docs/reproduction.md and docs/leaderboard.md, and tables into
+# runs/everything.
 reproduce: setup
 	$(BIN)/python benchmarks/everything.py
 

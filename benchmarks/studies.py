@@ -72,6 +72,7 @@ STUDIES: dict[str, tuple[str, Flags]] = {  # name -> place, and what differs fro
     },
     "house, together": ("house", TOGETHER),
     "both, clone alone": ("both", {"iterations": 0}),
+    "both, short clone": ("both", {"clone.updates": 800}),
     "house, no entropy": ("house", {"policy.use-entropy": "False"}),
     "house, one rule cloned": ("house", {"clone-from": "confidence_threshold:threshold=0.9"}),
     "house, batch scaling": ("house", {"algorithm.scale-advantages": "batch"}),

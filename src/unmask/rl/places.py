@@ -94,8 +94,8 @@ def at_all(validations: Mapping[str, Validate]) -> Validate:
         names = [name for name in next(iter(found.values())) if all(name in each for each in found.values())]
         means: dict[str, Any] = {name: sum(each[name] for each in found.values()) / len(found) for name in names}
         for name, each in found.items():
-            of_tasks = [key for key in each if key.startswith(("reward_", "correct_"))]  # where it is a mixture
-            means |= {f"{key}[{name}]": each[key] for key in ("reward", "correct", "nfe", *of_tasks)}
+            own = [key for key in each if key not in names]  # such as those of a mixture's tasks
+            means |= {f"{key}[{name}]": each[key] for key in ("reward", "correct", "nfe", *own)}
         return means
 
     return validate

@@ -46,7 +46,8 @@ def validator(
     team, reward, speeds = processes or Processes(), settings.load_reward(), settings.speeds
     mine = team.share(list(enumerate(prompts)))
     config = config.of(task, model)
-    shares = Counter(prompt.example.task for prompt in prompts)
+    counts = Counter(prompt.example.task for prompt in prompts)
+    shares = {name: count / len(prompts) for name, count in counts.items()}
     evenly = [part / (speeds - 1) for part in range(speeds)]
 
     def volume(curve: Metrics) -> float:
@@ -79,11 +80,14 @@ def validator(
         earned, correct, nfe = (total / (len(prompts) * len(at)) for total in team.total(*sums))
         curve: Metrics = {}
         if policy.needs.speed:
-            ended = (outcome, earned_each, speeds, team, settings.cost)
-            curve = by_speed(*ended)
-            volumes = {name: volume(by_speed(*ended, name)) for name in shares}
-            earned = sum(volumes[name] * share for name, share in shares.items()) / len(prompts)
-            curve |= {f"reward_{name}": volumes[name] for name in volumes if name}
+            curves = {name: by_speed(outcome, earned_each, speeds, team, settings.cost, name) for name in shares}
+            areas = {name: volume(each) for name, each in curves.items()}
+            earned = sum(share * areas[name] for name, share in shares.items())
+            curve = {
+                key: sum(share * curves[name][key] for name, share in shares.items())
+                for key in next(iter(curves.values()))
+            }
+            curve |= {f"reward_{name}": area for name, area in areas.items() if name}
         return {
             "reward": earned,
             "correct": correct,
